@@ -1,0 +1,98 @@
+"""Does the written file compute what Keras computes?"""
+
+import dataclasses
+
+import numpy as np
+
+IMAGES = 4
+# Of the largest value of an output. Folding BatchNorm and summing in another order moves
+# float32 results by about 1e-6 of it; a conversion gone wrong, by 1e-1 and more.
+MAX_RELATIVE_ERROR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How close two runs are.
+
+    Attributes:
+        max_abs_error: Largest absolute difference over all outputs, in their unit.
+        same_argmax: Share (0 to 1) of equal argmax over the last axis.
+    """
+
+    max_abs_error: float
+    same_argmax: float
+
+
+def sample_images(shape, dtype, seed=0):
+    """Returns `IMAGES` seeded batches of raw RGB, `shape` each, whole numbers 0 to 255.
+
+    They consist of 8x8 blocks: pixel noise is the same grey after some pooling, and a
+    network's outputs for it hardly differ.
+    """
+    batch, height, width, channels = shape
+    blocks = (IMAGES, batch, -(-height // 8), -(-width // 8), channels)
+    images = np.random.default_rng(seed).integers(0, 256, blocks)
+    images = images.repeat(8, axis=2).repeat(8, axis=3)
+    return images[:, :, :height, :width].astype(dtype)
+
+
+def require_agreement(keras_forward, file_forward, images):
+    """Runs both on every batch and compares.
+
+    Args:
+        keras_forward: Maps a batch to a dict of arrays.
+        file_forward: The same, from the written file.
+        images: What `sample_images` returns.
+
+    Returns:
+        An `Agreement`.
+
+    Raises:
+        ValueError: Keras itself gives NaN or infinity.
+        RuntimeError: The file gives other outputs, or an output differs by more than
+            `MAX_RELATIVE_ERROR` of its largest value.
+    """
+    expected = _run(keras_forward, images)
+    received = _run(file_forward, images)
+    if {k: v.shape for k, v in expected.items()} != {
+        k: v.shape for k, v in received.items()
+    }:
+        raise RuntimeError(
+            "The exported file must have the model's outputs. "
+            f"Received: {_shapes(received)} instead of {_shapes(expected)}"
+        )
+    errors = {name: _error(name, expected[name], received[name]) for name in expected}
+    same = [
+        (expected[name].argmax(-1) == received[name].argmax(-1)).ravel()
+        for name in expected
+        if expected[name].ndim > 2 and expected[name].shape[-1] > 1
+    ]
+    same_argmax = float(np.concatenate(same).mean()) if same else 1.0
+    return Agreement(max(errors.values()), same_argmax)
+
+
+def _run(forward, images):
+    outputs = [forward(batch) for batch in images]
+    return {
+        name: np.stack([np.asarray(output[name], "float64") for output in outputs])
+        for name in outputs[0]
+    }
+
+
+def _shapes(outputs):
+    return {name: value.shape[1:] for name, value in outputs.items()}
+
+
+def _error(name, expected, received):
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            "`model` must give finite outputs on images of 0 to 255. "
+            f"Received: NaN or infinity in output '{name}'"
+        )
+    error, scale = np.abs(expected - received).max(), np.abs(expected).max()
+    if not error <= MAX_RELATIVE_ERROR * scale:  # also where `error` is NaN
+        raise RuntimeError(
+            "The exported file must reproduce the model. Received: output "
+            f"'{name}' differs by {error:.3g}, its largest value being {scale:.3g}"
+        )
+    return float(error)

@@ -1,0 +1,92 @@
+"""The student as a SavedModel."""
+
+import os
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from keras_hybrid.export.agreement import require_agreement, sample_images
+from keras_hybrid.export.report import ExportReport
+from keras_hybrid.export.staging import staged
+from keras_hybrid.export.student import float32_student, forward, image_input
+
+# Where the student takes any height and width, it is checked at this one.
+CHECKED_SIZE = 224
+
+
+def to_saved_model(model, filepath):
+    """Writes the student's forward pass as a SavedModel and checks what was written.
+
+    The directory holds the inference pass in float32 and nothing else: no teacher, no
+    adapters, no optimizer. Its `serve(images)` takes a batch of any size, and any image
+    size where the student does, and returns a dict of outputs, named as in `to_tflite`.
+
+    Args:
+        model: A student, or a model with a `.student` such as `HybridTransfer`. It must
+            have one input, images `(batch, height, width, channels)`. Not changed.
+        filepath: The directory. Missing parents are created; a SavedModel that is there
+            is replaced once the new one is complete.
+
+    Returns:
+        An `ExportReport`, with `ops=()`.
+
+    Raises:
+        ValueError: `model` cannot be exported, or `filepath` is something else than a
+            SavedModel.
+        TypeError: `model` is no `keras.Model`.
+        RuntimeError: The written SavedModel does not compute what Keras computes.
+
+    Example:
+
+    >>> report = to_saved_model(model.student, "student")
+    >>> loaded = tf.saved_model.load(report.filepath)
+    >>> loaded.serve(images)["output_0"]
+    """
+    path = pathlib.Path(filepath)
+    if path.exists() and not _is_replaceable(path):
+        raise ValueError(
+            "`filepath` must be a new path, an empty directory or a SavedModel to "
+            f"replace. Received: filepath={filepath}"
+        )
+    student = float32_student(model)
+    batch, height, width, channels = image_input(student).shape
+    images = sample_images(
+        (batch or 2, height or CHECKED_SIZE, width or CHECKED_SIZE, channels),
+        image_input(student).dtype,
+    )
+    with staged(path) as new:
+        write_saved_model(student, new, image_input(student).shape)
+        loaded = tf.saved_model.load(new)
+        agreement = require_agreement(
+            lambda batch: forward(student, batch), loaded.serve, images
+        )
+        serving = loaded.signatures["serving_default"]
+        return ExportReport(
+            filepath=os.fspath(filepath),
+            size_bytes=sum(f.stat().st_size for f in new.rglob("*") if f.is_file()),
+            max_abs_error=agreement.max_abs_error,
+            agreement=agreement.same_argmax,
+            ops=(),
+            input_signature=_signature(serving.structured_input_signature[1]),
+            output_signature=_signature(serving.structured_outputs),
+        )
+
+
+def write_saved_model(student, directory, shape):
+    """Writes `student` with one endpoint: `serve` maps images of `shape` to a dict."""
+    image = tf.TensorSpec(shape, image_input(student).dtype, name="image")
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint("serve", lambda images: forward(student, images), [image])
+    archive.write_out(os.fspath(directory), verbose=False)
+
+
+def _is_replaceable(path):
+    is_empty = path.is_dir() and not any(path.iterdir())
+    return is_empty or (path / "saved_model.pb").is_file()
+
+
+def _signature(specs):
+    return {
+        name: (tuple(spec.shape), spec.dtype.name) for name, spec in sorted(specs.items())
+    }

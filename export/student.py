@@ -1,0 +1,103 @@
+"""The network an export is about: the student alone, in float32, with named outputs."""
+
+import os
+import tempfile
+
+import keras
+
+OTHER_FLOATS = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}
+
+
+def float32_student(model):
+    """Returns the network to export; `model` itself stays as it is.
+
+    Args:
+        model: A built student with one image input, or a model with a `.student`.
+
+    Returns:
+        The student; where one of its layers has another float policy, such as
+        `"mixed_float16"`, a float32 copy of it with the same weights.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Export needs the TensorFlow backend of Keras. "
+            f"Received: backend={keras.backend.backend()}"
+        )
+    student = getattr(model, "student", model)
+    if not isinstance(student, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model` or have one as its `student`. "
+            f"Received: model={model} of type {type(model)}"
+        )
+    if not student.built:
+        raise ValueError(
+            "`model` must be built: call it on a batch of images once. "
+            f"Received: model={student}"
+        )
+    image_input(student)
+    policies = {layer.dtype_policy.name for layer in student._flatten_layers()}
+    return _copy_in_float32(student) if policies & OTHER_FLOATS else student
+
+
+def image_input(student):
+    """Returns the `KerasTensor` of the student's image input: `(B, H, W, C)`."""
+    backbone = getattr(student, "backbone", None)
+    functional = student if getattr(student, "inputs", None) else backbone
+    inputs = list(getattr(functional, "inputs", None) or ())
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise ValueError(
+            "`model` must have one input, images of shape (batch, height, width, "
+            f"channels). Received: input shapes {[tuple(x.shape) for x in inputs]}"
+        )
+    return inputs[0]
+
+
+def forward(student, images):
+    """Runs `student` in inference mode and names its outputs.
+
+    Returns:
+        A flat dict of tensors. A dict of outputs keeps its keys; a single output or a
+        list gives `"output_0"`, `"output_1"`, ...; nested keys are joined, so that
+        `{"boxes": [a, b]}` gives `"boxes_0"` and `"boxes_1"`.
+    """
+    outputs = keras.tree.flatten_with_path(student(images, training=False))
+    return {_output_name(path): tensor for path, tensor in outputs}
+
+
+def _output_name(path):
+    named = path and isinstance(path[0], str)
+    return "_".join(map(str, path if named else ("output", *(path or (0,)))))
+
+
+def _copy_in_float32(student):
+    config = keras.saving.serialize_keras_object(student)
+    config.pop("compile_config", None)
+    # `safe_mode` guards against foreign files; this config comes from a live model.
+    copy = keras.saving.deserialize_keras_object(_in_float32(config), safe_mode=False)
+    with tempfile.TemporaryDirectory() as directory:
+        # Through a file, which matches weights by layer, `set_weights` only by position.
+        weights = os.path.join(directory, "student.weights.h5")
+        student.save_weights(weights)
+        copy.load_weights(weights)
+    return copy
+
+
+def _in_float32(config):
+    """Returns `config` with float32 for every other float dtype and policy in it."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_in_float32(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        name = _dtype_in_float32(config["config"]["name"])
+        return {**config, "config": {**config["config"], "name": name}}
+    return {
+        key: _dtype_in_float32(value) if key == "dtype" else _in_float32(value)
+        for key, value in config.items()
+    }
+
+
+def _dtype_in_float32(dtype):
+    if isinstance(dtype, str):
+        return "float32" if dtype in OTHER_FLOATS else dtype
+    return _in_float32(dtype)

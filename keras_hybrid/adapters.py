@@ -1,0 +1,50 @@
+"""What makes one network's map fit the other's next stage."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_hybrid")
+class Adapter(keras.layers.Layer):
+    """1x1 convolution, then bilinear resize where the size differs.
+
+    Paper, "Hybrid Forward": each map is processed by a 1x1 convolution to match the
+    width of the next stage, and interpolated where padding has made the sizes differ.
+
+    Args:
+        channels: Channels of the map to make.
+        resizes: Whether sizes can differ at all.
+    """
+
+    def __init__(self, channels, resizes=True, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.resizes = resizes
+        self.convolution = keras.layers.Conv2D(
+            channels, 1, dtype=self.dtype_policy, name="convolution"
+        )
+        # XLA has no gradient of TensorFlow's bilinear resize.
+        self.supports_jit = not resizes or keras.backend.backend() != "tensorflow"
+
+    def build(self, input_shape):
+        self.convolution.build(input_shape)
+
+    def call(self, x, size):
+        """Adapts `x` (B, H, W, C) to (B, *size, channels)."""
+        x = self.convolution(x)
+        if self.resizes and not _has_size(x, size):
+            x = ops.image.resize(x, size, interpolation="bilinear")
+        return x
+
+    def compute_output_shape(self, input_shape, size):
+        return (input_shape[0], *size, self.channels)
+
+    def get_config(self):
+        config = {"channels": self.channels, "resizes": self.resizes}
+        return {**super().get_config(), **config}
+
+
+def _has_size(x, size):
+    """Whether x (B, H, W, C) is known to be of `size`; False if it is not known yet."""
+    known = all(isinstance(n, int) for n in size)
+    return known and tuple(x.shape[1:3]) == tuple(size)

@@ -1,0 +1,247 @@
+"""`to_tflite`: the file computes what Keras computes, or there is no file."""
+
+import os
+import pathlib
+import tempfile
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_hybrid.export import tflite, to_tflite
+
+IMAGE = np.random.default_rng(7).integers(0, 256, (1, 16, 24, 3)).astype("float32")
+
+
+def small_student(outputs="single", dtype="float32", seed=0):
+    """A few channels, 16x24 images, BatchNorm with statistics that matter."""
+    image = keras.Input((16, 24, 3), name="photo")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype)(image)
+    x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False, dtype=dtype)(x)
+    x = keras.layers.BatchNormalization(dtype=dtype)(x)
+    x = keras.layers.ReLU(6.0, dtype=dtype)(x)
+    mask = keras.layers.Conv2D(3, 1, dtype=dtype)(x)
+    x = keras.layers.Dropout(0.5, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
+    score = keras.layers.Dense(5, activation="softmax", dtype=dtype)(x)
+    student = keras.Model(
+        image,
+        {
+            "single": score,
+            "list": [mask, score],
+            "dict": {"score": score, "mask": mask, "both": [mask, score]},
+        }[outputs],
+    )
+    return with_weights(student, seed)
+
+
+def with_weights(model, seed=0):
+    """Seeded weights of a trained network's size; unit-gain, so that none fades out."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        fan_in = max(1, np.prod(weight.shape[:-1]))
+        if "depthwise" in weight.path:
+            fan_in = 9
+        value = rng.normal(0, np.sqrt(2 / fan_in), weight.shape)
+        if weight.name in ("gamma", "moving_variance"):
+            value = rng.uniform(0.5, 1.5, weight.shape)
+        weight.assign(value)
+    return model
+
+
+def run(filepath, image=IMAGE):
+    return Interpreter(model_path=str(filepath)).get_signature_runner()(image=image)
+
+
+def test_file_runs_as_keras_does(tmp_path):
+    student = small_student()
+    report = to_tflite(student, tmp_path / "student.tflite")
+    received = run(tmp_path / "student.tflite")
+    expected = keras.ops.convert_to_numpy(student(IMAGE, training=False))
+    np.testing.assert_allclose(received["output_0"], expected, atol=1e-5)
+    assert report.filepath == str(tmp_path / "student.tflite")
+    assert report.size_bytes == os.path.getsize(report.filepath)
+    assert report.input_signature == {"image": ((1, 16, 24, 3), "float32")}
+    assert report.output_signature == {"output_0": ((1, 5), "float32")}
+    assert report.max_abs_error < 1e-5
+    assert report.agreement == 1.0
+    assert {"CONV_2D", "FULLY_CONNECTED", "SOFTMAX"} <= set(report.ops)
+    assert list(report.ops) == sorted(report.ops)
+    assert "student.tflite" in str(report) and "\n" not in str(report)
+
+
+def test_mobilenet(tmp_path):
+    image = keras.Input((32, 32, 3))
+    base = keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=10)
+    student = keras.Model(image, base(keras.layers.Rescaling(1 / 127.5, -1)(image)))
+    with_weights(student)
+    report = to_tflite(student, tmp_path / "student.tflite")
+    assert report.max_abs_error < 1e-4
+    assert report.agreement == 1.0
+    # BatchNorm is folded, weights are in the file, four bytes each.
+    assert "RSQRT" not in report.ops
+    assert 0.9 * 4 * student.count_params() < report.size_bytes
+
+
+@pytest.mark.parametrize(
+    "outputs, names",
+    [("list", ["output_0", "output_1"]), ("dict", ["both_0", "both_1", "mask", "score"])],
+)
+def test_several_outputs_keep_their_names(tmp_path, outputs, names):
+    student = small_student(outputs)
+    report = to_tflite(student, tmp_path / "student.tflite")
+    received = run(report.filepath)
+    assert sorted(received) == list(report.output_signature) == names
+    mask, score = names[-2:]
+    expected = student(IMAGE, training=False)
+    if outputs == "dict":
+        expected = [expected["mask"], expected["score"]]
+    assert report.output_signature[mask][0] == (1, 7, 11, 3)
+    np.testing.assert_allclose(received[mask], expected[0], atol=1e-5)
+    np.testing.assert_allclose(received[score], expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_exported_in_float32(tmp_path, policy):
+    mixed = small_student("dict", policy)
+    report = to_tflite(mixed, tmp_path / "student.tflite")
+    # The same weights in a float32 network: half precision would differ by about 1e-3.
+    expected = small_student("dict")(IMAGE, training=False)
+    received = run(report.filepath)
+    np.testing.assert_allclose(received["mask"], expected["mask"], atol=1e-5)
+    dtypes = {
+        np.dtype(tensor["dtype"]).name
+        for tensor in Interpreter(report.filepath).get_tensor_details()
+    }
+    assert dtypes <= {"float32", "int32"}
+    assert mixed.layers[2].compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_takes_the_student_of_a_transfer(tmp_path):
+    transfer = types.SimpleNamespace(student=small_student())
+    report = to_tflite(transfer, tmp_path / "student.tflite")
+    assert report.output_signature == {"output_0": ((1, 5), "float32")}
+
+
+def test_student_with_backbone_and_head(tmp_path):
+    student = with_weights(BackboneAndHead(dtype="mixed_float16"))
+    report = to_tflite(student, tmp_path / "student.tflite")
+    assert report.output_signature == {"logits": ((1, 8, 12, 4), "float32")}
+
+
+@keras.saving.register_keras_serializable("tflite_test")
+class BackboneAndHead(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        image = keras.Input((16, 24, 3))
+        x = keras.layers.Conv2D(2, 3, strides=2, padding="same", dtype=self.dtype_policy)
+        self.backbone = keras.Model(image, x(image))
+        self.head = keras.layers.Conv2D(4, 1, dtype=self.dtype_policy)
+        self.build((None, 16, 24, 3))
+
+    def build(self, input_shape):
+        self.head.build(self.backbone.output.shape)
+        self.built = True
+
+    def call(self, images):
+        return {"logits": self.head(self.backbone(images))}
+
+
+def test_any_image_size_needs_the_line_from_the_error(tmp_path):
+    free = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.Conv2D(2, 3), keras.layers.ReLU()]
+    )
+    with pytest.raises(ValueError, match=r"fixed size.*\(None, None, None, 3\)"):
+        to_tflite(free, tmp_path / "student.tflite")
+    image = keras.Input((16, 24, 3))
+    report = to_tflite(keras.Model(image, free(image)), tmp_path / "student.tflite")
+    assert report.output_signature == {"output_0": ((1, 14, 22, 2), "float32")}
+
+
+def test_refuses_operators_that_tflite_lacks(tmp_path):
+    image = keras.Input((4, 4, 3))
+    flex = keras.layers.Lambda(
+        lambda x: tf.math.asinh(x) + tf.math.betainc(1.0, 1.0, 0 * x)
+    )
+    with pytest.raises(ValueError, match="built in.* Asinh, Betainc$") as error:
+        to_tflite(keras.Model(image, flex(image)), tmp_path / "new" / "student.tflite")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_file_is_not_handed_over(tmp_path, monkeypatch):
+    filepath = tmp_path / "student.tflite"
+    filepath.write_bytes(b"the previous one")
+    convert = tflite._convert
+    other = small_student(seed=1)
+    monkeypatch.setattr(tflite, "_convert", lambda student, shape: convert(other, shape))
+    with pytest.raises(
+        RuntimeError, match="must reproduce the model.*'output_0' differs"
+    ):
+        to_tflite(small_student(), filepath)
+    assert list(tmp_path.iterdir()) == [filepath]
+    assert filepath.read_bytes() == b"the previous one"
+
+
+def test_replaces_a_file_and_creates_parents(tmp_path):
+    filepath = tmp_path / "a" / "b" / "student.tflite"
+    first = to_tflite(small_student(), filepath)
+    second = to_tflite(small_student("list"), filepath)
+    assert second.size_bytes == filepath.stat().st_size != first.size_bytes
+    assert list(filepath.parent.iterdir()) == [filepath]
+
+
+def test_is_quiet_and_changes_nothing(tmp_path, monkeypatch, capfd):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.chdir(scratch)
+    student = small_student(dtype="mixed_float16")
+    student.compile("sgd", "mse")
+    weights = [w.copy() for w in student.get_weights()]
+    numpy_state = np.random.get_state()[1].copy()
+    attributes = dict(vars(student))
+    to_tflite(student, tmp_path / "student.tflite")
+    assert capfd.readouterr() == ("", "")
+    assert list(scratch.iterdir()) == []
+    assert all(map(np.array_equal, weights, student.get_weights()))
+    assert [layer.dtype_policy.name for layer in student.layers[1:]] == [
+        "mixed_float16"
+    ] * (len(student.layers) - 1)
+    assert dict(vars(student)) == attributes
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_nan_in_the_model_is_named(tmp_path):
+    student = small_student()
+    student.layers[-1].bias.assign([np.nan] * 5)
+    with pytest.raises(ValueError, match="finite outputs.*'output_0'"):
+        to_tflite(student, tmp_path / "student.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["student.keras", "student", "folder.tflite"])
+def test_filepath_must_be_a_tflite_file(tmp_path, name):
+    (tmp_path / "folder.tflite").mkdir()
+    with pytest.raises(ValueError, match="`filepath` must be a file"):
+        to_tflite(small_student(), tmp_path / name)
+
+
+def test_model_must_be_a_built_image_network(tmp_path):
+    filepath = pathlib.Path(tmp_path, "student.tflite")
+    with pytest.raises(TypeError, match="`model` must be a `keras.Model`"):
+        to_tflite("student.keras", filepath)
+    with pytest.raises(ValueError, match="must be built"):
+        to_tflite(keras.Sequential([keras.layers.Dense(2)]), filepath)
+    vector = keras.Input((3,))
+    with pytest.raises(ValueError, match="one input, images of shape"):
+        to_tflite(keras.Model(vector, keras.layers.Dense(2)(vector)), filepath)
+    pair = [keras.Input((4, 4, 3)), keras.Input((4, 4, 3))]
+    with pytest.raises(ValueError, match="one input, images of shape"):
+        to_tflite(keras.Model(pair, keras.layers.Add()(pair)), filepath)
+    batch = keras.Input(batch_shape=(8, 4, 4, 3))
+    with pytest.raises(ValueError, match="single images of a fixed size"):
+        to_tflite(keras.Model(batch, keras.layers.ReLU()(batch)), filepath)
