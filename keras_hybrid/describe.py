@@ -30,10 +30,14 @@ def _path_table(path):
     rows = []
     for segment in path.segments:
         end = segment.end
-        row = f"  {segment.owner:<8}  {end.stride:>6}  {end.channels:>8}  {end.layer_name}"
+        row = (
+            f"  {segment.owner:<8}  {end.stride:>6}  {end.channels:>8}  {end.layer_name}"
+        )
         rows.append(row + _adapter(segment))
     heading = f"{path.name} path, {path.weighted_layers} weighted layers:"
-    return "\n".join([heading, "  owner     stride  channels  ends at", *rows, "  student head"])
+    return "\n".join(
+        [heading, "  owner     stride  channels  ends at", *rows, "  student head"]
+    )
 
 
 def _adapter(segment):

@@ -1,8 +1,8 @@
 """The three ways of a batch through the two networks to the student's head.
 
-    plain          S1 S2 S3 S4 S5 -> head
-    student_first  S1 T2 S3 T4 S5 -> head
-    teacher_first  T1 S2 T3 S4 T5 -> head
+plain          S1 S2 S3 S4 S5 -> head
+student_first  S1 T2 S3 T4 S5 -> head
+teacher_first  T1 S2 T3 S4 T5 -> head
 """
 
 import dataclasses
@@ -67,7 +67,9 @@ class Path:
         sizes = _sizes(self._inputs(images))
         for before, segment in itertools.pairwise(self.segments):
             adapted = before.hand_over(x, sizes)
-            features[before.student_end.symbol] = x if before.owner == STUDENT else adapted
+            features[before.student_end.symbol] = (
+                x if before.owner == STUDENT else adapted
+            )
             x, more = segment.run(adapted, sizes, training)
             features.update(more)
         last = self.segments[-1]
@@ -223,7 +225,9 @@ def build_paths(teacher, student, switches, dtype, teacher_preprocessing=None):
 
     def new_path(name, *owners):
         owners = [owners[i % 2] for i in range(len(switches))]
-        segments = _segments(name, owners, teacher, student, switches, wanted, new_adapter)
+        segments = _segments(
+            name, owners, teacher, student, switches, wanted, new_adapter
+        )
         return Path(name, segments, head, teacher_preprocessing)
 
     return (
@@ -242,7 +246,9 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
         features = []
         for cut in wanted:
             if starts[STUDENT].position < cut.position < ends[STUDENT].position:
-                found = cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
+                found = (
+                    cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
+                )
                 label = f"{name}_feature_adapter_{cut.stride}"
                 adapter = new_adapter(label, found, cut) if owner == TEACHER else None
                 features.append(Feature(cut, found, adapter))

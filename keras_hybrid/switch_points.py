@@ -44,7 +44,9 @@ def stage_table(title, network):
     """The stages of a network as text, a line each."""
     rows = [f"  {s.stride:>6}  {s.channels:>8}  {s.layer_name}" for s in network.stages]
     heading = f"{title} {network.model.name!r}:\n  stride  channels  ends at"
-    return "\n".join([heading, *rows]) if rows else f"{title} {network.model.name!r}: none"
+    return (
+        "\n".join([heading, *rows]) if rows else f"{title} {network.model.name!r}: none"
+    )
 
 
 def _are_pairs(switch_points):

@@ -243,7 +243,9 @@ class HybridTransfer(keras.Model):
 
         Their random numbers do advance; and with `student_batch_norm="all"` everything.
         """
-        on_jax = keras.backend.backend() == "jax"  # where scopes do not nest by themselves
+        on_jax = (
+            keras.backend.backend() == "jax"
+        )  # where scopes do not nest by themselves
         state = [(v, v.value) for v in self.variables] if on_jax else None
         with keras.StatelessScope(state_mapping=state) as scope:
             yield

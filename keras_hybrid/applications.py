@@ -1,0 +1,240 @@
+"""The networks of `keras.applications` with their own preprocessing inside.
+
+A hybrid path hands one image to two networks that were trained on differently scaled
+pixels. Here every network takes raw RGB and scales it in its first layers, which are
+Keras's own, so that a saved model loads without this package.
+"""
+
+import difflib
+import os
+import re
+import warnings
+
+import keras
+from keras.src.ops.numpy import Flip
+
+# Module of `keras.applications` -> its `preprocess_input`; None: the network has it
+# inside. The scheme's numbers are those of `keras.applications.imagenet_utils`.
+_PREPROCESSING = {
+    "convnext": None,
+    "densenet": "torch",
+    "efficientnet": None,
+    "efficientnet_v2": None,
+    "inception_resnet_v2": "tf",
+    "inception_v3": "tf",
+    "mobilenet": "tf",
+    "mobilenet_v2": "tf",
+    "mobilenet_v3": None,
+    "nasnet": "tf",
+    "resnet": "caffe",
+    "resnet_v2": "tf",
+    "vgg16": "caffe",
+    "vgg19": "caffe",
+    "xception": "tf",
+}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in 0-1
+_SCALE_AND_OFFSET = {
+    "caffe": (1.0, [-123.68, -116.779, -103.939]),  # and RGB to BGR afterwards
+    "tf": (1 / 127.5, -1.0),
+    "torch": (
+        [1 / (255 * s) for s in _STD],
+        [-m / s for m, s in zip(_MEAN, _STD, strict=True)],
+    ),
+}
+# Height and width in pixels of a network with its own top, where they are not 224. Keras
+# keeps them inside its functions; we need them before the call.
+_DEFAULT_SIZES = {
+    "EfficientNetB1": 240,
+    "EfficientNetB2": 260,
+    "EfficientNetB3": 300,
+    "EfficientNetB4": 380,
+    "EfficientNetB5": 456,
+    "EfficientNetB6": 528,
+    "EfficientNetB7": 600,
+    "EfficientNetV2B1": 240,
+    "EfficientNetV2B2": 260,
+    "EfficientNetV2B3": 300,
+    "EfficientNetV2S": 384,
+    "EfficientNetV2M": 480,
+    "EfficientNetV2L": 480,
+    "InceptionResNetV2": 299,
+    "InceptionV3": 299,
+    "NASNetLarge": 331,
+    "Xception": 299,
+}
+
+
+def load(
+    name: str,
+    weights: str | os.PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    classes: int | None = None,
+    **kwargs,
+) -> keras.Model:
+    """Returns a network of `keras.applications` that takes raw RGB images.
+
+    The model is Functional and flat: `image` (B, H, W, 3), RGB in 0-255 of any dtype,
+    then `preprocessing` and `rgb_to_bgr` in float32 where the network needs them, then
+    the layers of Keras's network.
+
+    Args:
+        name: A class of `keras.applications`: `"ResNet50"`, `"MobileNet"`, ...
+        weights: `"imagenet"` (downloaded on first use), `None` for random weights, or a
+            file for Keras's `load_weights`. Beware that Keras's EfficientNet V1 divides
+            by the ImageNet deviation for `"imagenet"` only, not for a file.
+        input_shape: `(height, width, 3)` in pixels, `None` for any size. Default: any
+            size; with the network's own classifier the size it was published with.
+        classes: `None` for the feature map (B, h, w, C) of the last stage. A number for
+            probabilities (B, classes): from the network's own top where `weights` are
+            random or have such a top (a file, or ImageNet and 1000), else from global
+            average pooling and a new `Dense` layer, `"predictions"`, on the features.
+        **kwargs: To the Keras class: `alpha`, `pooling`, `classifier_activation`, ...
+            `include_top` forces the network's own top (`True`) or forbids it.
+
+    Raises:
+        ValueError: An unknown name, a missing or unfitting weights file, a shape that is
+            not RGB; and whatever the Keras class refuses.
+        OSError: The ImageNet weights could not be downloaded.
+
+    Example:
+
+    ```python
+    teacher = load("ResNet50")  # (B, H, W, 3) -> (B, H/32, W/32, 2048)
+    student = load("MobileNet", weights=None, classes=10, input_shape=(96, 96, 3))
+    student(np.full((1, 96, 96, 3), 255, "uint8"))  # (1, 10)
+    ```
+    """
+    _check(name, weights, input_shape, classes)
+    is_file = weights not in (None, "imagenet")
+    tops = [classes is not None and (weights != "imagenet" or classes == 1000)]
+    if is_file and classes is not None:
+        tops = [True, False]
+    if "include_top" in kwargs:
+        tops = [kwargs.pop("include_top")]
+
+    reason = None
+    for top in tops:
+        model = _build(
+            name, None if is_file else weights, input_shape, top, classes, kwargs
+        )
+        reason = _try_weights(model, weights) if is_file else None
+        if reason is None:
+            break
+    else:
+        raise ValueError(
+            f"`weights` must be a file that fits {name}. Received: weights="
+            f"{os.fspath(weights)!r}, of which Keras says: {_one_line(reason)}"
+        ) from reason
+    if classes is None or top:
+        return model
+    return _add_classifier(model, classes, kwargs.get("classifier_activation", "softmax"))
+
+
+def _networks():
+    """Name -> class for all of `keras.applications` whose preprocessing we know."""
+    return {
+        name: network
+        for name, network in vars(keras.applications).items()
+        if callable(network) and _module(network) in _PREPROCESSING
+    }
+
+
+def _module(network):
+    return network.__module__.rpartition(".")[2]
+
+
+def _check(name, weights, input_shape, classes):
+    names = _networks()
+    if name not in names:
+        lower = {n.lower(): n for n in names}
+        close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+        hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
+        raise ValueError(
+            f"`name` must be one of {', '.join(names)}. Received: name={name!r}.{hint}"
+        )
+    if weights not in (None, "imagenet") and "://" not in str(weights):
+        if not os.path.isfile(weights):
+            raise ValueError(
+                "`weights` must be 'imagenet', None or the path of a weights file that "
+                f"exists. Received: weights={str(weights)!r}"
+            )
+    if input_shape is not None and (len(input_shape) != 3 or input_shape[-1] != 3):
+        raise ValueError(
+            "`input_shape` must be (height, width, 3): the networks take RGB images, "
+            f"channels last. Received: input_shape={input_shape}"
+        )
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(
+            f"`classes` must be a positive integer or None. Received: classes={classes}"
+        )
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "`keras.config.image_data_format()` must be 'channels_last'. Received: "
+            f"{keras.config.image_data_format()!r}"
+        )
+
+
+def _build(name, weights, input_shape, top, classes, kwargs):
+    """Keras's network behind an `image` input and the layers that normalize it."""
+    network = _networks()[name]
+    if input_shape is None and top:
+        input_shape = (*2 * (_DEFAULT_SIZES.get(name, 224),), 3)
+    image = keras.Input(input_shape or (None, None, 3), name="image")
+    if input_shape is not None:
+        # Not (None, None, 3): NASNet takes no None together with ImageNet weights.
+        kwargs = {**kwargs, "input_shape": None if None in input_shape else input_shape}
+    if top and classes is not None:
+        kwargs = {**kwargs, "classes": classes}
+    x = _preprocess(image, _PREPROCESSING[_module(network)])
+    with warnings.catch_warnings():
+        # MobileNets pick the weights of 224x224 for every other size: nothing is wrong.
+        warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
+        try:
+            model = network(include_top=top, weights=weights, input_tensor=x, **kwargs)
+        except Exception as error:
+            # `keras.utils.get_file` raises a bare Exception.
+            if not isinstance(error, OSError) and "URL fetch failure" not in str(error):
+                raise
+            raise OSError(
+                f"The ImageNet weights of {name} could not be downloaded. Pass "
+                "`weights=None` for random weights, or a file. "
+                f"The download said: {_one_line(error)}"
+            ) from error
+    # Keras lists the input, [image], and would then warn at every call with a tensor.
+    return keras.Model(image, model.output, name=model.name)
+
+
+def _preprocess(image, scheme):
+    if scheme is None:
+        return image
+    scale, offset = _SCALE_AND_OFFSET[scheme]
+    # float16 has steps of 1/8 near 255: too few under a mixed precision policy.
+    rescaling = keras.layers.Rescaling(
+        scale, offset, dtype="float32", name="preprocessing"
+    )
+    x = rescaling(image)
+    if scheme == "caffe":
+        # Last, because int8 TFLite files of TF 2.21 are wrong with the flip in front:
+        # VGG16 was off by 27 % of its output range, and by 2 % this way.
+        # `Flip` is the class behind `keras.ops.flip`, which would not take a name.
+        x = Flip(axis=-1, name="rgb_to_bgr")(x)
+    return x
+
+
+def _try_weights(model, path):
+    try:
+        model.load_weights(os.fspath(path))
+    except (OSError, KeyError, ValueError) as error:
+        return error
+
+
+def _add_classifier(model, classes, activation):
+    x = model.output
+    if len(x.shape) == 4:
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    x = keras.layers.Dense(classes, activation=activation, name="predictions")(x)
+    return keras.Model(model.input, x, name=model.name)
+
+
+def _one_line(error):
+    return re.sub(r"\s+", " ", str(error))[:300]

@@ -1,0 +1,94 @@
+"""What the recipes share: the shell entry, where a run leaves its files, devices."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+import tensorflow as tf
+from absl import app, logging
+from etils import eapp
+from keras_hybrid.export.staging import staged
+
+
+def from_shell(config_class, prepare, train):
+    """Runs a recipe with the flags of the command line.
+
+    What is wrong with a flag or a file comes out as one line, without a traceback: it is
+    `prepare` that meets it. What goes wrong in training is not the user's mistake.
+
+    Args:
+        config_class: Dataclass whose fields are the flags.
+        prepare: Config -> what `train` takes behind the config. Creates no file.
+        train: Does the work.
+    """
+
+    def parse(argv):
+        with _mistakes_in_one_line():
+            return eapp.make_flags_parser(config_class)(argv)
+
+    def start(config):
+        logging.set_verbosity(logging.INFO)
+        with _mistakes_in_one_line():
+            prepared = prepare(config)
+        train(config, *prepared)
+
+    app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line():
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def refuse(flag, rule, value):
+    """Raises the ValueError for a flag that breaks a rule."""
+    raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
+
+
+def check_workdir(workdir):
+    """Raises OSError in one line if `workdir` cannot be written; creates nothing."""
+    path = pathlib.Path(workdir).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            f"--workdir must be a directory. Received: --workdir={workdir}, but "
+            f"{existing} is a file"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"--workdir must be writable. Received: --workdir={workdir}, but {existing} "
+            "is not"
+        )
+
+
+def create_workdir(workdir, config):
+    """Makes `workdir` with the resolved config in it; returns its `pathlib.Path`."""
+    path = pathlib.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", dataclasses.asdict(config))
+    return path
+
+
+def write_json(path, content):
+    with staged(path) as new:
+        new.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_model(model, path):
+    """`model.save` that leaves a whole file or none."""
+    with staged(path) as new:
+        model.save(new.with_suffix(".keras"))
+        new.with_suffix(".keras").rename(new)
+
+
+def strategy_scope(strategy):
+    """The scope to build the model in: all GPUs for `"mirrored"`."""
+    if strategy == "mirrored":
+        return tf.distribute.MirroredStrategy().scope()
+    return contextlib.nullcontext()
