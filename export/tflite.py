@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
 from keras_hybrid.export.staging import staged
-from keras_hybrid.export.student import float32_student, forward, image_input
+from keras_hybrid.export.student import float32_student, image_input
 
 
 def to_tflite(model, filepath):
@@ -61,12 +60,10 @@ def to_tflite(model, filepath):
     with staged(path) as new:
         new.write_bytes(_convert(student, shape))
         with _quiet_stderr():
-            runner = Interpreter(model_path=os.fspath(new)).get_signature_runner()
-        agreement = require_agreement(
-            lambda image: forward(student, image),
-            lambda image: runner(image=image),
-            images,
-        )
+            interpreter = Interpreter(model_path=os.fspath(new))
+            interpreter.allocate_tensors()
+        runner = interpreter.get_signature_runner()
+        agreement = require_agreement(student, lambda image: runner(image=image), images)
         return ExportReport(
             filepath=os.fspath(filepath),
             size_bytes=new.stat().st_size,

@@ -32,9 +32,7 @@ class Adapter(keras.layers.Layer):
     def call(self, x, size):
         """Adapts `x` (B, H, W, C) to (B, *size, channels)."""
         x = self.convolution(x)
-        if self.resizes and not _has_size(x, size):
-            x = ops.image.resize(x, size, interpolation="bilinear")
-        return x
+        return _resize(x, tuple(size)) if self.resizes else x
 
     def compute_output_shape(self, input_shape, size):
         return (input_shape[0], *size, self.channels)
@@ -44,7 +42,16 @@ class Adapter(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _has_size(x, size):
-    """Whether x (B, H, W, C) is known to be of `size`; False if it is not known yet."""
-    known = all(isinstance(n, int) for n in size)
-    return known and tuple(x.shape[1:3]) == tuple(size)
+def _resize(x, size):
+    if _known(size) and tuple(x.shape[1:3]) == size:
+        return x
+    if _known(size):
+        return ops.image.resize(x, size, interpolation="bilinear")
+    # Keras resizes to known sizes only, and only TensorFlow has others.
+    import tensorflow as tf
+
+    return tf.cast(tf.image.resize(x, size), x.dtype)
+
+
+def _known(size):
+    return all(isinstance(n, int) for n in size)

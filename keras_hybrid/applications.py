@@ -222,10 +222,14 @@ def _preprocess(image, scheme):
 
 
 def _try_weights(model, path):
-    try:
-        model.load_weights(os.fspath(path))
-    except (OSError, KeyError, ValueError) as error:
-        return error
+    """Loads a file, or returns the exception that says why it does not fit."""
+    with warnings.catch_warnings():
+        # With this warning Keras leaves layers random: the file does not fit.
+        warnings.filterwarnings("error", "Skipping nested container")
+        try:
+            model.load_weights(os.fspath(path))
+        except (OSError, KeyError, ValueError, UserWarning) as error:
+            return error
 
 
 def _add_classifier(model, classes, activation):

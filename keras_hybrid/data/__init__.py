@@ -1,0 +1,1 @@
+"""What the recipes train on: files on disk, or drawn street scenes."""

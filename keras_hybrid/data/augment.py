@@ -1,0 +1,143 @@
+"""Training crops and evaluation crops of one image.
+
+Each function returns `transform(image, seed)`: from an RGB `image` (H, W, 3) in 0..255
+to float32 (size, size, 3) in 0..255, in `tf.data`. `seed` is an integer tensor of shape
+(2,): the same seed, the same crop. Evaluation transforms ignore it. Resizing is bilinear
+with antialiasing, as Pillow's, with which the published ImageNet recipes are trained.
+"""
+
+import math
+
+import tensorflow as tf
+
+_AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+
+
+def random_resized_crop_flip(size):
+    """A random part of the image and its mirror image: ImageNet's training crop.
+
+    Szegedy et al., "Going Deeper with Convolutions", section 6, as in torchvision's
+    `RandomResizedCrop(size)` and `RandomHorizontalFlip()`.
+    """
+
+    def transform(image, seed):
+        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+        top, left, height, width = crop_box(tf.shape(image)[:2], crop_seed)
+        image = image[top : top + height, left : left + width]
+        image = tf.image.resize(image, (size, size), antialias=True)
+        return _as_square(_flip(image, flip_seed), size)
+
+    return transform
+
+
+def crop_box(image_size, seed):
+    """The box of torchvision's `RandomResizedCrop.get_params`.
+
+    Area uniform in 0.08..1 of the image, width to height log-uniform in 3/4..4/3; the
+    first of ten draws that fits into the image, else the largest box in its middle with
+    a ratio in that range.
+
+    Args:
+        image_size: Height and width in pixels, integers (2,).
+        seed: Integers (2,).
+
+    Returns:
+        Top, left, height and width in pixels, int32 (4,).
+    """
+    image_size = tf.cast(image_size, "float32")
+    draws = tf.random.stateless_uniform((_TRIES, 4), seed)
+    area = _between(draws[:, 0], *_AREA) * tf.reduce_prod(image_size)
+    root = tf.exp(_between(draws[:, 1], *map(math.log, _RATIO)) / 2)
+    sizes = tf.round(tf.sqrt(area)[:, None] * tf.stack([1 / root, root], axis=1))
+    fits = tf.reduce_all((sizes >= 1) & (sizes <= image_size), axis=1)
+    corners = tf.floor(draws[:, 2:] * (image_size - sizes + 1))
+    largest = _largest_box(image_size)
+    middle = (image_size - largest) // 2
+    boxes = tf.concat([corners, sizes], axis=1)
+    box = tf.where(
+        tf.reduce_any(fits),
+        boxes[tf.argmax(fits)],
+        tf.concat([middle, largest], axis=0),
+    )
+    return tf.cast(box, "int32")
+
+
+def resize_center_crop(size):
+    """The middle of the image, its shorter side at 256 for a crop of 224: evaluation.
+
+    torchvision's `Resize(256)` and `CenterCrop(224)`, in this proportion for other
+    sizes. Only the crop is computed, so that no panorama fills the memory.
+    """
+    shorter_side = round(size * 256 / 224)
+
+    def transform(image, seed):
+        del seed
+        old = tf.shape(image)[:2]
+        new = shorter_side * old // tf.reduce_min(old)
+        offset = tf.round(tf.cast(new - size, "float32") / 2)
+        crop = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=(size, size),
+            scale=tf.cast(new / old, "float32"),
+            translation=-offset,
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return _as_square(crop[0], size)
+
+    return transform
+
+
+def pad_crop_flip(size, padding=4):
+    """A crop shifted by up to `padding` black pixels, and its mirror image: CIFAR.
+
+    He et al., "Deep Residual Learning", section 4.2; torchvision's
+    `RandomCrop(size, padding=4)`. The image is (size, size, 3).
+    """
+
+    def transform(image, seed):
+        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+        image = tf.ensure_shape(image, (size, size, 3))
+        image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
+        top, left = tf.unstack(
+            tf.random.stateless_uniform((2,), crop_seed, 0, 2 * padding + 1, "int32")
+        )
+        image = image[top : top + size, left : left + size]
+        return _as_square(_flip(image, flip_seed), size)
+
+    return transform
+
+
+def as_is(size):
+    """The image, which is (size, size, 3), unchanged: evaluation of small images."""
+
+    def transform(image, seed):
+        del seed
+        return _as_square(image, size)
+
+    return transform
+
+
+def _largest_box(image_size):
+    """Height and width (2,) of the largest box with a ratio in 3/4..4/3."""
+    height, width = tf.unstack(image_size)
+    narrow, wide = _RATIO
+    return tf.stack(
+        [
+            tf.minimum(height, tf.round(width / narrow)),
+            tf.minimum(width, tf.round(height * wide)),
+        ]
+    )
+
+
+def _between(uniform, low, high):
+    return low + uniform * (high - low)
+
+
+def _flip(image, seed):
+    mirrored = tf.random.stateless_uniform((), seed) < 0.5
+    return tf.where(mirrored, image[:, ::-1], image)
+
+
+def _as_square(image, size):
+    return tf.ensure_shape(tf.cast(image, "float32"), (size, size, 3))

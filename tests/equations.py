@@ -1,0 +1,66 @@
+"""The paper's equations once more, from Keras sub-models and nothing of the package.
+
+Segments are cut with `keras.Model(tensor, tensor)`, so the tests compare two executors.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def cut(model, start, end):
+    """The sub-model between the outputs of two layers (None: input, or output)."""
+    source = model.input if start is None else model.get_layer(start).output
+    target = model.output if end is None else model.get_layer(end).output
+    return keras.Model(source, target)
+
+
+def hybrid_forward(teacher, student, points, adapters, images, sizes=None):
+    """Predictions of the paths (student-first, teacher-first, plain).
+
+    Args:
+        points: Pairs (teacher layer, student layer), the joint last.
+        adapters: Those of the student-first path, then of the teacher-first path, as
+            pairs (kernel (1, 1, C, D), bias (D,)).
+        sizes: Pairs (teacher's, student's) of (height, width) at `points`, where they
+            differ.
+    """
+    adapters = iter(adapters)
+
+    def adapt(x, size):
+        kernel, bias = next(adapters)
+        x = tf.einsum("bhwc,cd->bhwd", x, kernel[0, 0]) + bias
+        return x if size is None else tf.image.resize(x, size)
+
+    def path(owners):
+        x, before = images, (None, None)
+        for i, (owner, point) in enumerate(zip(owners, points)):
+            network = (teacher, student)[owner]
+            segment = cut(network, before[owner], point[owner])
+            x = segment(x, training=owner == 1)
+            following = owners[i + 1] if i + 1 < len(owners) else 1
+            if following != owner:
+                x = adapt(x, sizes and sizes[i][following])
+            before = point
+        return cut(student, points[-1][1], None)(x, training=True)
+
+    alternate = [i % 2 for i in range(len(points))]
+    return (
+        path([1 - owner for owner in alternate]),
+        path(alternate),
+        student(images, training=True),
+    )
+
+
+def losses_and_gradients(forward, loss, labels, variables, alpha=None):
+    """(alpha, [L1, L2, L3], gradients) by Eq. 1 and 2.
+
+    The gradient is put together from three gradients, as Eq. 2 has it, not taken of a
+    sum.
+    """
+    with tf.GradientTape(persistent=True) as tape:
+        l1, l2, l3 = [loss(labels, y) for y in forward()]
+    if alpha is None:
+        alpha = 2 * float(l3) / (float(l1) + float(l2))
+    parts = [tape.gradient(l, variables, unconnected_gradients="zero") for l in (l1, l2, l3)]
+    gradients = [alpha * (g1 + g2) + g3 for g1, g2, g3 in zip(*parts)]
+    return alpha, [float(l1), float(l2), float(l3)], gradients

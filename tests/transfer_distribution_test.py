@@ -1,0 +1,78 @@
+"""Two replicas train to the weights of one device (DESIGN: alpha is global)."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tiny
+from keras_hybrid import HybridTransfer
+
+
+def devices(count):
+    return [device.name for device in tf.config.list_logical_devices("CPU")][:count]
+
+
+def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args):
+    with tf.distribute.MirroredStrategy(devices(replicas)).scope():
+        keras.utils.set_random_seed(3)
+        model = HybridTransfer(
+            tiny.teacher(), tiny.student(batch_norm=batch_norm), balance=balance
+        )
+        model.compile(
+            keras.optimizers.SGD(0.3, momentum=0.9),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+    images, labels = tiny.batch(8 * steps)
+    # The two halves of a batch differ, so that their own alphas would differ as well.
+    images = images * np.where(np.arange(len(images)) % 8 < 4, 0.2, 3.0)[:, None, None, None]
+    steps_seen = []
+    log = keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: steps_seen.append(logs))
+    fit_args = {"shuffle": False, "batch_size": 8, "verbose": 0, **fit_args}
+    model.fit(images.astype("float32"), labels, callbacks=[log], **fit_args)
+    return model, steps_seen
+
+
+@pytest.mark.parametrize("balance", ["dynamic", 0.5])
+def test_two_replicas_equal_one_device(balance):
+    (one, one_logs), (two, two_logs) = train(1, balance=balance), train(2, balance=balance)
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    assert len(two_logs) == 5
+    for weight, other in zip(one.student.weights, two.student.weights):
+        np.testing.assert_allclose(weight.numpy(), other.numpy(), atol=1e-5)
+    for a, b in zip(one_logs, two_logs):
+        for name in ("balance", "loss", "student_loss", "student_first_loss"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5), name
+
+
+def test_with_sample_weights():
+    weights = np.linspace(0.1, 2, 40)
+    (one, _), (two, _) = (train(n, sample_weight=weights) for n in (1, 2))
+    for weight, other in zip(one.student.weights, two.student.weights):
+        np.testing.assert_allclose(weight.numpy(), other.numpy(), atol=1e-5)
+
+
+def test_moving_averages_are_those_of_the_plain_path():
+    """As after a fit of the student alone, under the same strategy."""
+    images, labels = tiny.batch(16)
+    students = []
+    for hybrid in (False, True):
+        with tf.distribute.MirroredStrategy(devices(2)).scope():
+            keras.utils.set_random_seed(3)
+            student = tiny.student()
+            model = HybridTransfer(tiny.teacher(), student) if hybrid else student
+            model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        model.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        students.append(student)
+    for plain, hybrid in zip(*(student.weights for student in students)):
+        np.testing.assert_allclose(plain.numpy(), hybrid.numpy(), atol=1e-6)
+    assert np.abs(students[0].get_layer("bn1").moving_mean).max() > 1e-4
+
+
+def test_evaluate_under_the_strategy():
+    (one, _), (two, _) = train(1), train(2)
+    images, labels = tiny.batch(16)
+    expected = one.evaluate(images, labels, verbose=0, return_dict=True)
+    received = two.evaluate(images, labels, verbose=0, return_dict=True)
+    assert received == pytest.approx(expected, abs=1e-5)
