@@ -83,7 +83,8 @@ def load(
             file for Keras's `load_weights`. Beware that Keras's EfficientNet V1 divides
             by the ImageNet deviation for `"imagenet"` only, not for a file.
         input_shape: `(height, width, 3)` in pixels, `None` for any size. Default: any
-            size; with the network's own classifier the size it was published with.
+            size; with the network's own classifier, and for NASNet always, the size it
+            was published with.
         classes: `None` for the feature map (B, h, w, C) of the last stage. A number for
             probabilities (B, classes): from the network's own top where `weights` are
             random or have such a top (a file, or ImageNet and 1000), else from global
@@ -130,6 +131,20 @@ def load(
     return _add_classifier(model, classes, kwargs.get("classifier_activation", "softmax"))
 
 
+def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
+    """Returns `model` behind the layers that scale raw RGB the way it was trained.
+
+    Args:
+        model: Takes images (B, H, W, 3).
+        scheme: `"caffe"` (BGR less the ImageNet mean), `"tf"` (-1..1), `"torch"` (0..1,
+            then ImageNet mean and deviation), or `"inside"`: it takes raw RGB already.
+    """
+    if scheme == "inside":
+        return model
+    image = keras.Input(model.input_shape[1:], name="image")
+    return keras.Model(image, model(_preprocess(image, scheme)), name=model.name)
+
+
 def _networks():
     """Name -> class for all of `keras.applications` whose preprocessing we know."""
     return {
@@ -152,16 +167,22 @@ def _check(name, weights, input_shape, classes):
         raise ValueError(
             f"`name` must be one of {', '.join(names)}. Received: name={name!r}.{hint}"
         )
-    if weights not in (None, "imagenet") and "://" not in str(weights):
-        if not os.path.isfile(weights):
-            raise ValueError(
-                "`weights` must be 'imagenet', None or the path of a weights file that "
-                f"exists. Received: weights={str(weights)!r}"
-            )
+    is_local = weights not in (None, "imagenet") and "://" not in str(weights)
+    if is_local and not os.path.isfile(weights):
+        raise ValueError(
+            "`weights` must be 'imagenet', None or the path of a weights file that "
+            f"exists. Received: weights={str(weights)!r}"
+        )
     if input_shape is not None and (len(input_shape) != 3 or input_shape[-1] != 3):
         raise ValueError(
             "`input_shape` must be (height, width, 3): the networks take RGB images, "
             f"channels last. Received: input_shape={input_shape}"
+        )
+    if name.startswith("NASNet") and None in (input_shape or ()):
+        # Its paddings are computed from the static size, and wrong without one.
+        raise ValueError(
+            f"`input_shape` must not contain None for {name}. Received: "
+            f"input_shape={input_shape}"
         )
     if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ValueError(
@@ -177,12 +198,12 @@ def _check(name, weights, input_shape, classes):
 def _build(name, weights, input_shape, top, classes, kwargs):
     """Keras's network behind an `image` input and the layers that normalize it."""
     network = _networks()[name]
-    if input_shape is None and top:
-        input_shape = (*2 * (_DEFAULT_SIZES.get(name, 224),), 3)
-    image = keras.Input(input_shape or (None, None, 3), name="image")
-    if input_shape is not None:
-        # Not (None, None, 3): NASNet takes no None together with ImageNet weights.
-        kwargs = {**kwargs, "input_shape": None if None in input_shape else input_shape}
+    if input_shape is None:
+        fixed = top or _module(network) == "nasnet"
+        size = _DEFAULT_SIZES.get(name, 224) if fixed else None
+        input_shape = (size, size, 3)
+    image = keras.Input(input_shape, name="image")
+    kwargs = {**kwargs, "input_shape": tuple(input_shape)}
     if top and classes is not None:
         kwargs = {**kwargs, "classes": classes}
     x = _preprocess(image, _PREPROCESSING[_module(network)])
@@ -208,14 +229,14 @@ def _preprocess(image, scheme):
     if scheme is None:
         return image
     scale, offset = _SCALE_AND_OFFSET[scheme]
-    # float16 has steps of 1/8 near 255: too few under a mixed precision policy.
+    # float16 has steps of 1/8 above 128: too few under a mixed precision policy.
     rescaling = keras.layers.Rescaling(
         scale, offset, dtype="float32", name="preprocessing"
     )
     x = rescaling(image)
     if scheme == "caffe":
         # Last, because int8 TFLite files of TF 2.21 are wrong with the flip in front:
-        # VGG16 was off by 27 % of its output range, and by 2 % this way.
+        # VGG16 (random weights) was off by 27 % of its range, and by 2 % this way.
         # `Flip` is the class behind `keras.ops.flip`, which would not take a name.
         x = Flip(axis=-1, name="rgb_to_bgr")(x)
     return x

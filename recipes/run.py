@@ -27,7 +27,7 @@ def from_shell(config_class, prepare, train):
 
     def parse(argv):
         with _mistakes_in_one_line():
-            return eapp.make_flags_parser(config_class)(argv)
+            return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
 
     def start(config):
         logging.set_verbosity(logging.INFO)

@@ -68,12 +68,14 @@ def fail_to_download(*args):
     raise urllib.error.URLError("Name or service not known")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_scales_pixels_as_the_preprocess_input_of_keras(monkeypatch, name):
-    without_body(monkeypatch, name)
-    model = applications.load(name, weights=None)
-    expected = module_of(name).preprocess_input(images().astype("float32"))
-    np.testing.assert_allclose(model(images()), expected, rtol=0, atol=2e-4)
+def test_scales_pixels_as_the_preprocess_input_of_keras(monkeypatch):
+    assert len(NAMES) >= 38
+    for name in NAMES:
+        without_body(monkeypatch, name)
+        model = applications.load(name, weights=None, input_shape=(32, 32, 3))
+        expected = module_of(name).preprocess_input(images().astype("float32"))
+        found = model(images())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4, err_msg=name)
 
 
 def test_worked_pixels(monkeypatch):
@@ -93,21 +95,27 @@ def test_worked_pixels(monkeypatch):
     np.testing.assert_allclose(scaled("DenseNet121"), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_own_top_comes_at_the_size_of_the_network(monkeypatch, name):
-    network = getattr(keras.applications, name)
-    calls = without_body(monkeypatch, name)
-    model = applications.load(name, weights=None, classes=7)
-    size = model.input_shape[1]
-    assert model.input_shape == (None, size, size, 3)
-    assert calls[0]["include_top"]
-    assert calls[0]["classes"] == 7
-    if name.startswith("MobileNetV3"):  # takes any size; published with 224
-        assert size == 224
-        return
-    # Keras names the size when it refuses another one for the ImageNet classifier.
-    with pytest.raises(ValueError, match=re.escape(f"should be ({size}, {size}, 3)")):
-        network(weights="imagenet", input_shape=(97, 97, 3))
+def test_own_top_comes_at_the_size_of_the_network(monkeypatch):
+    for name in NAMES:
+        network = getattr(keras.applications, name)
+        calls = without_body(monkeypatch, name)
+        shape = applications.load(name, weights=None, classes=7).input_shape[1:]
+        assert calls[0]["include_top"], name
+        assert calls[0]["classes"] == 7, name
+        if name.startswith("MobileNetV3"):  # takes any size; published with 224
+            assert shape == (224, 224, 3)
+            continue
+        # Keras names the size when it refuses another one for the ImageNet classifier.
+        with pytest.raises(ValueError, match=re.escape(f"should be {shape}")):
+            network(weights="imagenet", input_shape=(97, 97, 3))
+
+
+def test_nasnet_needs_a_size(monkeypatch):
+    for name, size in (("NASNetMobile", 224), ("NASNetLarge", 331)):
+        without_body(monkeypatch, name)
+        assert applications.load(name).input_shape == (None, size, size, 3)
+        with pytest.raises(ValueError, match=f"must not contain None for {name}"):
+            applications.load(name, input_shape=(None, None, 3))
 
 
 @pytest.mark.parametrize("name", SMALL.values())

@@ -1,5 +1,7 @@
 """Two replicas train to the weights of one device (DESIGN: alpha is global)."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import tiny
 from keras_hybrid import HybridTransfer
 
 
-def devices(count):
-    return [device.name for device in tf.config.list_logical_devices("CPU")][:count]
+@functools.cache
+def strategy(replicas):
+    # One for all tests: TensorFlow mixes up the collectives of two on the same CPUs.
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    return tf.distribute.MirroredStrategy(devices[:replicas])
 
 
 def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args):
-    with tf.distribute.MirroredStrategy(devices(replicas)).scope():
+    with strategy(replicas).scope():
         keras.utils.set_random_seed(3)
         model = HybridTransfer(
             tiny.teacher(), tiny.student(batch_norm=batch_norm), balance=balance
@@ -58,7 +63,7 @@ def test_moving_averages_are_those_of_the_plain_path():
     images, labels = tiny.batch(16)
     students = []
     for hybrid in (False, True):
-        with tf.distribute.MirroredStrategy(devices(2)).scope():
+        with strategy(2).scope():
             keras.utils.set_random_seed(3)
             student = tiny.student()
             model = HybridTransfer(tiny.teacher(), student) if hybrid else student

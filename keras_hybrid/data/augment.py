@@ -22,7 +22,8 @@ def random_resized_crop_flip(size):
 
     def transform(image, seed):
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-        top, left, height, width = crop_box(tf.shape(image)[:2], crop_seed)
+        box = crop_box(tf.shape(image)[:2], crop_seed)
+        top, left, height, width = tf.unstack(box)
         image = image[top : top + height, left : left + width]
         image = tf.image.resize(image, (size, size), antialias=True)
         return _as_square(_flip(image, flip_seed), size)

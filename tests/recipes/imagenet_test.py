@@ -1,0 +1,199 @@
+"""The recipe end to end on a few small images, and what it says when it cannot start."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from keras_hybrid.recipes import imagenet
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with data.npz, teacher.keras and student.keras for 4 classes at 32 px."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 4
+    images = rng.integers(0, 60, (24, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    images = images.astype("uint8")
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(folder / "data.npz", **arrays)
+    tiny.teacher().save(folder / "teacher.keras")
+    tiny.student().save(folder / "student.keras")
+    return folder
+
+
+def config(files, workdir, **changes):
+    settings = {
+        "data_dir": str(files / "data.npz"),
+        "teacher": str(files / "teacher.keras"),
+        "teacher_preprocessing": "tf",
+        "student": str(files / "student.keras"),
+        "workdir": str(workdir),
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    return imagenet.Config(**{**settings, **changes})
+
+
+def test_trains_evaluates_and_ships(files, tmp_path):
+    results = imagenet.main(config(files, tmp_path / "run", export="saved_model,tflite"))
+    run = tmp_path / "run"
+    assert json.loads((run / "results.json").read_text()) == results
+    assert json.loads((run / "config.json").read_text())["epochs"] == 2
+    assert (run / "saved_model" / "saved_model.pb").exists()
+    assert 0 <= results["top1"] <= results["top5"] <= 100
+    assert results["tflite_top1"] == results["top1"]
+    assert results["tflite_bytes"] == (run / "student.tflite").stat().st_size
+    student = keras.saving.load_model(run / "student.keras")
+    before = keras.saving.load_model(files / "student.keras")
+    assert not np.array_equal(student.get_weights()[0], before.get_weights()[0])
+    with np.load(files / "data.npz") as data:
+        right = student.predict(data["x_test"], verbose=0).argmax(-1) == data["y_test"]
+    assert results["top1"] == pytest.approx(100 * right.mean(), abs=1e-3)
+    log = (run / "metrics.csv").read_text().splitlines()
+    assert len(log) == 3
+    assert {"balance", "student_loss", "val_top1"} <= set(log[0].split(","))
+
+
+def test_none_trains_the_student_alone(files, tmp_path):
+    results = imagenet.main(config(files, tmp_path, method="none"))
+    assert "balance" not in (tmp_path / "metrics.csv").read_text()
+    assert results["method"] == "none"
+
+
+def test_kd_through_keras_distillation(files, tmp_path):
+    tiny.student().save(tmp_path / "classifier.keras")
+    settings = {"teacher": str(tmp_path / "classifier.keras"), "method": "kd"}
+    _, model, student = imagenet.prepare(config(files, tmp_path, **settings))
+    assert isinstance(model, keras.distillation.Distiller)
+    results = imagenet.main(config(files, tmp_path / "run", **settings))
+    assert results["method"] == "kd"
+
+
+def test_logits_are_log_probabilities():
+    student = tiny.student()
+    images, _ = tiny.batch()
+    np.testing.assert_allclose(
+        np.exp(imagenet.logits(student)(images)), student(images), rtol=1e-5
+    )
+
+
+def test_mixed_precision(files, tmp_path):
+    settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
+    results = imagenet.main(config(files, tmp_path, **settings))
+    student = keras.saving.load_model(tmp_path / "student.keras")
+    assert student.get_layer("conv1").compute_dtype == "float16"
+    assert results["top1"] >= 0
+
+
+def test_folder_with_a_corrupt_image(files, tmp_path):
+    rng = np.random.default_rng(1)
+    for split in ("train", "val"):
+        for name in ("cat", "dog", "emu", "fox"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 255, (40, 50, 3)).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    broken = tmp_path / "data" / "train" / "dog" / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    settings = {"data_dir": str(tmp_path / "data"), "student": str(any_size(tmp_path))}
+    results = imagenet.main(config(files, tmp_path / "run", **settings))
+    assert results["skipped_images"] == [str(broken)]
+
+
+def any_size(folder):
+    student = tiny.student(size=224)
+    student.save(folder / "large.keras")
+    return folder / "large.keras"
+
+
+def test_learning_rate_is_the_papers():
+    optimizer = imagenet.build_optimizer(imagenet.Config(), steps_per_epoch=10)
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 299, 301, 601)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def shell(*flags, cwd):
+    command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *flags]
+    root = pathlib.Path(imagenet.__file__).parents[1]
+    path = {"PYTHONPATH": str(root)} if (root / "setup.py").exists() else {}
+    import os
+
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **path}
+    )
+
+
+MISTAKES = {
+    "unknown flag": (["--epoch=3"], "epoch"),
+    "unknown value": (["--method=magic"], "magic"),
+    "no number": (["--epochs=many"], "many"),
+    "negative": (["--epochs=-1"], "--epochs must be above 0. Received: --epochs=-1"),
+    "balance": (["--balance=often"], "--balance must be"),
+    "export": (["--export=onnx"], "--export must be"),
+    "no data": (["--data_dir=/nowhere"], "Received: data_dir=/nowhere"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, tmp_path):
+    flags, message = MISTAKES[mistake]
+    result = shell(*flags, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def mistaken(files, tmp_path, **changes):
+    """What main says, and that it left nothing behind."""
+    workdir = tmp_path / "run"
+    with pytest.raises((ValueError, OSError)) as error:
+        imagenet.main(config(files, workdir, **changes))
+    assert not workdir.exists()
+    return str(error.value)
+
+
+def test_a_teacher_that_is_no_model(files, tmp_path):
+    (tmp_path / "broken.keras").write_text("no model")
+    message = mistaken(files, tmp_path, teacher=str(tmp_path / "broken.keras"))
+    assert "--teacher must be a model saved as .keras" in message
+    message = mistaken(files, tmp_path, teacher=str(tmp_path / "missing.keras"))
+    assert "--teacher must be a file that exists" in message
+
+
+def test_a_student_of_other_classes(files, tmp_path):
+    tiny.student(classes=7).save(tmp_path / "seven.keras")
+    message = mistaken(files, tmp_path, student=str(tmp_path / "seven.keras"))
+    assert "--student must be a classifier of 4 classes" in message
+
+
+def test_kd_needs_a_teacher_of_the_same_classes(files, tmp_path):
+    assert "for --method=kd" in mistaken(files, tmp_path, method="kd")
+
+
+def test_labels_out_of_range(files, tmp_path):
+    with np.load(files / "data.npz") as data:
+        arrays = dict(data)
+    arrays["y_test"] = arrays["y_test"] + 1
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    message = mistaken(files, tmp_path, data_dir=str(tmp_path / "wrong.npz"))
+    assert "y_test[3]=4" in message
+
+
+def test_a_batch_larger_than_the_data(files, tmp_path):
+    assert "--batch_size must be" in mistaken(files, tmp_path, batch_size=25)
+
+
+def test_a_workdir_that_is_a_file(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="--workdir must be a directory"):
+        imagenet.main(config(files, tmp_path / "file" / "run"))
