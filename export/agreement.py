@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
 from keras_hybrid.export.student import forward
 
 IMAGES = 4

@@ -5,6 +5,7 @@ import pathlib
 
 import keras
 import tensorflow as tf
+
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.staging import staged

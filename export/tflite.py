@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model

@@ -258,7 +258,7 @@ class HybridTransfer(keras.Model):
                 variable.assign(value)
 
     def _sum_over_replicas(self, losses):
-        """Losses of the global batch. Keras has divided each replica's by their number."""
+        """Losses of the global batch: Keras has divided each by the replica count."""
         if keras.backend.backend() != "tensorflow":
             return losses
         if self.distribute_strategy.num_replicas_in_sync == 1:
@@ -388,7 +388,7 @@ def _check_built(model, argument):
 
 
 def _check_images(teacher, student, switches, preprocess):
-    """Refuses a pair whose images do not fit, by running nothing but the preprocessing."""
+    """Refuses a pair whose images do not fit; runs only the preprocessing."""
     size = tuple(student.graph.input_spec.shape[1:3])
     channels = teacher.graph.input_spec.shape[-1], student.graph.input_spec.shape[-1]
     received = (

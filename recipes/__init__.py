@@ -1,1 +1,1 @@
-"""The experiments of the paper, one file each: `python -m keras_hybrid.recipes.imagenet`."""
+"""The paper's experiments, one file each: `python -m keras_hybrid.recipes.imagenet`."""

@@ -5,9 +5,9 @@ import pathlib
 
 import keras
 from absl import logging
-from keras_hybrid.recipes.run import save_model
 
 from keras_hybrid import applications
+from keras_hybrid.recipes.run import save_model
 
 # Another drawing needs another teacher: raise it when `streets` draws differently.
 _VERSION = 1

@@ -24,11 +24,11 @@ import numpy as np
 from absl import logging
 from ai_edge_litert.interpreter import Interpreter
 from keras import ops
-from keras_hybrid.data import augment, images, streets
-from keras_hybrid.recipes import embedded, run
 
 import keras_hybrid
 from keras_hybrid import applications
+from keras_hybrid.data import augment, images, streets
+from keras_hybrid.recipes import embedded, run
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -39,7 +39,7 @@ class Config:
     """Settings; the defaults are the paper's."""
 
     data_dir: str = ""
-    """TFDS folder with imagenet2012, a folder of class folders, or an .npz; else drawn."""
+    """TFDS folder with imagenet2012, folder of class folders, or .npz; else drawn."""
     workdir: str = "runs/imagenet"
     """Where config, metrics, student and exports go."""
     teacher: str = "ResNet50"
@@ -47,20 +47,25 @@ class Config:
     teacher_preprocessing: Literal["inside", "caffe", "tf", "torch"] = "inside"
     """What a teacher from a file needs before it."""
     student: str = "MobileNet"
-    """Keras Applications network, trained from scratch, or a .keras file to go on with."""
+    """Keras Applications network to train from scratch, or .keras file to go on with."""
     method: Literal["hybrid", "none", "kd"] = "hybrid"
-    """Hybrid forward, the student alone, or keras.distillation of the teacher's output."""
+    """Hybrid forward, the student alone, or keras.distillation of the output."""
     balance: str = "1"
     """"dynamic" or a fixed alpha; the paper's Table 1 adds the plain losses."""
     epochs: int = 90
+    """Passes through the training images."""
     batch_size: int = 256
+    """Images a step, of all GPUs together."""
     learning_rate: float = 0.1
-    """At batch 256, in proportion to the batch size; a tenth after each third of the run."""
+    """At batch 256, else in proportion; a tenth of it after each third of the run."""
     weight_decay: float = 1e-4
+    """Of the L2 penalty, whose gradient goes through the momentum."""
     seed: int = 0
+    """Of the student's start, the order of the images and their augmentation."""
     strategy: Literal["none", "mirrored"] = "none"
     """"mirrored" for all GPUs of the machine."""
     mixed_precision: bool = False
+    """Compute in float16, keep weights and losses in float32."""
     export: str = ""
     """What to ship the student as: saved_model, tflite, or both with a comma."""
 
@@ -124,13 +129,14 @@ def train(config, data, model, student):
     """Fits, evaluates and ships what `prepare` returned; returns the results."""
     directory = run.create_workdir(config.workdir, config)
     started = time.monotonic()
-    model.fit(
-        training_batches(config, data),
-        epochs=config.epochs,
-        shuffle=False,  # the data set shuffles
-        validation_data=test_batches(config, data),
-        callbacks=[keras.callbacks.CSVLogger(directory / "metrics.csv")],
-    )
+    with run.quiet_about_length():
+        model.fit(
+            training_batches(config, data),
+            epochs=config.epochs,
+            shuffle=False,  # the data set shuffles
+            validation_data=evaluation_batches(config, data),
+            callbacks=[keras.callbacks.CSVLogger(directory / "metrics.csv")],
+        )
     training_seconds = time.monotonic() - started
     run.save_model(student, directory / "student.keras")
     results = {
@@ -175,7 +181,7 @@ def training_batches(config, data):
     )
 
 
-def test_batches(config, data, batch_size=None):
+def evaluation_batches(config, data, batch_size=None):
     """The 224 crop of the middle; small images as they are."""
     whole = augment.as_is if data.image_size else augment.resize_center_crop
     return data.test.batches(
@@ -186,9 +192,16 @@ def test_batches(config, data, batch_size=None):
 def load_student(config, data):
     size, classes = image_size(data), len(data.class_names)
     if not config.student.endswith(".keras"):
-        return applications.load(
-            config.student, weights=None, input_shape=(size, size, 3), classes=classes
+        network = applications.load(
+            config.student,
+            weights=None,
+            input_shape=(size, size, 3),
+            classes=classes,
+            classifier_activation=None,
         )
+        # In float16 a softmax is too coarse, and top-5 does not take it.
+        softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
+        return keras.Model(network.input, softmax(network.output), name=network.name)
     student = load_model(config.student, "student")
     if student.output_shape[-1] != classes:
         run.refuse("student", f"a classifier of {classes} classes", config.student)
@@ -251,12 +264,15 @@ def logits(classifier):
 
 def build_optimizer(config, steps_per_epoch):
     """SGD as in Heo et al. 2019, whose settings the paper takes."""
+    momentum = 0.9
     peak = config.learning_rate * config.batch_size / 256
     thirds = [round(config.epochs * steps_per_epoch * part / 3) for part in (1, 2)]
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         thirds, [peak, peak / 10, peak / 100]
     )
-    return keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=config.weight_decay)
+    # Keras's decay goes past the momentum, which would have added it up tenfold.
+    decay = config.weight_decay / (1 - momentum)
+    return keras.optimizers.SGD(schedule, momentum=momentum, weight_decay=decay)
 
 
 def accuracies():
@@ -270,7 +286,8 @@ def evaluate(config, data, path):
     """Top-1 and top-5 in percent of the student as saved at `path`."""
     student = keras.saving.load_model(path, compile=False)
     student.compile(loss="sparse_categorical_crossentropy", metrics=accuracies())
-    values = student.evaluate(test_batches(config, data), return_dict=True)
+    with run.quiet_about_length():
+        values = student.evaluate(evaluation_batches(config, data), return_dict=True)
     return {name: round(100 * float(values[name]), 3) for name in ("top1", "top5")}
 
 
@@ -293,7 +310,7 @@ def tflite_top1(config, data, path):
     runner = Interpreter(model_path=path).get_signature_runner()
     progress = keras.utils.Progbar(len(data.test), unit_name="image")
     right = total = 0
-    for image, label in test_batches(config, data, batch_size=1):
+    for image, label in evaluation_batches(config, data, batch_size=1):
         right += int(np.argmax(runner(image=image)["output_0"]) == int(label[0]))
         total += 1
         progress.update(total)

@@ -6,10 +6,12 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 
 import tensorflow as tf
-from absl import app, logging
+from absl import app, flags, logging
 from etils import eapp
+
 from keras_hybrid.export.staging import staged
 
 
@@ -42,7 +44,7 @@ def from_shell(config_class, prepare, train):
 def _mistakes_in_one_line():
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, flags.Error) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -85,6 +87,17 @@ def save_model(model, path):
     with staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)
+
+
+@contextlib.contextmanager
+def quiet_about_length():
+    """Without Keras's "ran out of data" after each pass through data of unknown length.
+
+    How many photographs can be read is known only at the end.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def strategy_scope(strategy):

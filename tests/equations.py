@@ -61,6 +61,9 @@ def losses_and_gradients(forward, loss, labels, variables, alpha=None):
         l1, l2, l3 = [loss(labels, y) for y in forward()]
     if alpha is None:
         alpha = 2 * float(l3) / (float(l1) + float(l2))
-    parts = [tape.gradient(l, variables, unconnected_gradients="zero") for l in (l1, l2, l3)]
+    parts = [
+        tape.gradient(loss, variables, unconnected_gradients="zero")
+        for loss in (l1, l2, l3)
+    ]
     gradients = [alpha * (g1 + g2) + g3 for g1, g2, g3 in zip(*parts)]
     return alpha, [float(l1), float(l2), float(l3)], gradients

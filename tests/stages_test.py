@@ -10,7 +10,11 @@ FAMILIES = {
     "VGG16": ([1, 2, 4, 8, 16, 32], {0: ("block1_conv2", 64), 5: ("block5_pool", 512)}),
     "ResNet50": (
         [2, 4, 8, 16, 32],
-        {0: ("conv1_relu", 64), 1: ("conv2_block3_out", 256), 4: ("conv5_block3_out", 2048)},
+        {
+            0: ("conv1_relu", 64),
+            1: ("conv2_block3_out", 256),
+            4: ("conv5_block3_out", 2048),
+        },
     ),
     "ResNet50V2": ([2, 4, 8, 16, 32], {0: ("conv1_conv", 64), 4: ("post_relu", 2048)}),
     "MobileNet": (
@@ -54,7 +58,9 @@ def test_sizes_are_those_of_the_maps(family, size):
     network = getattr(keras.applications, family)
     model = network(weights=None, include_top=False, input_shape=(None, None, 3))
     fixed = network(weights=None, include_top=False, input_shape=(*size, 3))
-    for cut, known in zip(Network(model, "m").cuts, Network(fixed, "m").cuts, strict=True):
+    for cut, known in zip(
+        Network(model, "m").cuts, Network(fixed, "m").cuts, strict=True
+    ):
         assert cut.size(size) == tuple(known.spec.shape[1:3])
 
 

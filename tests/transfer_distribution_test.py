@@ -31,9 +31,13 @@ def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args)
         )
     images, labels = tiny.batch(8 * steps)
     # The two halves of a batch differ, so that their own alphas would differ as well.
-    images = images * np.where(np.arange(len(images)) % 8 < 4, 0.2, 3.0)[:, None, None, None]
+    images = (
+        images * np.where(np.arange(len(images)) % 8 < 4, 0.2, 3.0)[:, None, None, None]
+    )
     steps_seen = []
-    log = keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: steps_seen.append(logs))
+    log = keras.callbacks.LambdaCallback(
+        on_batch_end=lambda batch, logs: steps_seen.append(logs)
+    )
     fit_args = {"shuffle": False, "batch_size": 8, "verbose": 0, **fit_args}
     model.fit(images.astype("float32"), labels, callbacks=[log], **fit_args)
     return model, steps_seen
@@ -41,7 +45,10 @@ def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args)
 
 @pytest.mark.parametrize("balance", ["dynamic", 0.5])
 def test_two_replicas_equal_one_device(balance):
-    (one, one_logs), (two, two_logs) = train(1, balance=balance), train(2, balance=balance)
+    (one, one_logs), (two, two_logs) = (
+        train(1, balance=balance),
+        train(2, balance=balance),
+    )
     assert two.distribute_strategy.num_replicas_in_sync == 2
     assert len(two_logs) == 5
     for weight, other in zip(one.student.weights, two.student.weights):

@@ -71,7 +71,9 @@ PAIRS = [
 def test_step_is_equations_1_and_2(pair, alpha):
     teacher, student, sizes = pair()
     points = stage_pairs(teacher, student)
-    model = HybridTransfer(teacher, student, balance="dynamic" if alpha is None else alpha)
+    model = HybridTransfer(
+        teacher, student, balance="dynamic" if alpha is None else alpha
+    )
     images, labels = tiny.batch(4, size=student.input_shape[1])
     kernels = [(a.convolution.kernel, a.convolution.bias) for a in model.adapters]
     variables = [v.value for v in model.trainable_variables]
@@ -363,7 +365,10 @@ def test_behaves_as_a_plain_keras_model(case):
     images, labels = tiny.batch(32)
     histories = []
     for model in train_both(student):
-        own = {**compile_args, "optimizer": type(optimizer).from_config(optimizer.get_config())}
+        own = {
+            **compile_args,
+            "optimizer": type(optimizer).from_config(optimizer.get_config()),
+        }
         model.compile(loss=CROSS_ENTROPY, metrics=["accuracy"], **own)
         fit = model.fit(
             images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0, **fit_args

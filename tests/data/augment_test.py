@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_hybrid.data import augment
 from PIL import Image
+
+from keras_hybrid.data import augment
 
 
 def _noise(height, width):

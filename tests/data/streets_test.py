@@ -35,9 +35,12 @@ def test_odd_size():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("count", -1), ("size", 7), ("size", 32.0), ("domain", "rain")]
+    ("argument", "value"),
+    [("count", -1), ("size", 7), ("size", 32.0), ("domain", "rain")],
 )
 def test_errors_name_the_argument(argument, value):
     arguments = {"count": 1, argument: value}
-    with pytest.raises(ValueError, match=f"`{argument}` must be .* Received: {argument}="):
+    with pytest.raises(
+        ValueError, match=f"`{argument}` must be .* Received: {argument}="
+    ):
         streets.crops(**arguments)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from keras_hybrid.export import saved_model, to_saved_model
 
 # Keras 3.15 reads weights by `np.array(variable)`, which NumPy 2 finds outdated.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+
 from keras_hybrid.export import tflite, to_tflite
 
 # Keras 3.15 reads weights by `np.array(variable)`, which NumPy 2 finds outdated.

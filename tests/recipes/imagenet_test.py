@@ -1,6 +1,7 @@
 """The recipe end to end on a few small images, and what it says when it cannot start."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -125,8 +126,6 @@ def shell(*flags, cwd):
     command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *flags]
     root = pathlib.Path(imagenet.__file__).parents[1]
     path = {"PYTHONPATH": str(root)} if (root / "setup.py").exists() else {}
-    import os
-
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **path}
     )
