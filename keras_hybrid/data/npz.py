@@ -47,7 +47,7 @@ def load(path):
 
 def _read(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             arrays = {key: file[key] for key in KEYS if key in file}
     except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:

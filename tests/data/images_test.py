@@ -1,0 +1,201 @@
+"""Photographs from files on disk: class folders, tensorflow-datasets, and broken ones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from keras_hybrid.data import augment
+from keras_hybrid.data.images import open_images
+
+CLASSES = "Katze", "犬"
+
+
+def picture(path, value=100, mode="RGB", size=(9, 7)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("L", size, value).convert(mode)
+    image.save(path, quality=100) if path.suffix == ".jpg" else image.save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with grey levels 10, 20, ... 60 in train, one image each in val."""
+    for i in range(6):
+        picture(tmp_path / "train" / CLASSES[i // 3] / f"{i}.jpg", 10 * (i + 1))
+    for name in CLASSES:
+        picture(tmp_path / "val" / name / "0.png", 200)
+    return tmp_path
+
+
+def levels(batches):
+    """One grey level (to the nearest 10) and label for each image."""
+    return [
+        (round(float(tf.reduce_mean(image)), -1), int(label))
+        for images, labels in batches
+        for image, label in zip(images, labels)
+    ]
+
+
+def epoch(source, batch_size=2, training=False, seed=0):
+    return source.batches(
+        batch_size, augment.resize_center_crop(4), training=training, seed=seed
+    )
+
+
+def test_class_folders(folder):
+    data = open_images(folder)
+    assert data.class_names == CLASSES
+    assert (len(data.train), len(data.test)) == (6, 2)
+    assert data.image_size is None
+    expected = [(10.0 * (i + 1), i // 3) for i in range(6)]
+    assert levels(epoch(data.train)) == expected
+    assert levels(epoch(data.test)) == [(200, 0), (200, 1)]
+
+
+def test_training_shuffles_anew_each_epoch_and_repeats_with_the_seed(folder):
+    def two_epochs(seed):
+        tf.random.set_seed(seed)
+        batches = epoch(open_images(folder).train, training=True, seed=seed)
+        return levels(batches), levels(batches)
+
+    first, second = two_epochs(0)
+    assert sorted(first) == sorted(second) == [(10.0 * (i + 1), i // 3) for i in range(6)]
+    assert first != second
+    assert two_epochs(0) == (first, second)
+    assert two_epochs(1) != (first, second)
+
+
+def test_drops_the_short_batch_in_training_only(folder):
+    train = open_images(folder).train
+    assert len(levels(epoch(train, batch_size=4, training=True))) == 4
+    assert len(levels(epoch(train, batch_size=4))) == 6
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_every_kind_of_image_becomes_rgb(mode, folder):
+    path = folder / "val" / CLASSES[0] / ("0.jpg" if mode == "CMYK" else "0.png")
+    (folder / "val" / CLASSES[0] / "0.png").unlink()
+    path.unlink(missing_ok=True)
+    if mode == "I;16":
+        Image.fromarray(np.full((7, 9), 200 * 257, "uint16")).save(path)
+    else:
+        picture(path, 255 if mode == "1" else 200, mode)
+    data = open_images(folder)
+    level = 260 if mode == "1" else 200  # 255 to the nearest 10
+    assert levels(epoch(data.test))[0] == (level, 0)
+    assert data.test.skipped == []
+
+
+def test_a_broken_image_is_skipped_counted_and_named(folder, caplog):
+    broken = folder / "train" / CLASSES[1] / "4.jpg"
+    broken.write_bytes(broken.read_bytes()[:50])
+    train = open_images(folder).train
+    assert [label for _, label in levels(epoch(train))] == [0, 0, 0, 1, 1]
+    assert train.skipped == [str(broken)]
+    assert str(broken) in caplog.text
+    # In training another image takes its place: the epoch is as long as ever.
+    batches = epoch(train, training=True)
+    assert [len(levels(batches)) for _ in range(3)] == [6, 6, 6]
+    assert 50 not in dict(levels(batches))
+    assert train.skipped == [str(broken)]
+
+
+def test_a_deleted_or_empty_image_is_skipped(folder):
+    train = open_images(folder).train
+    (folder / "train" / CLASSES[0] / "0.jpg").unlink()
+    (folder / "train" / CLASSES[0] / "1.jpg").write_bytes(b"")
+    assert [level for level, _ in levels(epoch(train))] == [30, 40, 50, 60]
+    assert len(train.skipped) == 2
+
+
+def test_stops_when_most_images_are_broken(folder):
+    for path in (folder / "train").glob("*/*.jpg"):
+        path.write_bytes(b"no image")
+    train = open_images(folder).train
+    with pytest.raises(tf.errors.InvalidArgumentError, match="More than half of the 6"):
+        levels(epoch(train))
+
+
+def refused(data_dir, message, error=FileNotFoundError):
+    with pytest.raises(error, match=message):
+        open_images(data_dir)
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    refused(tmp_path / "none", "`data_dir` must exist.*train/CLASS/")
+
+
+def test_an_empty_folder(tmp_path):
+    refused(tmp_path, "known layout. Received: .* with nothing. Expected")
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    refused(tmp_path, "train must hold class folders of .*Received: 'cat'")
+
+
+def test_a_class_without_images(folder):
+    (folder / "train" / "empty").mkdir()
+    refused(folder, "Received: 'empty' without any", ValueError)
+
+
+def test_a_class_that_training_does_not_know(folder):
+    picture(folder / "val" / "zebra" / "0.jpg")
+    refused(folder, "must also be in .*Received: 'zebra'", ValueError)
+
+
+def test_a_single_class(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "cat" / "0.jpg")
+    refused(tmp_path, "at least two classes", ValueError)
+
+
+def test_imagenet_that_is_not_prepared(tmp_path):
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
+    refused(tmp_path, "tfds build imagenet2012")
+
+
+@pytest.fixture
+def imagenet2012(tmp_path):
+    """A tiny data set that tensorflow-datasets wrote under ImageNet's name."""
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("5.1.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=CLASSES),
+                "file_name": tfds.features.Text(),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self.draw(6), "validation": self.draw(2)}
+
+        def draw(self, count):
+            for i in range(count):
+                image = np.full((7, 9, 3), 10 * (i + 1), "uint8")
+                yield i, {"image": image, "label": i % 2, "file_name": f"{i}.JPEG"}
+
+        def _generate_examples(self):
+            raise AssertionError("`draw` does it")
+
+    Imagenet2012(data_dir=tmp_path).download_and_prepare()
+    return tmp_path
+
+
+def test_tensorflow_datasets(imagenet2012):
+    data = open_images(imagenet2012)
+    assert data.class_names == CLASSES
+    assert (len(data.train), len(data.test)) == (6, 2)
+    assert levels(epoch(data.test)) == [(10, 0), (20, 1)]
+    tf.random.set_seed(0)
+    batches = epoch(data.train, training=True)
+    expected = [(10.0 * (i + 1), i % 2) for i in range(6)]
+    assert sorted(levels(batches)) == expected
+    assert levels(batches) != levels(batches)
