@@ -138,9 +138,17 @@ def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
         model: Takes images (B, H, W, 3).
         scheme: `"caffe"` (BGR less the ImageNet mean), `"tf"` (-1..1), `"torch"` (0..1,
             then ImageNet mean and deviation), or `"inside"`: it takes raw RGB already.
+
+    Raises:
+        ValueError: An unknown scheme.
     """
     if scheme == "inside":
         return model
+    if scheme not in _SCALE_AND_OFFSET:
+        raise ValueError(
+            f"`scheme` must be one of {['inside', *_SCALE_AND_OFFSET]}. Received: "
+            f"scheme={scheme!r}"
+        )
     image = keras.Input(model.input_shape[1:], name="image")
     return keras.Model(image, model(_preprocess(image, scheme)), name=model.name)
 

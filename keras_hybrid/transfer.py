@@ -243,9 +243,8 @@ class HybridTransfer(keras.Model):
 
         Their random numbers do advance; and with `student_batch_norm="all"` everything.
         """
-        on_jax = (
-            keras.backend.backend() == "jax"
-        )  # where scopes do not nest by themselves
+        # JAX trains within a scope of its own, and a scope does not see into another.
+        on_jax = keras.backend.backend() == "jax"
         state = [(v, v.value) for v in self.variables] if on_jax else None
         with keras.StatelessScope(state_mapping=state) as scope:
             yield

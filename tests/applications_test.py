@@ -313,6 +313,27 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.parametrize("scheme", ["caffe", "tf", "torch"])
+def test_a_bare_network_gets_its_preprocessing(scheme):
+    bare = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Identity()])
+    expected = keras.applications.imagenet_utils.preprocess_input(
+        images().astype("float32"), mode=scheme
+    )
+    found = applications.with_preprocessing(bare, scheme)(images())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+
+
+def test_preprocessing_inside_is_left_alone():
+    bare = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Identity()])
+    assert applications.with_preprocessing(bare, "inside") is bare
+
+
+def test_an_unknown_preprocessing():
+    bare = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Identity()])
+    with pytest.raises(ValueError, match="`scheme` must be one of .*'BGR'"):
+        applications.with_preprocessing(bare, "BGR")
+
+
 def test_saved_models_load_without_keras_hybrid(tmp_path):
     names = [*SMALL.values(), "MobileNetV3Small", "EfficientNetB0", "ConvNeXtTiny"]
     np.save(tmp_path / "images.npy", images())
