@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import sys
+import tempfile
 import warnings
 
 import tensorflow as tf
@@ -54,7 +54,7 @@ def refuse(flag, rule, value):
 
 
 def check_workdir(workdir):
-    """Raises OSError in one line if `workdir` cannot be written; creates nothing."""
+    """Raises OSError in one line if `workdir` cannot be written; leaves nothing."""
     path = pathlib.Path(workdir).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
@@ -62,11 +62,13 @@ def check_workdir(workdir):
             f"--workdir must be a directory. Received: --workdir={workdir}, but "
             f"{existing} is a file"
         )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"--workdir must be writable. Received: --workdir={workdir}, but {existing} "
-            "is not"
-        )
+    try:
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        raise OSError(
+            f"--workdir must be writable. Received: --workdir={workdir}, but in "
+            f"{existing}: {error.strerror}"
+        ) from error
 
 
 def create_workdir(workdir, config):

@@ -1,5 +1,6 @@
 """The recipe end to end on a few small images, and what it says when it cannot start."""
 
+import errno
 import json
 import os
 import pathlib
@@ -196,3 +197,14 @@ def test_a_workdir_that_is_a_file(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="--workdir must be a directory"):
         imagenet.main(config(files, tmp_path / "file" / "run"))
+
+
+def test_a_workdir_that_cannot_be_written(files, tmp_path, monkeypatch):
+    # Permissions do not stop root, and a read-only disk is not at hand.
+    def mkdir(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    message = mistaken(files, tmp_path)
+    assert "--workdir must be writable. Received: --workdir=" in message
+    assert "Permission denied" in message
