@@ -162,6 +162,33 @@ def test_paths_predict():
     assert not np.allclose(model.paths[0](images), model.paths[1](images))
 
 
+def test_the_teachers_stages_never_train():
+    x = image = keras.Input((32, 32, 3))
+    for width in (5, 6, 7):
+        x = layers.Conv2D(width, 3, strides=2, padding="same", activation="tanh")(x)
+        x = layers.Dropout(0.9)(x)
+    student_first, teacher_first, _ = HybridTransfer(
+        keras.Model(image, x), tiny.student(batch_norm=False)
+    ).paths
+    images, _ = tiny.batch()
+    for path in (student_first, teacher_first):
+        np.testing.assert_array_equal(path(images, training=True), path(images))
+
+
+def test_a_preprocessing_that_resizes():
+    teacher, student = tiny.teacher(size=None), tiny.student()
+    resizing = layers.Resizing(48, 48)
+    model = HybridTransfer(teacher, student, teacher_preprocessing=resizing)
+    # The same inside the teacher, for which its sizes do not depend on the image's.
+    image = keras.Input((32, 32, 3))
+    inside = HybridTransfer(keras.Model(image, teacher(resizing(image))), student)
+    for adapter, other in zip(model.adapters, inside.adapters, strict=True):
+        other.set_weights(adapter.get_weights())
+    images, _ = tiny.batch()
+    for path, other in zip(model.paths, inside.paths):
+        np.testing.assert_allclose(path(images), other(images), atol=1e-6)
+
+
 def test_switch_points_by_name():
     by_name = HybridTransfer(tiny.teacher(), tiny.student(), switch_points=POINTS)
     by_stride = HybridTransfer(tiny.teacher(), tiny.student(), switch_points=(2, 4))
@@ -190,14 +217,7 @@ def test_dilated_networks_switch_by_name():
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 33), (17, 50)])
 def test_any_image_size(size):
-    def any_size(model):
-        image = keras.Input((None, None, 3))
-        x = image
-        for layer in model.layers[1:]:
-            x = layer(x)
-        return keras.Model(image, x)
-
-    student = any_size(tiny.student())
+    student = tiny.student(size=None)
     teacher = keras.Sequential(
         [
             keras.Input((None, None, 3)),
