@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 import tempfile
@@ -14,12 +15,15 @@ from etils import eapp
 
 from keras_hybrid.export.staging import staged
 
+_MISTAKES = ValueError, TypeError, OSError, flags.Error
+
 
 def from_shell(config_class, prepare, train):
     """Runs a recipe with the flags of the command line.
 
     What is wrong with a flag or a file comes out as one line, without a traceback: it is
-    `prepare` that meets it. What goes wrong in training is not the user's mistake.
+    `prepare` that meets it. What goes wrong in training is not the user's mistake, but
+    for a loss that explodes.
 
     Args:
         config_class: Dataclass whose fields are the flags.
@@ -28,23 +32,24 @@ def from_shell(config_class, prepare, train):
     """
 
     def parse(argv):
-        with _mistakes_in_one_line():
+        with _mistakes_in_one_line(*_MISTAKES):
             return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
 
     def start(config):
         logging.set_verbosity(logging.INFO)
-        with _mistakes_in_one_line():
+        with _mistakes_in_one_line(*_MISTAKES):
             prepared = prepare(config)
-        train(config, *prepared)
+        with _mistakes_in_one_line(FloatingPointError):
+            train(config, *prepared)
 
     app.run(start, flags_parser=parse)
 
 
 @contextlib.contextmanager
-def _mistakes_in_one_line():
+def _mistakes_in_one_line(*kinds):
     try:
         yield
-    except (ValueError, TypeError, OSError, flags.Error) as error:
+    except kinds as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -89,6 +94,16 @@ def save_model(model, path):
     with staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)
+
+
+def check_converged(history):
+    """Raises FloatingPointError if `TerminateOnNaN` ended the fit."""
+    losses = history.history["loss"]
+    if not math.isfinite(losses[-1]):
+        raise FloatingPointError(
+            f"The loss became infinite or NaN in epoch {len(losses)}. Lower "
+            "--learning_rate, or try --balance=dynamic."
+        )
 
 
 @contextlib.contextmanager

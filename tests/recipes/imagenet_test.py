@@ -95,6 +95,13 @@ def test_mixed_precision(files, tmp_path):
     assert results["top1"] >= 0
 
 
+def test_a_loss_that_explodes_leaves_no_student(files, tmp_path):
+    with pytest.raises(FloatingPointError, match="became infinite or NaN in epoch 1"):
+        imagenet.main(config(files, tmp_path, learning_rate=1e30, epochs=3))
+    assert not (tmp_path / "student.keras").exists()
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_folder_with_a_corrupt_image(files, tmp_path):
     rng = np.random.default_rng(1)
     for split in ("train", "val"):
