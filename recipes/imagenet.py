@@ -268,7 +268,11 @@ def logits(classifier):
 
 
 def build_optimizer(config, steps_per_epoch):
-    """SGD as in Heo et al. 2019, whose settings the paper takes."""
+    """SGD as in Heo et al. 2019, whose settings the paper takes; and gradients clipped.
+
+    The plain sum of losses needs it: nothing normalizes what the teacher-first path's
+    last adapters make, and without clipping the drawn crops' loss became NaN.
+    """
     momentum = 0.9
     peak = config.learning_rate * config.batch_size / 256
     thirds = [round(config.epochs * steps_per_epoch * part / 3) for part in (1, 2)]
@@ -277,7 +281,9 @@ def build_optimizer(config, steps_per_epoch):
     )
     # Keras's decay goes past the momentum, which would have added it up tenfold.
     decay = config.weight_decay / (1 - momentum)
-    return keras.optimizers.SGD(schedule, momentum=momentum, weight_decay=decay)
+    return keras.optimizers.SGD(
+        schedule, momentum=momentum, weight_decay=decay, global_clipnorm=10.0
+    )
 
 
 def accuracies():

@@ -130,6 +130,15 @@ def test_learning_rate_is_the_papers():
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
+def test_a_large_gradient_is_clipped():
+    optimizer = imagenet.build_optimizer(imagenet.Config(weight_decay=0.0), 10)
+    weights = [keras.Variable([0.0, 0.0]), keras.Variable([0.0])]
+    optimizer.apply([np.array([30.0, 0.0]), np.array([40.0])], weights)
+    # The norm is 50 and becomes 10; the rate is 0.1.
+    np.testing.assert_allclose(weights[0].numpy(), [-0.6, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(weights[1].numpy(), [-0.8], rtol=1e-5)
+
+
 def shell(*flags, cwd):
     command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *flags]
     root = pathlib.Path(imagenet.__file__).parents[1]
