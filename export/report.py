@@ -11,7 +11,8 @@ class ExportReport:
         filepath: Where the file (or SavedModel directory) is, as a string.
         size_bytes: Its size in bytes; of a SavedModel, the sum over its files.
         max_abs_error: Largest absolute difference from Keras over all elements of all
-            outputs on a few seeded images, in the unit of the outputs.
+            outputs on the calibration images, or a few seeded ones, in the unit of the
+            outputs.
         agreement: Share (0 to 1) of positions whose argmax over the last axis is the
             same as in Keras, over all outputs with more than one channel; 1.0 where
             there is none.

@@ -8,6 +8,30 @@ import keras
 OTHER_FLOATS = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}
 
 
+def load(path, argument):
+    """Returns the model of a `.keras` file.
+
+    Args:
+        path: The file.
+        argument: What the user calls it, such as `"--student"`.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such file, or no model in it; one line.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{argument} must be a file that exists. Received: {argument}={path}"
+        )
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # zipfile, h5py and Keras raise their own each
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{argument} must be a model saved as .keras. Received: {argument}={path}, "
+            f"of which Keras says: {reason}"
+        ) from error
+
+
 def float32_student(model):
     """Returns the network to export; `model` itself stays as it is.
 

@@ -4,21 +4,26 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import warnings
 
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_hybrid.export.agreement import require_agreement, sample_images
+from keras_hybrid.export.agreement import TOLERANCE, require_agreement, sample_images
+from keras_hybrid.export.calibration import calibration_images
+from keras_hybrid.export.metadata import with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
 from keras_hybrid.export.staging import staged
-from keras_hybrid.export.student import float32_student, image_input
+from keras_hybrid.export.student import float32_student, forward, image_input
+
+QUANTIZATIONS = None, "float16", "dynamic", "int8"
 
 
-def to_tflite(model, filepath):
-    """Writes the student as a float32 TFLite file and checks what was written.
+def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labels=None):
+    """Writes the student as a TFLite file and checks what was written.
 
     The file takes one image: its input `"image"` has the fixed shape `(1, H, W, C)`,
     which is what phones run fastest. It needs built-in TFLite operators only. A dict of
@@ -32,22 +37,36 @@ def to_tflite(model, filepath):
             input is images of a fixed height and width. Not changed.
         filepath: Ends in `.tflite`. Missing parents are created; a file that is there is
             replaced once the new one is complete.
+        quantization: None for float32. `"float16"` stores weights in half the bytes and
+            computes in float32. `"dynamic"` stores them in a quarter, and computes in
+            float32 what has no faster form. `"int8"` computes in integers throughout:
+            input and outputs are uint8, and a student that takes raw RGB takes the bytes
+            of a camera as they are; an output's value is `scale * (byte - zero_point)`,
+            as the file says.
+        calibration_data: Images as the student takes them, from which up to 100 are
+            used: an array (N, H, W, C), or a `tf.data.Dataset` or other iterable of
+            images or batches, with or without labels. They set the ranges of `"int8"`,
+            which needs them, and are what the file is compared on; without, seeded
+            blocks of colour are.
+        labels: Names of the classes, in the order of the last axis of an output: they
+            come along in the file's metadata, where LiteRT's task libraries find them.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         ValueError: `model` cannot be exported: it needs operators that TFLite lacks, has
-            no fixed image size or gives NaN; or `filepath` is a directory or does not
-            end in `.tflite`.
+            no fixed image size or gives NaN; or an argument is none of the above.
         TypeError: `model` is no `keras.Model`.
         RuntimeError: The written file does not compute what Keras computes.
 
     Example:
 
-    >>> report = to_tflite(model.student, "student.tflite")
+    >>> report = to_tflite(
+    ...     model.student, "student.tflite", quantization="int8", calibration_data=images
+    ... )
     >>> interpreter = ai_edge_litert.interpreter.Interpreter(report.filepath)
-    >>> interpreter.get_signature_runner()(image=image)["output_0"]
+    >>> interpreter.get_signature_runner()(image=camera_bytes)["output_0"]
     """
     path = pathlib.Path(filepath)
     if path.suffix != ".tflite" or path.is_dir():
@@ -55,25 +74,94 @@ def to_tflite(model, filepath):
             "`filepath` must be a file that ends in '.tflite'. "
             f"Received: filepath={filepath}"
         )
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(
+            f"`quantization` must be one of {QUANTIZATIONS}. Received: "
+            f"quantization={quantization!r}"
+        )
+    if quantization == "int8" and calibration_data is None:
+        raise ValueError(
+            '`calibration_data` must be given with quantization="int8": some 100 images '
+            "as the student takes them. Received: calibration_data=None"
+        )
     student = float32_student(model)
     shape = _shape_of_one(image_input(student).shape)
-    images = sample_images(shape, image_input(student).dtype)
+    images = _images(calibration_data, shape, image_input(student).dtype)
+    output = None if labels is None else _labelled_output(student, images[0], labels)
     with staged(path) as new:
-        new.write_bytes(_convert(student, shape))
+        content = _convert(student, shape, quantization, images)
+        if labels is not None:
+            content = with_labels(content, labels, output)
+        new.write_bytes(content)
         with _quiet_stderr():
             interpreter = Interpreter(model_path=os.fspath(new))
             interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner()
-        agreement = require_agreement(student, lambda image: runner(image=image), images)
+        outputs = runner.get_output_details()
+        agreement = require_agreement(
+            student,
+            lambda image: _run(runner, image),
+            _through_the_input(runner, images),
+            TOLERANCE[quantization],
+            {name: y["quantization"][0] for name, y in outputs.items()},
+        )
         return ExportReport(
             filepath=os.fspath(filepath),
             size_bytes=new.stat().st_size,
             max_abs_error=agreement.max_abs_error,
             agreement=agreement.same_argmax,
-            ops=_ops(new.read_bytes()),
+            ops=_ops(content),
             input_signature=_signature(runner.get_input_details()),
-            output_signature=_signature(runner.get_output_details()),
+            output_signature=_signature(outputs),
         )
+
+
+def _images(calibration_data, shape, dtype):
+    if calibration_data is None:
+        return sample_images(shape, dtype)
+    return calibration_images(calibration_data, shape[1:], dtype)
+
+
+def _labelled_output(student, image, labels):
+    """The name of the output whose last axis has as many positions as `labels`."""
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"`labels` must be a list of names. Received: labels={labels!r}")
+    shapes = {name: tuple(y.shape) for name, y in forward(student, image).items()}
+    fitting = [name for name, shape in shapes.items() if shape[-1] == len(labels)]
+    if len(fitting) != 1:
+        raise ValueError(
+            "`labels` must be as many as one output has channels. Received: "
+            f"{len(labels)} labels for outputs of shape {shapes}"
+        )
+    return fitting[0]
+
+
+def _through_the_input(runner, images):
+    """The images as the file's input can represent them: bytes of an int8 file."""
+    detail = runner.get_input_details()["image"]
+    return _dequantize(_quantize(images, detail), detail).astype(images.dtype)
+
+
+def _run(runner, image):
+    """Outputs of the file for an image, in the units of Keras."""
+    detail = runner.get_input_details()["image"]
+    outputs = runner(image=_quantize(image, detail))
+    details = runner.get_output_details()
+    return {name: _dequantize(y, details[name]) for name, y in outputs.items()}
+
+
+def _quantize(values, detail):
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return values
+    limits = np.iinfo(detail["dtype"])
+    levels = np.rint(values / scale) + zero_point
+    return np.clip(levels, limits.min, limits.max).astype(detail["dtype"])
+
+
+def _dequantize(values, detail):
+    scale, zero_point = detail["quantization"]
+    return scale * (values.astype("float32") - zero_point) if scale else values
 
 
 def _shape_of_one(shape):
@@ -87,7 +175,7 @@ def _shape_of_one(shape):
     return 1, height, width, channels
 
 
-def _convert(student, shape):
+def _convert(student, shape, quantization, images):
     """Returns the bytes of the file.
 
     By way of a SavedModel: converting a traced function keeps no names, and given the
@@ -97,8 +185,20 @@ def _convert(student, shape):
         write_saved_model(student, directory, shape)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantization is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantization == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.uint8
+            converter.representative_dataset = lambda: (
+                {"image": image} for image in _with_full_range(images)
+            )
         try:
-            with _quiet_stderr():
+            with _quiet_stderr(), warnings.catch_warnings():
+                # The converter runs it itself, to quantize.
+                warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is")
                 return converter.convert()
         except Exception as error:
             missing = {e.operator.name for e in getattr(error, "errors", ())} - {""}
@@ -109,6 +209,15 @@ def _convert(student, shape):
                 "`model` must consist of operators that TFLite has built in. "
                 f"Received: a model that needs the TensorFlow operators {names}"
             ) from None  # the converter's own message is pages of C++
+
+
+def _with_full_range(images):
+    """Raw RGB with a black and a white pixel more, so that the input is 0 to 255."""
+    if images.min() < 0 or images.max() <= 1:
+        return images
+    extremes = images[:1].copy()
+    extremes[..., 0, 0, :], extremes[..., -1, -1, :] = 0, 255
+    return np.concatenate([images, extremes])
 
 
 def _ops(content):

@@ -15,7 +15,6 @@ for trying it out, and evidence of nothing:
 
 import dataclasses
 import json
-import pathlib
 import time
 from typing import Literal
 
@@ -28,6 +27,7 @@ from keras import ops
 import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
+from keras_hybrid.export.student import load
 from keras_hybrid.recipes import embedded, run
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
@@ -207,7 +207,7 @@ def load_student(config, data):
         # In float16 a softmax is too coarse, and top-5 does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)
-    student = load_model(config.student, "student")
+    student = load(config.student, "--student")
     if student.output_shape[-1] != classes:
         run.refuse("student", f"a classifier of {classes} classes", config.student)
     return student
@@ -215,26 +215,13 @@ def load_student(config, data):
 
 def load_teacher(config, data):
     if config.teacher.endswith(".keras"):
-        teacher = load_model(config.teacher, "teacher")
+        teacher = load(config.teacher, "--teacher")
         return applications.with_preprocessing(teacher, config.teacher_preprocessing)
     if not config.data_dir and config.teacher == Config.teacher:
         batches = training_batches(dataclasses.replace(config, batch_size=64), data)
         return embedded.street_classifier(batches, len(data.class_names), _DRAWN)
     classes = len(data.class_names) if config.method == "kd" else None
     return applications.load(config.teacher, classes=classes)
-
-
-def load_model(path, flag):
-    if not pathlib.Path(path).is_file():
-        run.refuse(flag, "a file that exists", path)
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # zipfile, h5py and Keras raise their own each
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"--{flag} must be a model saved as .keras. Received: --{flag}={path}, of "
-            f"which Keras says: {reason}"
-        ) from error
 
 
 def build_model(config, data, student):

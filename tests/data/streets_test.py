@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,104 @@ def test_errors_name_the_argument(argument, value):
         ValueError, match=f"`{argument}` must be .* Received: {argument}="
     ):
         streets.crops(**arguments)
+
+
+SCENES = [streets.scene(i, size=(96, 192)) for i in range(12)]
+
+
+def corners(boxes):
+    return boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+
+
+def test_a_scene_has_all_annotations():
+    for street in SCENES:
+        count = len(street.classes)
+        assert street.image.shape == (96, 192, 3)
+        assert street.image.dtype == street.label_map.dtype == np.uint8
+        assert street.label_map.shape == (96, 192)
+        assert street.boxes.shape == street.visible_boxes.shape == (count, 4)
+        assert street.keypoints.shape == (count, 17, 3)
+    labels = np.concatenate([street.label_map.ravel() for street in SCENES])
+    assert set(labels) == set(range(len(streets.LABELS)))
+    classes = np.concatenate([street.classes for street in SCENES])
+    assert set(classes) == set(range(len(streets.THINGS)))
+
+
+def test_a_scene_is_the_same_each_time():
+    again = streets.scene(3, size=(96, 192))
+    np.testing.assert_array_equal(again.image, SCENES[3].image)
+    np.testing.assert_array_equal(again.keypoints, SCENES[3].keypoints)
+    for a, b in itertools.combinations(SCENES, 2):
+        assert (a.image != b.image).mean() > 0.5
+
+
+def test_dusk_is_another_domain():
+    dusk = [streets.scene(i, size=(96, 192), domain="dusk") for i in range(12)]
+    mean = np.mean([street.image.mean() for street in dusk])
+    assert mean < 0.75 * np.mean([street.image.mean() for street in SCENES])
+    assert max(street.image.max() for street in dusk) > 200  # lamps
+
+
+def test_visible_boxes_lie_in_boxes_and_in_the_picture():
+    covered = 0
+    for street in SCENES:
+        (whole_from, whole_to), (from_, to) = map(
+            corners, (street.boxes, street.visible_boxes)
+        )
+        assert (from_ >= whole_from - 1.5).all()
+        assert (to <= whole_to + 1.5).all()
+        assert (from_ >= 0).all()
+        assert (to <= (192, 96)).all()
+        area, visible = (b[:, 2] * b[:, 3] for b in (street.boxes, street.visible_boxes))
+        covered += np.sum(visible < 0.65 * area)
+    assert covered > 5  # occlusion
+
+
+def test_things_are_where_the_label_map_has_them():
+    for street in SCENES:
+        for name in streets.THINGS:
+            mask = np.zeros((96, 192), bool)
+            own = street.classes == streets.THINGS.index(name)
+            for left, top, width, height in street.visible_boxes[own].astype(int):
+                box = np.s_[top : top + height, left : left + width]
+                assert (street.label_map[box] == streets.LABELS.index(name)).any()
+                mask[box] = True
+            assert mask[street.label_map == streets.LABELS.index(name)].all()
+
+
+def test_keypoints_are_on_the_body():
+    people = ("pedestrian", "rider")
+    seen = 0
+    for street in SCENES:
+        for name, box, joints in zip(street.classes, street.boxes, street.keypoints):
+            x, y, visible = joints.T
+            assert set(visible) <= {0, 1, 2}
+            if streets.THINGS[name] not in people:
+                assert not joints.any()
+                continue
+            known, (left, top, width, height) = visible > 0, box
+            assert (x[known] >= left - 1).all()
+            assert (x[known] <= left + width + 1).all()
+            assert (y[known] >= top - 1).all()
+            assert (y[known] <= top + height + 1).all()
+            for i, j in zip(x[visible == 2].astype(int), y[visible == 2].astype(int)):
+                assert streets.LABELS[street.label_map[j, i]] == streets.THINGS[name]
+            seen += np.count_nonzero(visible == 2)
+            nose, hip, ankle = (
+                streets.KEYPOINTS.index(n) for n in ("nose", "left_hip", "left_ankle")
+            )
+            if known[[nose, hip, ankle]].all():
+                assert y[nose] < y[hip] < y[ankle]
+    assert seen > 100
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("index", -1), ("size", 128), ("size", (20, 256)), ("seed", 0.5), ("domain", "fog")],
+)
+def test_scene_errors_name_the_argument(argument, value):
+    arguments = {"index": 0, argument: value}
+    with pytest.raises(
+        ValueError, match=f"`{argument}` must be .* Received: {argument}="
+    ):
+        streets.scene(**arguments)

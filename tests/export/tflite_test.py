@@ -4,13 +4,17 @@ import os
 import pathlib
 import tempfile
 import types
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+import tiny
+from keras_hybrid.data import streets
 from keras_hybrid.export import tflite, to_tflite
 
 # Keras 3.15 reads weights by `np.array(variable)`, which NumPy 2 finds outdated.
@@ -188,13 +192,136 @@ def test_a_wrong_file_is_not_handed_over(tmp_path, monkeypatch):
     filepath.write_bytes(b"the previous one")
     convert = tflite._convert
     other = small_student(seed=1)
-    monkeypatch.setattr(tflite, "_convert", lambda student, shape: convert(other, shape))
+    monkeypatch.setattr(tflite, "_convert", lambda student, *args: convert(other, *args))
     with pytest.raises(
         RuntimeError, match="must reproduce the model.*'output_0' differs"
     ):
         to_tflite(small_student(), filepath)
     assert list(tmp_path.iterdir()) == [filepath]
     assert filepath.read_bytes() == b"the previous one"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A student that knows three things of a street, and 200 crops it has not seen."""
+    keras.utils.set_random_seed(0)
+    images, labels = streets.crops(2400, seed=0)
+    known = np.isin(
+        labels, [streets.CLASSES.index(n) for n in ("bus", "building", "tree")]
+    )
+    body = tiny.student(size=32, channels=(16, 32, 64), classes=len(streets.CLASSES))
+    image = keras.Input((32, 32, 3))
+    student = keras.Model(image, body(keras.layers.Rescaling(1 / 127.5, -1)(image)))
+    student.compile(
+        keras.optimizers.Adam(3e-3),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    history = student.fit(images[known], labels[known], epochs=12, verbose=0)
+    assert history.history["accuracy"][-1] > 0.9
+    images, labels = streets.crops(550, seed=1)
+    known = np.isin(labels, np.unique(labels)[3:6])
+    return student, images[known][:200].astype("float32")
+
+
+@pytest.mark.parametrize("quantization", [None, "float16", "dynamic", "int8"])
+def test_quantized_files_of_a_trained_student(tmp_path, trained, quantization):
+    student, images = trained
+    report = to_tflite(
+        student,
+        tmp_path / "student.tflite",
+        quantization=quantization,
+        calibration_data=images[:100],
+    )
+    runner = Interpreter(report.filepath).get_signature_runner()
+    detail = runner.get_output_details()["output_0"]
+    received = []
+    for image in images[100:]:
+        image = image.astype(runner.get_input_details()["image"]["dtype"])
+        output = runner(image=image[None])["output_0"][0].astype("float64")
+        if detail["dtype"] == np.uint8:
+            scale, zero_point = detail["quantization"]
+            output = scale * (output - zero_point)
+        received.append(output)
+    expected = student.predict(images[100:], verbose=0)
+    error = np.abs(np.array(received) - expected).max()
+    agreement = np.mean(np.argmax(received, -1) == expected.argmax(-1))
+    assert (
+        error <= {None: 1e-5, "float16": 1e-3, "dynamic": 0.03, "int8": 0.1}[quantization]
+    )
+    assert agreement >= {None: 1.0, "float16": 0.99}.get(quantization, 0.97)
+    bytes_per_weight = {None: 4, "float16": 2}.get(quantization, 1)
+    assert report.size_bytes < bytes_per_weight * student.count_params() + 20_000
+
+
+def test_int8_takes_the_bytes_of_a_camera(tmp_path, trained):
+    student, images = trained
+    pale = 0.5 * images[:100] + 60  # neither black nor white in it
+    report = to_tflite(
+        student,
+        tmp_path / "student.tflite",
+        quantization="int8",
+        calibration_data=pale,
+    )
+    assert report.input_signature == {"image": ((1, 32, 32, 3), "uint8")}
+    assert report.output_signature == {"output_0": ((1, 8), "uint8")}
+    runner = Interpreter(report.filepath).get_signature_runner()
+    assert runner.get_input_details()["image"]["quantization"] == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: list(x),
+        lambda x: tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(8),
+    ],
+)
+def test_calibration_data_as_users_have_them(tmp_path, wrap):
+    images = np.repeat(IMAGE, 10, axis=0) * np.linspace(0, 1, 10)[:, None, None, None]
+    report = to_tflite(
+        small_student(), tmp_path / "student.tflite", calibration_data=wrap(images)
+    )
+    assert report.max_abs_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantization": "int4"}, "`quantization` must be one of.*'int4'"),
+        ({"quantization": "int8"}, "`calibration_data` must be given"),
+        ({"calibration_data": []}, "`calibration_data` must hold images"),
+        (
+            {"calibration_data": np.zeros((2, 8, 8, 3))},
+            r"\(16, 24, 3\).*shape \(8, 8, 3\)",
+        ),
+        ({"labels": ["a", "b"]}, "2 labels for outputs of shape"),
+        ({"labels": "abcde"}, "`labels` must be a list"),
+    ],
+)
+def test_wrong_arguments(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        to_tflite(small_student(), tmp_path / "student.tflite", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_are_in_the_metadata(tmp_path):
+    names = ["ant", "bee", "cow", "dög", "elk"]
+    report = to_tflite(small_student(), tmp_path / "student.tflite", labels=names)
+    with zipfile.ZipFile(report.filepath) as archive:
+        assert archive.namelist() == ["labels.txt"]
+        assert archive.read("labels.txt").decode().splitlines() == names
+    content = pathlib.Path(report.filepath).read_bytes()
+    file = schema.Model.GetRootAs(content)
+    entries = {
+        file.Metadata(i).Name(): file.Buffers(file.Metadata(i).Buffer()).DataAsNumpy()
+        for i in range(file.MetadataLength())
+    }
+    metadata = entries[b"TFLITE_METADATA"].tobytes()
+    assert metadata[4:8] == b"M001"
+    assert b"labels.txt" in metadata
+    expected = small_student()(IMAGE, training=False)
+    np.testing.assert_allclose(run(report.filepath)["output_0"], expected, atol=1e-5)
 
 
 def test_replaces_a_file_and_creates_parents(tmp_path):

@@ -1,0 +1,94 @@
+"""TFLite metadata: the labels of an output, where LiteRT's task libraries look for them.
+
+Layout as in tflite-support's metadata_schema.fbs, version M001: a flatbuffer in the model
+names the label file, and the file itself is in a zip archive behind the model.
+"""
+
+import io
+import zipfile
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+LABEL_FILE = "labels.txt"
+_AXIS_LABELS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
+# Fields of the schema's tables, by their position in it.
+_FILE_NAME, _FILE_DESCRIPTION, _FILE_TYPE = 0, 1, 2
+_TENSOR_NAME, _TENSOR_FILES = 0, 6
+_SUBGRAPH_INPUTS, _SUBGRAPH_OUTPUTS = 2, 3
+_MODEL_SUBGRAPHS, _MODEL_PARSER_VERSION = 3, 7
+
+
+def with_labels(content, labels, output):
+    """Returns a TFLite file that says what the last axis of an output means.
+
+    Args:
+        content: The file, bytes.
+        labels: Names, one per position of the axis.
+        output: Name of the output in the file's signature.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    signature = model.signatureDefs[0]
+    inputs, outputs = (
+        {entry.tensorIndex: entry.name.decode() for entry in entries}
+        for entries in (signature.inputs, signature.outputs)
+    )
+    graph = model.subgraphs[0]
+    metadata = _metadata(
+        [inputs[i] for i in graph.inputs], [outputs[i] for i in graph.outputs], output
+    )
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = np.frombuffer(metadata, "uint8")
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers) - 1
+    model.metadata = [*(model.metadata or ()), entry]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    file = io.BytesIO(bytes(builder.Output()))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr(LABEL_FILE, "".join(f"{label}\n" for label in labels))
+    return file.getvalue()
+
+
+def _metadata(inputs, outputs, labelled):
+    """The ModelMetadata flatbuffer."""
+    builder = flatbuffers.Builder()
+
+    def text(string):
+        return builder.CreateString(string)
+
+    def vector(offsets):
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+
+    def table(fields, offsets, file_type=None):
+        builder.StartObject(fields)
+        for field, offset in offsets.items():
+            builder.PrependUOffsetTRelativeSlot(field, offset, 0)
+        if file_type is not None:
+            builder.PrependInt8Slot(_FILE_TYPE, file_type, 0)
+        return builder.EndObject()
+
+    def tensor(name):
+        fields = {_TENSOR_NAME: text(name)}
+        if name == labelled:
+            file = {
+                _FILE_NAME: text(LABEL_FILE),
+                _FILE_DESCRIPTION: text("Names of the classes, in their order."),
+            }
+            fields[_TENSOR_FILES] = vector([table(5, file, _AXIS_LABELS)])
+        return table(7, fields)
+
+    parts = {
+        _SUBGRAPH_INPUTS: vector([tensor(name) for name in inputs]),
+        _SUBGRAPH_OUTPUTS: vector([tensor(name) for name in outputs]),
+    }
+    root = {
+        _MODEL_SUBGRAPHS: vector([table(10, parts)]),
+        _MODEL_PARSER_VERSION: text("1.0.0"),
+    }
+    builder.Finish(table(8, root), file_identifier=b"M001")
+    return builder.Output()
