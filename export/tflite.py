@@ -16,8 +16,8 @@ from keras_hybrid.export.calibration import calibration_images
 from keras_hybrid.export.metadata import with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
-from keras_hybrid.export.staging import staged
 from keras_hybrid.export.student import float32_student, forward, image_input
+from keras_hybrid.staging import staged
 
 QUANTIZATIONS = None, "float16", "dynamic", "int8"
 

@@ -15,7 +15,6 @@ for trying it out, and evidence of nothing:
 
 import dataclasses
 import json
-import time
 from typing import Literal
 
 import keras
@@ -89,6 +88,8 @@ class Config:
 def main(config):
     """Trains, evaluates and ships a student.
 
+    A run that was ended early goes on from its last checkpoint.
+
     Args:
         config: A `Config`.
 
@@ -100,21 +101,22 @@ def main(config):
         ValueError, TypeError, OSError: The run cannot start; the message says why.
         FloatingPointError: The loss became infinite or NaN; no student is left.
     """
-    return train(config, *prepare(config))
+    return run.results_of(config) or train(config, *prepare(config))
 
 
 def prepare(config):
     """All that can go wrong before training; returns (data, compiled model, student)."""
-    run.check_workdir(config.workdir)
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(
-        "mixed_float16" if config.mixed_precision else "float32"
-    )
+    run.check_workdir(config)
     data = open_data(config)
     steps_per_epoch = len(data.train) // config.batch_size
     if steps_per_epoch == 0:
         run.refuse("batch_size", f"at most {len(data.train)} images", config.batch_size)
+    config = with_embedded_teacher(config, data)
+    keras.config.set_dtype_policy(
+        "mixed_float16" if config.mixed_precision else "float32"
+    )
     with run.strategy_scope(config.strategy):
+        keras.utils.set_random_seed(config.seed)
         student = load_student(config, data)
         model = build_model(config, data, student)
         model.compile(
@@ -128,28 +130,23 @@ def prepare(config):
 
 def train(config, data, model, student):
     """Fits, evaluates and ships what `prepare` returned; returns the results."""
-    directory = run.create_workdir(config.workdir, config)
-    started = time.monotonic()
-    with run.quiet_about_length():
-        history = model.fit(
-            training_batches(config, data),
-            epochs=config.epochs,
-            shuffle=False,  # the data set shuffles
-            validation_data=evaluation_batches(config, data),
-            callbacks=[
-                keras.callbacks.CSVLogger(directory / "metrics.csv"),
-                keras.callbacks.TerminateOnNaN(),
-            ],
-        )
-    training_seconds = time.monotonic() - started
-    run.check_converged(history)
+    directory = run.create_workdir(config)
+    seconds = run.fit(
+        directory,
+        model,
+        student,
+        lambda epochs: training_batches(config, data, epochs),
+        epochs=config.epochs,
+        steps_per_epoch=len(data.train) // config.batch_size,
+        validation_data=evaluation_batches(config, data),
+    )
     run.save_model(student, directory / "student.keras")
     results = {
         "method": config.method,
         "training_images": len(data.train),
         "test_images": len(data.test),
         "skipped_images": [*data.train.skipped, *data.test.skipped],
-        "training_seconds": round(training_seconds, 1),
+        "training_seconds": round(seconds, 1),
         **evaluate(config, data, directory / "student.keras"),
         **ship(config, data, student, directory),
     }
@@ -174,24 +171,19 @@ def image_size(data):
     return data.image_size or _PHOTOGRAPH
 
 
-def training_batches(config, data):
+def training_batches(config, data, epochs):
     """Random resized crop and flip; of small images a shifted crop and flip."""
     small = data.image_size is not None and data.image_size < _PHOTOGRAPH
     augmentation = augment.pad_crop_flip if small else augment.random_resized_crop_flip
-    return data.train.batches(
-        config.batch_size,
-        augmentation(image_size(data)),
-        training=True,
-        seed=config.seed,
+    return data.train.training_batches(
+        config.batch_size, augmentation(image_size(data)), config.seed, epochs
     )
 
 
 def evaluation_batches(config, data, batch_size=None):
     """The 224 crop of the middle; small images as they are."""
     whole = augment.as_is if data.image_size else augment.resize_center_crop
-    return data.test.batches(
-        batch_size or config.batch_size, whole(image_size(data)), training=False, seed=0
-    )
+    return data.test.batches(batch_size or config.batch_size, whole(image_size(data)))
 
 
 def load_student(config, data):
@@ -213,13 +205,18 @@ def load_student(config, data):
     return student
 
 
+def with_embedded_teacher(config, data):
+    """`config` with a teacher that knows the drawn crops, if those are the data."""
+    if config.data_dir or config.method == "none" or config.teacher != Config.teacher:
+        return config
+    path = embedded.street_classifier(data.train, len(data.class_names), _DRAWN)
+    return dataclasses.replace(config, teacher=str(path))
+
+
 def load_teacher(config, data):
     if config.teacher.endswith(".keras"):
         teacher = load(config.teacher, "--teacher")
         return applications.with_preprocessing(teacher, config.teacher_preprocessing)
-    if not config.data_dir and config.teacher == Config.teacher:
-        batches = training_batches(dataclasses.replace(config, batch_size=64), data)
-        return embedded.street_classifier(batches, len(data.class_names), _DRAWN)
     classes = len(data.class_names) if config.method == "kd" else None
     return applications.load(config.teacher, classes=classes)
 

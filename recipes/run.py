@@ -2,20 +2,27 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
+import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import warnings
 
+import keras
 import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
-from keras_hybrid.export.staging import staged
+from keras_hybrid import staging
+from keras_hybrid.callbacks import TransferCurves, read_rows
+from keras_hybrid.recipes.checkpoints import Checkpoints
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def from_shell(config_class, prepare, train):
@@ -23,7 +30,7 @@ def from_shell(config_class, prepare, train):
 
     What is wrong with a flag or a file comes out as one line, without a traceback: it is
     `prepare` that meets it. What goes wrong in training is not the user's mistake, but
-    for a loss that explodes.
+    for what `_endings_in_one_line` knows.
 
     Args:
         config_class: Dataclass whose fields are the flags.
@@ -32,25 +39,49 @@ def from_shell(config_class, prepare, train):
     """
 
     def parse(argv):
-        with _mistakes_in_one_line(*_MISTAKES):
+        with _mistakes_in_one_line():
             return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
 
     def start(config):
         logging.set_verbosity(logging.INFO)
-        with _mistakes_in_one_line(*_MISTAKES):
-            prepared = prepare(config)
-        with _mistakes_in_one_line(FloatingPointError):
-            train(config, *prepared)
+        with _endings_in_one_line(config.workdir):
+            with _mistakes_in_one_line():
+                prepared = None if results_of(config) else prepare(config)
+            if prepared is not None:
+                train(config, *prepared)
 
     app.run(start, flags_parser=parse)
 
 
 @contextlib.contextmanager
-def _mistakes_in_one_line(*kinds):
+def _mistakes_in_one_line():
     try:
         yield
-    except kinds as error:
+    except _MISTAKES as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _endings_in_one_line(workdir):
+    """What ends a run that was well begun, and how to go on."""
+    goes_on = f"The same command goes on from the last checkpoint in {workdir}."
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.info("Interrupted. %s", goes_on)
+        sys.exit(128 + 2)  # as a shell has it for SIGINT
+    except FloatingPointError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except (OSError, tf.errors.OpError) as error:
+        if not _is_full_disk(error):
+            raise
+        sys.exit(f"The disk is full. Make room on it. {goes_on}")
+
+
+def _is_full_disk(error):
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return any(os.strerror(number) in error.message for number in _DISK_FULL)
 
 
 def refuse(flag, rule, value):
@@ -58,50 +89,123 @@ def refuse(flag, rule, value):
     raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
 
 
-def check_workdir(workdir):
-    """Raises OSError in one line if `workdir` cannot be written; leaves nothing."""
-    path = pathlib.Path(workdir).absolute()
+def check_workdir(config):
+    """Raises in one line if the workdir cannot be written, or holds another run.
+
+    Leaves nothing.
+    """
+    path = pathlib.Path(config.workdir).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise NotADirectoryError(
-            f"--workdir must be a directory. Received: --workdir={workdir}, but "
+            f"--workdir must be a directory. Received: --workdir={config.workdir}, but "
             f"{existing} is a file"
         )
     try:
         tempfile.TemporaryDirectory(dir=existing).cleanup()
     except OSError as error:
         raise OSError(
-            f"--workdir must be writable. Received: --workdir={workdir}, but in "
+            f"--workdir must be writable. Received: --workdir={config.workdir}, but in "
             f"{existing}: {error.strerror}"
         ) from error
+    _check_same_run(config)
 
 
-def create_workdir(workdir, config):
-    """Makes `workdir` with the resolved config in it; returns its `pathlib.Path`."""
-    path = pathlib.Path(workdir)
+def _check_same_run(config):
+    path = pathlib.Path(config.workdir)
+    if not (path / "checkpoints").exists() and not (path / "results.json").exists():
+        return
+    there = json.loads((path / "config.json").read_text())
+    now = dataclasses.asdict(config)
+    differences = [
+        f"--{name}={there.get(name)} there and {now.get(name)} now"
+        for name in sorted(there.keys() | now.keys() - {"workdir"})
+        if there.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            "--workdir must be a new directory, or that of a run with the same flags. "
+            f"Received: --workdir={config.workdir}, with {', '.join(differences)}"
+        )
+
+
+def create_workdir(config):
+    """Makes the workdir with the resolved config in it; returns its `pathlib.Path`."""
+    path = pathlib.Path(config.workdir)
     path.mkdir(parents=True, exist_ok=True)
+    for unfinished in path.glob(f"{staging.PREFIX}*"):
+        shutil.rmtree(unfinished)  # of a process that was killed
     write_json(path / "config.json", dataclasses.asdict(config))
     return path
 
 
+def results_of(config):
+    """The content of results.json where the run has finished already, else None."""
+    path = pathlib.Path(config.workdir, "results.json")
+    if not path.exists():
+        return None
+    _check_same_run(config)
+    logging.info("This run has finished already, see %s", path)
+    return json.loads(path.read_text())
+
+
 def write_json(path, content):
-    with staged(path) as new:
+    with staging.staged(path) as new:
         new.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save_model(model, path):
     """`model.save` that leaves a whole file or none."""
-    with staged(path) as new:
+    with staging.staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)
 
 
-def check_converged(history):
+def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validation_data):
+    """`model.fit` that goes on from the last checkpoint in `directory`.
+
+    Args:
+        directory: For the checkpoints, `metrics.csv`, `curves.png` and TensorBoard.
+        model: What to train, compiled.
+        student: The network that it is about; `model` itself or within.
+        batches: `batches(epochs)` returns the batches of the epochs of a `range`.
+        epochs, steps_per_epoch, validation_data: As in `fit`.
+
+    Returns:
+        The seconds that training took, over all processes that took part in it.
+
+    Raises:
+        FloatingPointError: The loss became infinite or NaN.
+    """
+    checkpoints = Checkpoints(directory / "checkpoints", model, student)
+    done = checkpoints.restore()
+    if done:
+        logging.info("Going on after epoch %d of %d", done, epochs)
+    if done < epochs:
+        with quiet_about_length():
+            history = model.fit(
+                batches(range(done, epochs)),
+                initial_epoch=done,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=False,  # the batches are
+                validation_data=validation_data,
+                callbacks=[
+                    keras.callbacks.TerminateOnNaN(),
+                    # Before the checkpoint: a row too many is replaced later.
+                    TransferCurves(directory),
+                    checkpoints,
+                ],
+            )
+        _check_converged(history)
+    return read_rows(directory / "metrics.csv")[-1]["seconds"]
+
+
+def _check_converged(history):
     """Raises FloatingPointError if `TerminateOnNaN` ended the fit."""
-    losses = history.history["loss"]
-    if not math.isfinite(losses[-1]):
+    if not math.isfinite(history.history["loss"][-1]):
         raise FloatingPointError(
-            f"The loss became infinite or NaN in epoch {len(losses)}. Lower "
+            f"The loss became infinite or NaN in epoch {history.epoch[-1] + 1}. Lower "
             "--learning_rate, or try --balance=dynamic."
         )
 

@@ -123,16 +123,13 @@ def _files(classes, names):
     with tf.device("CPU"):
         files, labels = (tf.constant(column) for column in zip(*pairs))
 
-    def shuffled(seed, reshuffle=False):
+    def examples(seed):
         order = tf.data.Dataset.range(len(pairs))
         if seed is not None:
-            order = order.shuffle(len(pairs), seed, reshuffle_each_iteration=reshuffle)
+            order = order.shuffle(len(pairs), seed)
         return order.map(lambda index: (files[index], files[index], labels[index]))
 
-    def reshuffled(seed):
-        return shuffled(seed, reshuffle=True)
-
-    return EncodedSource(reshuffled, shuffled, len(pairs), tf.io.read_file)
+    return EncodedSource(examples, len(pairs), tf.io.read_file)
 
 
 def _open_tfds(path):
@@ -156,14 +153,16 @@ def _open_tfds(path):
 
 
 def _records(tfds, builder, split):
-    def in_order(seed=None, shuffle=False):
-        dataset = builder.as_dataset(
+    def examples(seed):
+        records = builder.as_dataset(
             split,
-            shuffle_files=shuffle,
+            shuffle_files=seed is not None,
             decoders={"image": tfds.decode.SkipDecoding()},
             read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False),
         )
-        return dataset.map(
+        if seed is not None:
+            records = records.shuffle(_SHUFFLE_BUFFER, seed)
+        return records.map(
             lambda record: (
                 record["file_name"],
                 record["image"],
@@ -171,12 +170,7 @@ def _records(tfds, builder, split):
             )
         )
 
-    def reshuffled(seed):
-        if seed is None:
-            return in_order()
-        return in_order(seed, shuffle=True).shuffle(_SHUFFLE_BUFFER, seed)
-
-    return EncodedSource(reshuffled, in_order, builder.info.splits[split].num_examples)
+    return EncodedSource(examples, builder.info.splits[split].num_examples)
 
 
 def _archives(path):

@@ -3,13 +3,16 @@
 Every source has `len(source)`, `source.skipped` (names of the images that could not be
 read so far) and
 
-    source.batches(batch_size, transform, *, training, seed)
+    source.batches(batch_size, transform)
+    source.training_batches(batch_size, transform, seed, epochs)
 
-which returns a `tf.data.Dataset` of (images, labels): float32 (B, size, size, 3) raw RGB
-in 0..255 and int32 (B,). `transform` is one of `augment`. In training all images are
-shuffled anew each epoch, every image has its own seed, and each epoch has
-`len(source) // batch_size` whole batches. `seed`, together with `tf.random.set_seed`,
-fixes order and crops. Else all images come in order, the last batch as long as it is.
+which return a `tf.data.Dataset` of (images, labels): float32 (B, size, size, 3) raw RGB
+in 0..255 and int32 (B,). `transform` is one of `augment`.
+
+`batches` are all images in order, the last batch as long as it is. `training_batches` are
+those of all `epochs`, a `range`, one behind the other. In each epoch every image comes
+once, in `len(source) // batch_size` whole batches; order and crops are a function of
+`seed` and the epoch, so that a run that goes on at epoch 7 sees what it would have seen.
 """
 
 import re
@@ -28,8 +31,7 @@ class ArraySource:
         labels: Integers (N,).
 
     >>> source = ArraySource(np.zeros((6, 8, 8, 3), "uint8"), np.arange(6))
-    >>> batches = source.batches(4, augment.as_is(8), training=False, seed=0)
-    >>> [len(labels) for _, labels in batches]
+    >>> [len(labels) for _, labels in source.batches(4, augment.as_is(8))]
     [4, 2]
     """
 
@@ -42,20 +44,29 @@ class ArraySource:
     def __len__(self):
         return len(self._labels)
 
-    def batches(self, batch_size, transform, *, training, seed):
+    def batches(self, batch_size, transform):
         """See the module."""
-        _check_batch_size(batch_size, len(self), training)
-
-        def load(index, element_seed):
-            return transform(self._images[index], element_seed), self._labels[index]
-
+        _check_batch_size(batch_size)
         order = tf.data.Dataset.range(len(self))
-        if training:
-            order = order.shuffle(len(self), seed=seed)
-        examples = _with_seeds(order, seed, training).map(load, **_PARALLEL)
-        return examples.batch(batch_size, drop_remainder=training).prefetch(
-            tf.data.AUTOTUNE
-        )
+        images = self._load(order, transform, seed=0)
+        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def training_batches(self, batch_size, transform, seed, epochs):
+        """See the module."""
+
+        def batches_of(epoch_seed):
+            order = tf.data.Dataset.range(len(self)).shuffle(len(self), epoch_seed)
+            examples = self._load(order, transform, epoch_seed)
+            return examples.batch(batch_size, drop_remainder=True)
+
+        return _epochs(batches_of, batch_size, len(self), seed, epochs)
+
+    def _load(self, order, transform, seed):
+        def load(position, index):
+            image = transform(self._images[index], tf.stack([seed, position]))
+            return image, self._labels[index]
+
+        return order.enumerate().map(load, **_PARALLEL)
 
 
 class EncodedSource:
@@ -66,63 +77,67 @@ class EncodedSource:
 
     Args:
         examples: `examples(seed)` returns a `tf.data.Dataset` of (name, data, label), in
-            order if `seed` is None, else reshuffled each time it is gone through.
-        spare_examples: `spare_examples(seed)` returns the same in one fixed order, from
-            which places of skipped images are filled.
+            order if `seed` is None, else shuffled with this int64 scalar tensor.
         size: Number of examples.
         read: From `data` to the encoded image, both string tensors.
     """
 
-    def __init__(self, examples, spare_examples, size, read=tf.identity):
-        self._examples, self._spare_examples = examples, spare_examples
-        self._size, self._read = size, read
+    def __init__(self, examples, size, read=tf.identity):
+        self._examples, self._size, self._read = examples, size, read
         self.skipped = []
 
     def __len__(self):
         return self._size
 
-    def batches(self, batch_size, transform, *, training, seed):
+    def batches(self, batch_size, transform):
         """See the module.
 
         Raises:
             tf.errors.InvalidArgumentError: While iterating, when more than half of all
                 images cannot be read.
         """
-        _check_batch_size(batch_size, len(self), training)
-        examples = self._examples(seed if training else None)
-        if training:
-            examples = examples.concatenate(self._spare_examples(seed))
-        images = (
-            _with_seeds(examples, seed, training)
+        _check_batch_size(batch_size)
+        images = self._load(self._examples(None), transform, seed=0)
+        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def training_batches(self, batch_size, transform, seed, epochs):
+        """See the module; raises as `batches` does."""
+
+        def batches_of(epoch_seed):
+            examples, spare = self._examples(epoch_seed), self._examples(epoch_seed + 1)
+            images = self._load(examples.concatenate(spare), transform, epoch_seed)
+            whole = images.batch(batch_size, drop_remainder=True)
+            return whole.take(len(self) // batch_size)
+
+        return _epochs(batches_of, batch_size, len(self), seed, epochs)
+
+    def _load(self, examples, transform, seed):
+        def load(position, name, data, image, label):
+            del name, data
+            return transform(image, tf.stack([seed, position])), label
+
+        return (
+            examples.enumerate()
             .map(self._decode_or_empty, **_PARALLEL)
             .filter(self._is_image)
-            .map(
-                lambda name, data, image, label, seed: (transform(image, seed), label),
-                **_PARALLEL,
-            )
-            .batch(batch_size, drop_remainder=training)
+            .map(load, **_PARALLEL)
         )
-        if training:
-            batches = len(self) // batch_size
-            images = images.take(batches)
-            images = images.apply(tf.data.experimental.assert_cardinality(batches))
-        return images.prefetch(tf.data.AUTOTUNE)
 
-    def _decode_or_empty(self, example, seed):
+    def _decode_or_empty(self, position, example):
         """Adds the image, (0, 0, 3) where reading it fails: a try in the graph."""
         name, data, label = example
         image = tf.data.Dataset.from_tensors(data).map(self._decode).ignore_errors()
         empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
         image = image.concatenate(empty).take(1).get_single_element()
-        return name, data, image, label, seed
+        return position, name, data, image, label
 
     def _decode(self, data):
         """uint8 (H, W, 3), of grey, CMYK, palette, 16 bit and transparent images too."""
         image = tf.io.decode_image(self._read(data), 3, expand_animations=False)
         return tf.ensure_shape(image, (None, None, 3))
 
-    def _is_image(self, name, data, image, label, seed):
-        del label, seed
+    def _is_image(self, position, name, data, image, label):
+        del position, label
         return tf.cond(
             tf.size(image) > 0,
             lambda: True,
@@ -150,15 +165,38 @@ class EncodedSource:
         return "only the second attempt succeeded"
 
 
-def _check_batch_size(batch_size, size, training):
-    if batch_size < 1 or (training and batch_size > size):
+def _epochs(batches_of, batch_size, size, seed, epochs):
+    """Epoch after epoch of `batches_of(epoch_seed)`, an int64 scalar tensor.
+
+    Shared by all GPUs and machines image by image, so that together they see the batches
+    of one.
+    """
+    if not 1 <= batch_size <= size:
         raise ValueError(
             f"`batch_size` must be at least 1, and in training at most the {size} "
             f"images. Received: batch_size={batch_size}"
         )
 
+    def batches_of_epoch(epoch):
+        # Of this graph alone: with a global seed of 0, `shuffle` takes no tensor for its.
+        tf.compat.v1.set_random_seed(1)
+        shape, high = (), 1 << 62
+        return batches_of(
+            tf.random.stateless_uniform(shape, (seed, epoch), 0, high, "int64")
+        )
 
-def _with_seeds(examples, seed, training):
-    """Pairs each example with an integer (2,), in training a new one each epoch."""
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=training)
-    return tf.data.Dataset.zip(examples, seeds.batch(2, drop_remainder=True))
+    batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batches_of_epoch)
+    count = len(epochs) * (size // batch_size)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _check_batch_size(batch_size):
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
+        )

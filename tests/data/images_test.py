@@ -37,10 +37,18 @@ def levels(batches):
     ]
 
 
-def epoch(source, batch_size=2, training=False, seed=0):
-    return source.batches(
-        batch_size, augment.resize_center_crop(4), training=training, seed=seed
+def in_order(source, batch_size=2):
+    return source.batches(batch_size, augment.resize_center_crop(4))
+
+
+def epochs(source, first, last, batch_size=2, seed=0):
+    """The levels and labels of each epoch."""
+    batches = source.training_batches(
+        batch_size, augment.resize_center_crop(4), seed, range(first, last)
     )
+    seen = levels(batches)
+    length = len(seen) // (last - first)
+    return [seen[i * length : (i + 1) * length] for i in range(last - first)]
 
 
 def test_class_folders(folder):
@@ -49,27 +57,30 @@ def test_class_folders(folder):
     assert (len(data.train), len(data.test)) == (6, 2)
     assert data.image_size is None
     expected = [(10.0 * (i + 1), i // 3) for i in range(6)]
-    assert levels(epoch(data.train)) == expected
-    assert levels(epoch(data.test)) == [(200, 0), (200, 1)]
+    assert levels(in_order(data.train)) == expected
+    assert levels(in_order(data.test)) == [(200, 0), (200, 1)]
 
 
 def test_training_shuffles_anew_each_epoch_and_repeats_with_the_seed(folder):
-    def two_epochs(seed):
-        tf.random.set_seed(seed)
-        batches = epoch(open_images(folder).train, training=True, seed=seed)
-        return levels(batches), levels(batches)
-
-    first, second = two_epochs(0)
+    train = open_images(folder).train
+    first, second = epochs(train, 0, 2)
     assert sorted(first) == sorted(second) == [(10.0 * (i + 1), i // 3) for i in range(6)]
     assert first != second
-    assert two_epochs(0) == (first, second)
-    assert two_epochs(1) != (first, second)
+    assert epochs(open_images(folder).train, 0, 2) == [first, second]
+    assert epochs(train, 0, 2, seed=1) != [first, second]
+
+
+def test_a_later_epoch_is_the_same_without_those_before(folder):
+    train = open_images(folder).train
+    tf.random.set_seed(5)
+    whole = epochs(train, 0, 5)
+    assert epochs(train, 3, 5) == whole[3:]
 
 
 def test_drops_the_short_batch_in_training_only(folder):
     train = open_images(folder).train
-    assert len(levels(epoch(train, batch_size=4, training=True))) == 4
-    assert len(levels(epoch(train, batch_size=4))) == 6
+    assert len(epochs(train, 0, 1, batch_size=4)[0]) == 4
+    assert len(levels(in_order(train, batch_size=4))) == 6
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
@@ -83,7 +94,7 @@ def test_every_kind_of_image_becomes_rgb(mode, folder):
         picture(path, 255 if mode == "1" else 200, mode)
     data = open_images(folder)
     level = 260 if mode == "1" else 200  # 255 to the nearest 10
-    assert levels(epoch(data.test))[0] == (level, 0)
+    assert levels(in_order(data.test))[0] == (level, 0)
     assert data.test.skipped == []
 
 
@@ -91,13 +102,13 @@ def test_a_broken_image_is_skipped_counted_and_named(folder, caplog):
     broken = folder / "train" / CLASSES[1] / "4.jpg"
     broken.write_bytes(broken.read_bytes()[:50])
     train = open_images(folder).train
-    assert [label for _, label in levels(epoch(train))] == [0, 0, 0, 1, 1]
+    assert [label for _, label in levels(in_order(train))] == [0, 0, 0, 1, 1]
     assert train.skipped == [str(broken)]
     assert str(broken) in caplog.text
     # In training another image takes its place: the epoch is as long as ever.
-    batches = epoch(train, training=True)
-    assert [len(levels(batches)) for _ in range(3)] == [6, 6, 6]
-    assert 50 not in dict(levels(batches))
+    three = epochs(train, 0, 3)
+    assert [len(seen) for seen in three] == [6, 6, 6]
+    assert all(50 not in dict(seen) for seen in three)
     assert train.skipped == [str(broken)]
 
 
@@ -105,7 +116,7 @@ def test_a_deleted_or_empty_image_is_skipped(folder):
     train = open_images(folder).train
     (folder / "train" / CLASSES[0] / "0.jpg").unlink()
     (folder / "train" / CLASSES[0] / "1.jpg").write_bytes(b"")
-    assert [level for level, _ in levels(epoch(train))] == [30, 40, 50, 60]
+    assert [level for level, _ in levels(in_order(train))] == [30, 40, 50, 60]
     assert len(train.skipped) == 2
 
 
@@ -114,7 +125,7 @@ def test_stops_when_most_images_are_broken(folder):
         path.write_bytes(b"no image")
     train = open_images(folder).train
     with pytest.raises(tf.errors.InvalidArgumentError, match="More than half of the 6"):
-        levels(epoch(train))
+        levels(in_order(train))
 
 
 def refused(data_dir, message, error=FileNotFoundError):
@@ -193,9 +204,9 @@ def test_tensorflow_datasets(imagenet2012):
     data = open_images(imagenet2012)
     assert data.class_names == CLASSES
     assert (len(data.train), len(data.test)) == (6, 2)
-    assert levels(epoch(data.test)) == [(10, 0), (20, 1)]
-    tf.random.set_seed(0)
-    batches = epoch(data.train, training=True)
+    assert levels(in_order(data.test)) == [(10, 0), (20, 1)]
     expected = [(10.0 * (i + 1), i % 2) for i in range(6)]
-    assert sorted(levels(batches)) == expected
-    assert levels(batches) != levels(batches)
+    first, second = epochs(data.train, 0, 2)
+    assert sorted(first) == sorted(second) == expected
+    assert first != second
+    assert epochs(data.train, 1, 2) == [second]

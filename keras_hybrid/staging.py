@@ -5,6 +5,8 @@ import os
 import pathlib
 import tempfile
 
+PREFIX = ".unfinished-"  # of the temporary directories that a killed process leaves
+
 
 @contextlib.contextmanager
 def staged(filepath):
@@ -17,7 +19,7 @@ def staged(filepath):
     new_parents = [path for path in filepath.parents if not path.exists()]
     try:
         filepath.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=filepath.parent, prefix=".export-") as work:
+        with tempfile.TemporaryDirectory(dir=filepath.parent, prefix=PREFIX) as work:
             new, old = pathlib.Path(work, "new"), pathlib.Path(work, "old")
             yield new
             _replace(filepath, new, old)

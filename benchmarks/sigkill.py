@@ -1,0 +1,85 @@
+"""Kills a recipe ten times at random moments: does it end as if nothing had been?
+
+    python benchmarks/sigkill.py | tee benchmarks/sigkill.txt
+
+The embedded world's crops, MobileNet taught by ResNet-50, the plain sum of losses. One
+run is left alone; the other gets SIGKILL ten times, each time started again with the same
+flags, and then runs to its end.
+"""
+
+import argparse
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from keras_hybrid.callbacks import read_rows
+
+_FLAGS = "--epochs=12", "--batch_size=64", "--export=tflite"
+
+
+def start(workdir):
+    command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *_FLAGS]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def epochs_done(workdir):
+    rows = read_rows(workdir / "metrics.csv")
+    return int(rows[-1]["epoch"]) + 1 if rows else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        alone, killed = (pathlib.Path(directory, name) for name in ("alone", "killed"))
+        assert start(alone).wait() == 0
+        seconds = read_rows(alone / "metrics.csv")[-1]["seconds"]
+        print(f"Left alone: {epochs_done(alone)} epochs in {seconds:.0f} s", flush=True)
+        for kill in range(options.kills):
+            process = start(killed)
+            moment = rng.uniform(0, seconds / 5)
+            time.sleep(moment)
+            process.kill()
+            status = process.wait()
+            print(
+                f"Kill {kill + 1} after {moment:5.1f} s: status {status}, rows in "
+                f"metrics.csv {epochs_done(killed)}",
+                flush=True,
+            )
+        assert start(killed).wait() == 0
+        print(f"Then to the end: {epochs_done(killed)} epochs")
+        compare(alone, killed)
+
+
+def compare(alone, killed):
+    weights, others = (
+        keras.saving.load_model(run / "student.keras").get_weights()
+        for run in (alone, killed)
+    )
+    worst = max(np.abs(a - b).max() for a, b in zip(weights, others))
+    rows, other_rows = (read_rows(run / "metrics.csv") for run in (alone, killed))
+    same = all(
+        {**row, "seconds": 0} == {**other, "seconds": 0}
+        for row, other in zip(rows, other_rows, strict=True)
+    )
+    print(f"Student's weights: largest difference {worst:.1e}")
+    print(f"Rows of metrics.csv, but for the seconds: {'the same' if same else 'differ'}")
+    left = sorted(path.name for path in killed.glob(".*"))
+    print(f"Unfinished files: {left or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

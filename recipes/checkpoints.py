@@ -1,0 +1,64 @@
+"""Checkpoints of a run: a killed one goes on where it was."""
+
+import math
+import pathlib
+import shutil
+
+import keras
+import tensorflow as tf
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the end of the last epoch, whole at any moment.
+
+    TensorFlow's manager names a checkpoint as the latest once it is complete, and then
+    deletes the one before. Keras's own `BackupAndRestore` writes weights and epoch one
+    after the other, and leaves out the random state of dropout layers.
+
+    Args:
+        directory: Of the checkpoints. What a killed process left half-written in it is
+            deleted.
+        model: The compiled model that `fit` trains.
+        student: The network that it is about; `model` itself or within.
+        writes: Whether this process does; of several machines the chief alone.
+    """
+
+    def __init__(self, directory, model, student, writes=True):
+        super().__init__()
+        self._directory = pathlib.Path(directory)
+        self._writes = writes
+        variables = [variable.value for variable in training_state(model, student)]
+        self._checkpoint = tf.train.Checkpoint(variables=variables)
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, str(directory), max_to_keep=1, checkpoint_name="epoch"
+        )
+
+    def restore(self):
+        """Puts the model where it was; returns the number of epochs done."""
+        latest = self._manager.latest_checkpoint
+        if self._writes:
+            self._delete_unfinished(latest)
+        if latest is None:
+            return 0
+        self._checkpoint.restore(latest).assert_consumed()
+        return int(latest.rpartition("-")[2])
+
+    def _delete_unfinished(self, latest):
+        kept = "checkpoint", f"{pathlib.Path(latest).name}." if latest else "checkpoint"
+        for path in self._directory.glob("*"):
+            if not path.name.startswith(kept):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._writes and math.isfinite(logs["loss"]):
+            self._manager.save(epoch + 1)
+
+
+def training_state(model, student):
+    """All variables that training changes: weights, optimizer, random state."""
+    model.optimizer.build(model.trainable_variables)
+    metrics = {id(variable) for variable in model.metrics_variables}
+    metrics |= {id(variable) for variable in student.metrics_variables}
+    state = [*student.variables, *model.trainable_variables, *model.optimizer.variables]
+    distinct = {id(variable): variable for variable in state}
+    return [variable for key, variable in distinct.items() if key not in metrics]

@@ -1,0 +1,123 @@
+"""`TransferCurves`: what it leaves after a `fit`, and after one that goes on."""
+
+import csv
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import tiny
+from keras_hybrid import HybridTransfer, callbacks
+
+
+def fit(directory, epochs, initial_epoch=0, hybrid=True, **settings):
+    student = tiny.student()
+    model = HybridTransfer(tiny.teacher(), student, **settings) if hybrid else student
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    images, labels = tiny.batch(8)
+    return model.fit(
+        images,
+        labels,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        validation_data=(images, labels),
+        verbose=0,
+        callbacks=[callbacks.TransferCurves(directory)],
+    )
+
+
+def events(directory):
+    """(step, tag, value) of all event files, oldest first."""
+    found = []
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    return found
+
+
+def test_csv_events_and_curves(tmp_path):
+    history = fit(tmp_path / "new" / "run", epochs=2)
+    run = tmp_path / "new" / "run"
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert 0 < float(rows[0]["seconds"]) < float(rows[1]["seconds"])
+    for name, values in history.history.items():
+        np.testing.assert_allclose([float(row[name]) for row in rows], values)
+        logged = [value for _, tag, value in events(run) if tag == name]
+        np.testing.assert_allclose(logged, values, rtol=1e-6)
+    assert {"balance", "student_first_loss", "val_accuracy"} < set(rows[0])
+    with Image.open(run / "curves.png") as image:
+        assert image.format == "PNG"
+    assert not list(run.glob(".*"))
+
+
+def test_goes_on_with_the_rows_before_the_first_epoch(tmp_path):
+    fit(tmp_path, epochs=3, hybrid=False)
+    first = callbacks.read_rows(tmp_path / "metrics.csv")
+    fit(tmp_path, epochs=4, initial_epoch=2, hybrid=False)
+    rows = callbacks.read_rows(tmp_path / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert rows[:2] == first[:2]
+    assert rows[2]["seconds"] > first[1]["seconds"]
+    fit(tmp_path, epochs=1, hybrid=False)
+    assert len(callbacks.read_rows(tmp_path / "metrics.csv")) == 1
+
+
+def test_tensorboard_forgets_what_comes_twice(tmp_path):
+    """By a session log of the step at which a file starts."""
+    fit(tmp_path, epochs=3, hybrid=False)
+    fit(tmp_path, epochs=3, initial_epoch=1, hybrid=False)
+    starts = []
+    for path in sorted(tmp_path.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            if event.session_log.status == tf.compat.v1.SessionLog.START:
+                starts.append(event.step)
+    assert starts == [0, 1]
+
+
+def panels(tmp_path, **settings):
+    names = fit(tmp_path, epochs=1, **settings).history
+    return callbacks._panels(list(names))
+
+
+def test_panels_of_a_transfer(tmp_path):
+    assert panels(tmp_path, track_paths=True) == {
+        "loss": {
+            "plain": "student_loss",
+            "student_first": "student_first_loss",
+            "teacher_first": "teacher_first_loss",
+            "validation": "val_loss",
+        },
+        "alpha": {"plain": "balance"},
+        "accuracy": {
+            "plain": "accuracy",
+            "student_first": "student_first_accuracy",
+            "teacher_first": "teacher_first_accuracy",
+            "validation": "val_accuracy",
+        },
+    }
+
+
+def test_panels_of_a_student_alone(tmp_path):
+    assert panels(tmp_path, hybrid=False) == {
+        "loss": {"plain": "loss", "validation": "val_loss"},
+        "accuracy": {"plain": "accuracy", "validation": "val_accuracy"},
+    }
+
+
+def test_a_curve_of_nan_is_drawn(tmp_path):
+    rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": float("nan")}]
+    callbacks.plot(rows, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_a_fit_that_ends_before_its_first_epoch(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    curves = callbacks.TransferCurves(tmp_path / "run")
+    model.fit(np.zeros((2, 2)), np.zeros(2), epochs=0, callbacks=[curves], verbose=0)
+    assert not (tmp_path / "run").exists()

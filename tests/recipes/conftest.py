@@ -1,0 +1,21 @@
+"""A few small images and networks on disk."""
+
+import numpy as np
+import pytest
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """A folder with data.npz, teacher.keras and student.keras for 4 classes at 32 px."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 4
+    images = rng.integers(0, 60, (24, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    images = images.astype("uint8")
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(folder / "data.npz", **arrays)
+    tiny.teacher().save(folder / "teacher.keras")
+    tiny.student().save(folder / "student.keras")
+    return folder

@@ -1,0 +1,162 @@
+"""A run that was ended early goes on, and ends as if nothing had been."""
+
+import resource
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import tiny
+from keras_hybrid.callbacks import read_rows
+from keras_hybrid.recipes import imagenet, run
+from runs import config, flags, shell
+
+
+def saved_student(folder, hidden, rate, policy="float32"):
+    """A student with a hidden layer and dropout, in a file."""
+    keras.config.set_dtype_policy(policy)
+    student = tiny.student()
+    x = keras.layers.Dense(hidden)(student.get_layer("pool").output)
+    x = keras.layers.Dropout(rate)(x)
+    outputs = keras.layers.Dense(4, activation="softmax", dtype="float32")(x)
+    keras.Model(student.input, outputs).save(folder / f"{hidden}.keras")
+    return str(folder / f"{hidden}.keras")
+
+
+@pytest.fixture
+def end_in_epoch(monkeypatch):
+    """`end_in_epoch(n)`: a run ends where epoch n, from 0, is done but not saved."""
+
+    def end(epoch):
+        saved = run.Checkpoints.on_epoch_end
+
+        def on_epoch_end(checkpoints, this_epoch, logs=None):
+            if this_epoch == epoch:
+                monkeypatch.setattr(run.Checkpoints, "on_epoch_end", saved)
+                raise KeyboardInterrupt
+            saved(checkpoints, this_epoch, logs)
+
+        monkeypatch.setattr(run.Checkpoints, "on_epoch_end", on_epoch_end)
+
+    return end
+
+
+def outcome(workdir):
+    """Weights of the student, and the curves but for the seconds."""
+    rows = read_rows(workdir / "metrics.csv")
+    weights = keras.saving.load_model(workdir / "student.keras").get_weights()
+    return weights, [{**row, "seconds": 0} for row in rows]
+
+
+def assert_same_outcome(one, other):
+    (weights, rows), (other_weights, other_rows) = outcome(one), outcome(other)
+    for weight, other_weight in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(weight, other_weight, atol=1e-6)
+    for row, other_row in zip(rows, other_rows, strict=True):
+        assert row == pytest.approx(other_row, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["hybrid", "none", "kd"])
+def test_ends_with_the_weights_of_a_run_never_ended(
+    method, files, tmp_path, end_in_epoch
+):
+    # The random state of dropout is part of where a run is.
+    student = saved_student(tmp_path, hidden=6, rate=0.3)
+    settings = {"student": student, "method": method, "epochs": 4}
+    if method == "kd":
+        tiny.student().save(tmp_path / "teacher.keras")
+        settings["teacher"] = str(tmp_path / "teacher.keras")
+    imagenet.main(config(files, tmp_path / "alone", **settings))
+    for epoch in (0, 2):
+        end_in_epoch(epoch)
+        with pytest.raises(KeyboardInterrupt):
+            imagenet.main(config(files, tmp_path / "ended", **settings))
+        keras.utils.set_random_seed(99)  # another process starts with another state
+    rows = len(read_rows(tmp_path / "ended" / "metrics.csv"))
+    assert rows == 3  # that of the epoch that no checkpoint has among them
+    imagenet.main(config(files, tmp_path / "ended", **settings))
+    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+
+
+def test_in_mixed_precision(files, tmp_path, end_in_epoch):
+    student = saved_student(tmp_path, hidden=7, rate=0.3, policy="mixed_float16")
+    settings = {"student": student, "mixed_precision": True}
+    imagenet.main(config(files, tmp_path / "alone", **settings))
+    end_in_epoch(1)
+    with pytest.raises(KeyboardInterrupt):
+        imagenet.main(config(files, tmp_path / "ended", **settings))
+    imagenet.main(config(files, tmp_path / "ended", **settings))
+    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+
+
+def test_ended_after_the_last_epoch(files, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            imagenet.main(config(files, tmp_path))
+    assert imagenet.main(config(files, tmp_path))["training_seconds"] > 0
+    assert len(read_rows(tmp_path / "metrics.csv")) == 2
+
+
+def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch):
+    results = imagenet.main(config(files, tmp_path))
+    monkeypatch.setattr(imagenet, "prepare", None)
+    assert imagenet.main(config(files, tmp_path)) == results
+
+
+def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch):
+    end_in_epoch(1)
+    with pytest.raises(KeyboardInterrupt):
+        imagenet.main(config(files, tmp_path))
+    message = "--seed=0 there and 1 now"
+    with pytest.raises(ValueError, match=message):
+        imagenet.main(config(files, tmp_path, seed=1))
+    imagenet.main(config(files, tmp_path))
+    with pytest.raises(ValueError, match=message):
+        imagenet.main(config(files, tmp_path, seed=1))
+
+
+def test_what_a_killed_process_left_is_deleted(files, tmp_path):
+    (tmp_path / ".unfinished-abc").mkdir()
+    (tmp_path / "checkpoints" / "epoch-1_temp").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "epoch-1.index.tempstate7").write_text("")
+    run.write_json(tmp_path / "config.json", {**config(files, tmp_path).__dict__})
+    imagenet.main(config(files, tmp_path))
+    assert not list(tmp_path.glob(".*"))
+    kept = {path.name.split(".")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"checkpoint", "epoch-2"}
+
+
+def test_ctrl_c_says_how_to_go_on(files, tmp_path):
+    settings = config(files, tmp_path / "run", epochs=100_000)
+    process = shell(*flags(settings), cwd=tmp_path)
+    while not list(tmp_path.glob("run/checkpoints/epoch-*.index")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "Interrupted. The same command goes on from the last checkpoint" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch):
+    student = saved_student(tmp_path, hidden=9000, rate=0.0)
+    settings = config(files, tmp_path / "ended", student=student)
+    imagenet.main(config(files, tmp_path / "alone", student=student))
+    end_in_epoch(1)
+    with pytest.raises(KeyboardInterrupt):
+        imagenet.main(settings)
+
+    def limit():  # the plots fit, a checkpoint does not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    process = shell(*flags(settings), cwd=tmp_path, preexec_fn=limit)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "The disk is full. Make room on it. The same command goes on" in stderr
+    assert "Traceback" not in stderr
+    imagenet.main(settings)
+    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
