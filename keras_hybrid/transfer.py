@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_hybrid import balance as balances
 from keras_hybrid import switch_points as switches_lib
+from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.path_logs import PathLogs
 from keras_hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, build_paths
 from keras_hybrid.stages import Network
@@ -16,7 +17,7 @@ _UNKNOWN_IMAGE_SIZE = 64
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
-class HybridTransfer(keras.Model):
+class HybridTransfer(MultiWorkerFit, keras.Model):
     """Trains `student` through hybrid paths with a frozen `teacher`.
 
     Every training batch takes three paths to the student's head: the student alone, and

@@ -56,7 +56,8 @@ class Checkpoints(keras.callbacks.Callback):
 
 def training_state(model, student):
     """All variables that training changes: weights, optimizer, random state."""
-    model.optimizer.build(model.trainable_variables)
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
     metrics = {id(variable) for variable in model.metrics_variables}
     metrics |= {id(variable) for variable in student.metrics_variables}
     state = [*student.variables, *model.trainable_variables, *model.optimizer.variables]

@@ -15,6 +15,7 @@ for trying it out, and evidence of nothing:
 
 import dataclasses
 import json
+import pathlib
 from typing import Literal
 
 import keras
@@ -61,8 +62,8 @@ class Config:
     """Of the L2 penalty, whose gradient goes through the momentum."""
     seed: int = 0
     """Of the student's start, the order of the images and their augmentation."""
-    strategy: Literal["none", "mirrored"] = "none"
-    """"mirrored" for all GPUs of the machine."""
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    """All GPUs of this machine, or of all machines in TF_CONFIG, which share a disk."""
     mixed_precision: bool = False
     """Compute in float16, keep weights and losses in float32."""
     export: str = ""
@@ -79,6 +80,9 @@ class Config:
                 run.refuse("balance", '"dynamic" or a number of at least 0', self.balance)
         if not set(self.exports) <= {"saved_model", "tflite"}:
             run.refuse("export", "saved_model, tflite or both", self.export)
+        if self.method == "kd" and self.strategy != "none":
+            # Keras's Distiller weighs the losses of several replicas wrongly.
+            run.refuse("strategy", "none with --method=kd", self.strategy)
 
     @property
     def exports(self):
@@ -95,7 +99,8 @@ def main(config):
 
     Returns:
         The content of results.json: top-1 and top-5 accuracy on the test images in
-        percent, of the student and of its TFLite file; times in seconds.
+        percent, of the student and of its TFLite file; times in seconds. Nothing on
+        machines other than the first.
 
     Raises:
         ValueError, TypeError, OSError: The run cannot start; the message says why.
@@ -106,16 +111,20 @@ def main(config):
 
 def prepare(config):
     """All that can go wrong before training; returns (data, compiled model, student)."""
+    strategy = run.open_strategy(config.strategy)
     run.check_workdir(config)
     data = open_data(config)
     steps_per_epoch = len(data.train) // config.batch_size
     if steps_per_epoch == 0:
         run.refuse("batch_size", f"at most {len(data.train)} images", config.batch_size)
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        run.refuse("batch_size", f"a multiple of {replicas} devices", config.batch_size)
     config = with_embedded_teacher(config, data)
     keras.config.set_dtype_policy(
         "mixed_float16" if config.mixed_precision else "float32"
     )
-    with run.strategy_scope(config.strategy):
+    with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         student = load_student(config, data)
         model = build_model(config, data, student)
@@ -130,8 +139,9 @@ def prepare(config):
 
 def train(config, data, model, student):
     """Fits, evaluates and ships what `prepare` returned; returns the results."""
-    directory = run.create_workdir(config)
-    seconds = run.fit(
+    writes = run.is_chief(model)
+    directory = run.create_workdir(config) if writes else pathlib.Path(config.workdir)
+    run.fit(
         directory,
         model,
         student,
@@ -140,13 +150,15 @@ def train(config, data, model, student):
         steps_per_epoch=len(data.train) // config.batch_size,
         validation_data=evaluation_batches(config, data),
     )
+    if not writes:
+        return {}
     run.save_model(student, directory / "student.keras")
     results = {
         "method": config.method,
         "training_images": len(data.train),
         "test_images": len(data.test),
         "skipped_images": [*data.train.skipped, *data.test.skipped],
-        "training_seconds": round(seconds, 1),
+        "training_seconds": run.training_seconds(directory),
         **evaluate(config, data, directory / "student.keras"),
         **ship(config, data, student, directory),
     }
@@ -224,7 +236,7 @@ def load_teacher(config, data):
 def build_model(config, data, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
-        return student
+        return run.Alone(student.input, student.output)
     teacher = load_teacher(config, data)
     if config.method == "kd":
         return build_distiller(teacher, student)

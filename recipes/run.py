@@ -19,9 +19,11 @@ from etils import eapp
 
 from keras_hybrid import staging
 from keras_hybrid.callbacks import TransferCurves, read_rows
+from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.recipes.checkpoints import Checkpoints
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
+_LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
 _DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -73,9 +75,11 @@ def _endings_in_one_line(workdir):
     except FloatingPointError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except (OSError, tf.errors.OpError) as error:
-        if not _is_full_disk(error):
+        if _is_full_disk(error):
+            sys.exit(f"The disk is full. Make room on it. {goes_on}")
+        if not isinstance(error, _LOST_MACHINE):
             raise
-        sys.exit(f"The disk is full. Make room on it. {goes_on}")
+        sys.exit(f"Another machine of TF_CONFIG is gone. Start all again. {goes_on}")
 
 
 def _is_full_disk(error):
@@ -166,18 +170,17 @@ def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validati
 
     Args:
         directory: For the checkpoints, `metrics.csv`, `curves.png` and TensorBoard.
-        model: What to train, compiled.
+        model: What to train, compiled; of several machines the first writes.
         student: The network that it is about; `model` itself or within.
         batches: `batches(epochs)` returns the batches of the epochs of a `range`.
         epochs, steps_per_epoch, validation_data: As in `fit`.
 
-    Returns:
-        The seconds that training took, over all processes that took part in it.
-
     Raises:
         FloatingPointError: The loss became infinite or NaN.
     """
-    checkpoints = Checkpoints(directory / "checkpoints", model, student)
+    writes = is_chief(model)
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    checkpoints = Checkpoints(directory / "checkpoints", model, student, writes)
     done = checkpoints.restore()
     if done:
         logging.info("Going on after epoch %d of %d", done, epochs)
@@ -189,16 +192,25 @@ def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validati
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 shuffle=False,  # the batches are
-                validation_data=validation_data,
+                validation_data=_evenly_shared(validation_data, replicas),
                 callbacks=[
                     keras.callbacks.TerminateOnNaN(),
                     # Before the checkpoint: a row too many is replaced later.
-                    TransferCurves(directory),
+                    *([TransferCurves(directory)] if writes else []),
                     checkpoints,
                 ],
             )
         _check_converged(history)
-    return read_rows(directory / "metrics.csv")[-1]["seconds"]
+
+
+def _evenly_shared(batches, replicas):
+    """Without a last batch that replicas cannot share evenly, where Keras 3.15 fails."""
+    return batches.filter(lambda images, *_: tf.shape(images)[0] % replicas == 0)
+
+
+def training_seconds(directory):
+    """Of all processes that took part in it."""
+    return round(read_rows(directory / "metrics.csv")[-1]["seconds"], 1)
 
 
 def _check_converged(history):
@@ -221,8 +233,31 @@ def quiet_about_length():
         yield
 
 
-def strategy_scope(strategy):
-    """The scope to build the model in: all GPUs for `"mirrored"`."""
-    if strategy == "mirrored":
-        return tf.distribute.MirroredStrategy().scope()
-    return contextlib.nullcontext()
+def open_strategy(name):
+    """The strategy in whose scope to build the model. Call it before all else.
+
+    Args:
+        name: `"none"`, `"mirrored"` for all GPUs of this machine, or `"multi_worker"`
+            for those of all machines in the environment's `TF_CONFIG`.
+    """
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if name == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise ValueError(
+                "--strategy=multi_worker must have the machines in TF_CONFIG, such as "
+                """TF_CONFIG='{"cluster": {"worker": ["one:2222", "two:2222"]}, """
+                """"task": {"type": "worker", "index": 0}}'"""
+            )
+        logging.info("Waiting for the other machines of TF_CONFIG")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def is_chief(model):
+    """Whether this process writes: of several machines the first."""
+    return model.distribute_strategy.extended.should_checkpoint
+
+
+class Alone(MultiWorkerFit, keras.Model):
+    """A student that trains without a teacher: `Alone(student.input, student.output)`."""

@@ -1,5 +1,7 @@
 """Set up before TensorFlow starts: two logical CPUs for the tests of MirroredStrategy."""
 
+import gc
+
 import keras
 import pytest
 import tensorflow as tf
@@ -17,3 +19,7 @@ def seeded():
     yield
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session()
+
+
+# `clear_session` collects garbage, and need not look through all of TensorFlow each time.
+gc.freeze()

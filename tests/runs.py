@@ -1,12 +1,18 @@
 """Runs of the imagenet recipe that take seconds, here and in a process of their own."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
 from keras_hybrid.recipes import imagenet
+
+# Where another process finds the package, if it is a checkout that is tested.
+_ROOT = pathlib.Path(imagenet.__file__).parents[1]
+PATH = {"PYTHONPATH": str(_ROOT)} if (_ROOT / "setup.py").exists() else {}
 
 
 def config(files, workdir, **changes):
@@ -26,17 +32,27 @@ def flags(config):
     return [f"--{name}={value}" for name, value in dataclasses.asdict(config).items()]
 
 
-def shell(*flags, cwd, **settings):
+def shell(*flags, cwd, environment=(), **settings):
     """Starts the recipe from a shell; returns its `subprocess.Popen`."""
     command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *flags]
-    root = pathlib.Path(imagenet.__file__).parents[1]
-    path = {"PYTHONPATH": str(root)} if (root / "setup.py").exists() else {}
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**os.environ, **path},
+        env={**os.environ, **PATH, **dict(environment)},
         **settings,
     )
+
+
+def tf_configs(machines=2):
+    """The environment variable TF_CONFIG of each machine."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(machines)]
+    cluster = {"worker": [f"localhost:{s.getsockname()[1]}" for s in sockets]}
+    for one in sockets:
+        one.close()
+    return [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index in range(machines)
+    ]

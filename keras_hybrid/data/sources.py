@@ -49,7 +49,7 @@ class ArraySource:
         _check_batch_size(batch_size)
         order = tf.data.Dataset.range(len(self))
         images = self._load(order, transform, seed=0)
-        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return _shared(images.batch(batch_size))
 
     def training_batches(self, batch_size, transform, seed, epochs):
         """See the module."""
@@ -98,7 +98,7 @@ class EncodedSource:
         """
         _check_batch_size(batch_size)
         images = self._load(self._examples(None), transform, seed=0)
-        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return _shared(images.batch(batch_size))
 
     def training_batches(self, batch_size, transform, seed, epochs):
         """See the module; raises as `batches` does."""
@@ -166,11 +166,7 @@ class EncodedSource:
 
 
 def _epochs(batches_of, batch_size, size, seed, epochs):
-    """Epoch after epoch of `batches_of(epoch_seed)`, an int64 scalar tensor.
-
-    Shared by all GPUs and machines image by image, so that together they see the batches
-    of one.
-    """
+    """Epoch after epoch of `batches_of(epoch_seed)`, an int64 scalar tensor."""
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"`batch_size` must be at least 1, and in training at most the {size} "
@@ -188,10 +184,17 @@ def _epochs(batches_of, batch_size, size, seed, epochs):
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batches_of_epoch)
     count = len(epochs) * (size // batch_size)
     batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    return _shared(batches)
+
+
+def _shared(batches):
+    """Machines share them image by image, so that together they see the batches of one.
+
+    By default they would share the files of a data set that is read from files.
+    """
     options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = policy
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 

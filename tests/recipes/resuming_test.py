@@ -11,7 +11,7 @@ import pytest
 import tiny
 from keras_hybrid.callbacks import read_rows
 from keras_hybrid.recipes import imagenet, run
-from runs import config, flags, shell
+from runs import config, flags, shell, tf_configs
 
 
 def saved_student(folder, hidden, rate, policy="float32"):
@@ -160,3 +160,36 @@ def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch):
     assert "Traceback" not in stderr
     imagenet.main(settings)
     assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+
+
+def test_a_machine_that_is_killed(files, tmp_path):
+    """The other says so; started again, both end as one device alone does."""
+    tiny.student(batch_norm=False).save(tmp_path / "student.keras")
+    settings = {"student": str(tmp_path / "student.keras"), "epochs": 6}
+    alone = config(files, tmp_path / "alone", **settings)
+    settings = config(files, tmp_path / "two", strategy="multi_worker", **settings)
+
+    def start():
+        return [
+            shell(*flags(settings), cwd=tmp_path, environment={"TF_CONFIG": tf_config})
+            for tf_config in tf_configs()
+        ]
+
+    first, second = start()
+    while not list(tmp_path.glob("two/checkpoints/epoch-*.index")):
+        assert first.poll() is None
+        time.sleep(0.1)
+    second.kill()
+    _, stderr = first.communicate()
+    assert first.returncode == 1
+    assert "Another machine of TF_CONFIG is gone. Start all again." in stderr
+    assert "Traceback" not in stderr
+    second.communicate()
+    imagenet.main(alone)
+    for process in start():
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert "Going on after epoch" in stderr
+    weights, others = (outcome(tmp_path / run)[0] for run in ("alone", "two"))
+    for weight, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-5)
