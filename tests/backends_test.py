@@ -1,0 +1,64 @@
+"""The same step on JAX. On PyTorch: `KERAS_BACKEND=torch python backend_process.py`."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import backend_process
+import tiny
+from keras_hybrid import HybridTransfer
+from runs import PATH
+
+MODELS = {
+    "defaults": dict,
+    "options": lambda: {
+        "balance": 0.7,
+        "student_batch_norm": "all",
+        "switch_points": [("out1", "out1"), ("out3", "out3")],
+        "track_paths": True,
+    },
+    "sizes": lambda: {
+        "teacher": tiny.teacher(size=24),
+        "teacher_preprocessing": keras.layers.Resizing(24, 24),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Compiled models in files, and what one step on JAX made of them."""
+    folder = tmp_path_factory.mktemp("backends")
+    for name, settings in MODELS.items():
+        networks = {"teacher": tiny.teacher(), "student": tiny.student()}
+        model = HybridTransfer(**{**networks, **settings()})
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        model.optimizer.build(model.trainable_variables)
+        model.save(folder / f"{name}.keras")
+    images, labels = tiny.batch(8)
+    np.savez(folder / "data.npz", images=images, labels=labels)
+    script = pathlib.Path(backend_process.__file__)
+    paths = os.pathsep.join([str(script.parent), *PATH.values()])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": paths}
+    subprocess.run([sys.executable, script, folder], env=environment, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_equals_tensorflows(name, folder):
+    with np.load(folder / "data.npz") as data:
+        expected = backend_process.one_step(
+            folder / f"{name}.keras", data["images"], data["labels"]
+        )
+    with np.load(folder / f"{name}.npz") as received:
+        assert set(received) == set(expected)
+        for key, value in expected.items():
+            np.testing.assert_allclose(received[key], value, atol=1e-5, err_msg=key)
