@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.export.agreement import TOLERANCE, require_agreement, sample_images
 from keras_hybrid.export.calibration import calibration_images
+from keras_hybrid.export.float16 import with_float16_weights
 from keras_hybrid.export.metadata import with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
@@ -185,10 +186,8 @@ def _convert(student, shape, quantization, images):
         write_saved_model(student, directory, shape)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if quantization is not None:
+        if quantization in ("dynamic", "int8"):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantization == "float16":
-            converter.target_spec.supported_types = [tf.float16]
         if quantization == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
@@ -199,7 +198,7 @@ def _convert(student, shape, quantization, images):
             with _quiet_stderr(), warnings.catch_warnings():
                 # The converter runs it itself, to quantize.
                 warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is")
-                return converter.convert()
+                content = converter.convert()
         except Exception as error:
             missing = {e.operator.name for e in getattr(error, "errors", ())} - {""}
             if not missing:
@@ -209,6 +208,7 @@ def _convert(student, shape, quantization, images):
                 "`model` must consist of operators that TFLite has built in. "
                 f"Received: a model that needs the TensorFlow operators {names}"
             ) from None  # the converter's own message is pages of C++
+    return with_float16_weights(content) if quantization == "float16" else content
 
 
 def _with_full_range(images):

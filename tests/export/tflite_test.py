@@ -245,10 +245,11 @@ def test_quantized_files_of_a_trained_student(tmp_path, trained, quantization):
         received.append(output)
     expected = student.predict(images[100:], verbose=0)
     agreement = np.mean(np.argmax(received, -1) == expected.argmax(-1))
-    assert agreement >= {None: 1.0, "float16": 0.99}.get(quantization, 0.97)
-    if quantization is None:
-        np.testing.assert_allclose(received, expected, atol=1e-5)
-    bytes_per_weight = {None: 4, "float16": 2}.get(quantization, 1)
+    assert agreement >= {None: 1.0, "float16": 1.0}.get(quantization, 0.97)
+    if quantization in (None, "float16"):
+        atol = {None: 1e-5, "float16": 1e-3}[quantization]
+        np.testing.assert_allclose(received, expected, atol=atol)
+    bytes_per_weight = {None: 4, "float16": 2.2}.get(quantization, 1)
     assert report.size_bytes < bytes_per_weight * student.count_params() + 20_000
 
 

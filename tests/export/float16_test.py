@@ -1,0 +1,49 @@
+"""Which weights become float16, and that nothing else changes."""
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_hybrid.export import to_tflite
+
+IMAGES = np.random.default_rng(0).uniform(0, 1, (4, 6, 6, 3)).astype("float32")
+
+
+def network():
+    """108, 36 and 14400 weights: the first two are a hundredth of all."""
+    image = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="small")(image)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", name="tiny")(x)
+    x = keras.layers.Dense(100, name="large")(keras.layers.Flatten()(x))
+    return keras.Model(image, x)
+
+
+def filters(path):
+    """(number of weights, dtype) of the constants with two or more axes."""
+    details = Interpreter(str(path)).get_tensor_details()
+    kernels = [d for d in details if len(d["shape"]) > 1 and "image" not in d["name"]]
+    return {(int(np.prod(d["shape"])), d["dtype"].__name__) for d in kernels}
+
+
+def test_the_smallest_stay_in_float32(tmp_path):
+    to_tflite(network(), tmp_path / "half.tflite", quantization="float16")
+    found = filters(tmp_path / "half.tflite")
+    assert {(108, "float32"), (36, "float32"), (14400, "float16")} <= found
+    assert not {(108, "float16"), (36, "float16")} & found
+
+
+def test_computes_what_the_rounded_weights_make(tmp_path):
+    student = network()
+    to_tflite(student, tmp_path / "half.tflite", quantization="float16")
+    kernel = student.get_layer("large").kernel
+    kernel.assign(kernel.numpy().astype("float16").astype("float32"))
+    runner = Interpreter(str(tmp_path / "half.tflite")).get_signature_runner()
+    received = [runner(image=image[None])["output_0"][0] for image in IMAGES]
+    np.testing.assert_allclose(received, student(IMAGES), atol=1e-6)
+
+
+def test_is_about_half_the_size(tmp_path):
+    whole = to_tflite(network(), tmp_path / "whole.tflite")
+    half = to_tflite(network(), tmp_path / "half.tflite", quantization="float16")
+    assert whole.size_bytes - half.size_bytes > 2 * 14400 - 500
+    assert "DEQUANTIZE" in half.ops
