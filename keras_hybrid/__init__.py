@@ -7,6 +7,7 @@ AAAI 2021.
 import importlib
 import pathlib
 
+from keras_hybrid import callbacks
 from keras_hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.describe import describe
 from keras_hybrid.stages import Stage, find_stages
