@@ -240,6 +240,7 @@ def open_strategy(name):
         name: `"none"`, `"mirrored"` for all GPUs of this machine, or `"multi_worker"`
             for those of all machines in the environment's `TF_CONFIG`.
     """
+    _add_in_one_order()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker":
@@ -252,6 +253,16 @@ def open_strategy(name):
         logging.info("Waiting for the other machines of TF_CONFIG")
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def _add_in_one_order():
+    """Makes runs on a CPU repeatable to the last bit.
+
+    In graphs that TensorFlow 2.21 has rewritten, the order in which the gradients of the
+    three paths are added depends on which is there first. GPUs need the rewriting.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def is_chief(model):

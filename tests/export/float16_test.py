@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.export import to_tflite
@@ -40,6 +41,23 @@ def test_computes_what_the_rounded_weights_make(tmp_path):
     runner = Interpreter(str(tmp_path / "half.tflite")).get_signature_runner()
     received = [runner(image=image[None])["output_0"][0] for image in IMAGES]
     np.testing.assert_allclose(received, student(IMAGES), atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1e-3, "float16"), (5e-3, "float32")])
+def test_a_filter_whose_rounding_shows_stays_in_float32(scale, dtype, tmp_path):
+    # A tenth of the weights. Each pair of them cancels, up to what rounding does to it.
+    image = keras.Input((6, 6, 3))
+    doubled = keras.layers.Concatenate()([image, image])
+    x = keras.layers.Conv2D(4, 8, padding="same", use_bias=False)(doubled)
+    x = keras.layers.Dense(96, name="large")(keras.layers.Flatten()(x))
+    x = keras.layers.Activation("sigmoid")(x)
+    student = keras.Model(image, x)
+    half = scale * np.random.default_rng(0).uniform(1, 2, (8, 8, 3, 4))
+    first = half.astype("float16").astype("float32")
+    student.layers[2].kernel.assign(np.concatenate([first, 1e-4 - first], axis=2))
+    to_tflite(student, tmp_path / "s.tflite", quantization="float16")
+    assert (1536, dtype) in filters(tmp_path / "s.tflite")
+    assert (13824, "float16") in filters(tmp_path / "s.tflite")
 
 
 def test_is_about_half_the_size(tmp_path):
