@@ -7,7 +7,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 # Shares of the weights of all filters that stay in float32, to try one after the other.
-EXACT_SHARES = 0.05, 0.2, 0.5
+EXACT_SHARES = 0.05, 0.2, 0.5, 0.9
 _WITH_FILTER = {
     schema.BuiltinOperator.CONV_2D,
     schema.BuiltinOperator.DEPTHWISE_CONV_2D,
