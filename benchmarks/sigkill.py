@@ -8,7 +8,9 @@ flags, and then runs to its end.
 """
 
 import argparse
+import os
 import pathlib
+import platform
 import random
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_hybrid.callbacks import read_rows
 
@@ -43,6 +46,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
+    print(
+        f"{os.cpu_count()} cores ({platform.machine()}), tensorflow {tf.__version__}, "
+        f"keras {keras.__version__}; flags {' '.join(_FLAGS)}, seed {options.seed}"
+    )
     with tempfile.TemporaryDirectory() as directory:
         alone, killed = (pathlib.Path(directory, name) for name in ("alone", "killed"))
         begin = time.monotonic()

@@ -253,6 +253,28 @@ def test_quantized_files_of_a_trained_student(tmp_path, trained, quantization):
     assert report.size_bytes < bytes_per_weight * student.count_params() + 20_000
 
 
+def test_the_report_says_what_a_phone_will_see(tmp_path):
+    student = small_student("dict")  # "mask" has values below 0, and 77 pixels
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 24, 3)).astype("float32")
+    report = to_tflite(
+        student, tmp_path / "s.tflite", quantization="int8", calibration_data=images
+    )
+    details = Interpreter(report.filepath).get_signature_runner().get_output_details()
+    errors, same = [], []
+    for image in images[:, None]:
+        expected = student(image, training=False)
+        received = run(report.filepath, image.astype("uint8"))
+        for name in ("mask", "score"):
+            scale, zero_point = details[name]["quantization"]
+            values = scale * (received[name].astype("float32") - zero_point)
+            errors.append(np.abs(values - expected[name]).max())
+            same.append(values.argmax(-1) == np.argmax(expected[name], -1))
+    assert report.max_abs_error == pytest.approx(max(errors), rel=1e-4)
+    # The file has "both", which is the two once more.
+    assert report.agreement == pytest.approx(np.concatenate(same, None).mean())
+    assert report.agreement < 1
+
+
 def test_int8_takes_the_bytes_of_a_camera(tmp_path, trained):
     student, images = trained
     pale = 0.5 * images[:100] + 60  # neither black nor white in it
