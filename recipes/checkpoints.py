@@ -1,11 +1,13 @@
 """Checkpoints of a run: a killed one goes on where it was."""
 
+import contextlib
 import math
 import pathlib
 import shutil
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -51,7 +53,19 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._writes and math.isfinite(logs["loss"]):
-            self._manager.save(epoch + 1)
+            with _quiet():
+                self._manager.save(epoch + 1)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without TensorFlow's log of how it spreads the variables over files."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def training_state(model, student):
