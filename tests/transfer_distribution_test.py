@@ -1,21 +1,12 @@
 """Two replicas train to the weights of one device (DESIGN: alpha is global)."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tiny
 from keras_hybrid import HybridTransfer
-
-
-@functools.cache
-def strategy(replicas):
-    # One for all tests: TensorFlow mixes up the collectives of two on the same CPUs.
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    return tf.distribute.MirroredStrategy(devices[:replicas])
+from replicas import strategy
 
 
 def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args):

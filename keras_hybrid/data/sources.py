@@ -69,6 +69,12 @@ class ArraySource:
         return order.enumerate().map(load, **_PARALLEL)
 
 
+def decode_image(encoded):
+    """uint8 (H, W, 3), of grey, CMYK, palette, 16 bit and transparent images too."""
+    image = tf.io.decode_image(encoded, 3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
 class EncodedSource:
     """JPEG or PNG images that are decoded on the way.
 
@@ -79,11 +85,14 @@ class EncodedSource:
         examples: `examples(seed)` returns a `tf.data.Dataset` of (name, data, label), in
             order if `seed` is None, else shuffled with this int64 scalar tensor.
         size: Number of examples.
-        read: From `data` to the encoded image, both string tensors.
+        read: From `data` to what is encoded, both string tensors.
+        decode: From there to uint8 (H, W, channels).
+        channels: Of the decoded images.
     """
 
-    def __init__(self, examples, size, read=tf.identity):
-        self._examples, self._size, self._read = examples, size, read
+    def __init__(self, examples, size, read=tf.identity, decode=decode_image, channels=3):
+        self._examples, self._size = examples, size
+        self._read, self._decode_encoded, self._channels = read, decode, channels
         self.skipped = []
 
     def __len__(self):
@@ -124,17 +133,15 @@ class EncodedSource:
         )
 
     def _decode_or_empty(self, position, example):
-        """Adds the image, (0, 0, 3) where reading it fails: a try in the graph."""
+        """Adds the image, of no pixels where reading it fails: a try in the graph."""
         name, data, label = example
         image = tf.data.Dataset.from_tensors(data).map(self._decode).ignore_errors()
-        empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
+        empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, self._channels), "uint8"))
         image = image.concatenate(empty).take(1).get_single_element()
         return position, name, data, image, label
 
     def _decode(self, data):
-        """uint8 (H, W, 3), of grey, CMYK, palette, 16 bit and transparent images too."""
-        image = tf.io.decode_image(self._read(data), 3, expand_animations=False)
-        return tf.ensure_shape(image, (None, None, 3))
+        return self._decode_encoded(self._read(data))
 
     def _is_image(self, position, name, data, image, label):
         del position, label
@@ -161,7 +168,8 @@ class EncodedSource:
         try:
             self._decode(data)
         except tf.errors.OpError as error:
-            return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message).strip()
+            first = error.message.partition("\n")[0]  # then comes Python's traceback
+            return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", first).strip()
         return "only the second attempt succeeded"
 
 
