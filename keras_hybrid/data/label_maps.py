@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from keras_hybrid.data.sources import ArraySource, EncodedSource
 
@@ -107,8 +107,8 @@ def source_of_encoded(examples, size, class_of, read=tf.identity, left_out=()):
 
     def decode(pair):
         image = tf.numpy_function(
-            lambda image, labels: decode_pair(image, labels, class_of),
-            [pair[0], pair[1]],
+            lambda pair: decode_pair(*pair, class_of),
+            [pair],
             "uint8",
             stateful=False,
         )
@@ -126,8 +126,8 @@ def decode_pair(image, labels, class_of):
     Raises:
         ValueError, OSError: They cannot be read, or do not belong together.
     """
-    image = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
-    labels = np.asarray(Image.open(io.BytesIO(labels)))
+    image = np.asarray(_opened(image, "image").convert("RGB"))
+    labels = np.asarray(_opened(labels, "label map"))
     if labels.ndim != 2:
         raise ValueError(
             f"A label map must have one channel. Received: {labels.shape[2]} channels"
@@ -144,6 +144,13 @@ def decode_pair(image, labels, class_of):
             f"A label map must hold labels of the data set. Received: {unknown[:5]}"
         )
     return np.concatenate([image, class_of[labels][..., None].astype("uint8")], axis=-1)
+
+
+def _opened(encoded, what):
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError:
+        raise ValueError(f"The {what} is no PNG or JPEG file") from None
 
 
 def _check_first(pairs, class_of):

@@ -167,9 +167,9 @@ class EncodedSource:
     def _failure(self, data):
         try:
             self._decode(data)
-        except tf.errors.OpError as error:
-            first = error.message.partition("\n")[0]  # then comes Python's traceback
-            return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", first).strip()
+        except (tf.errors.OpError, ValueError, OSError) as error:
+            message = getattr(error, "message", str(error))
+            return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
         return "only the second attempt succeeded"
 
 
