@@ -34,7 +34,8 @@ _PREPROCESSING = {
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in 0-1
 _SCALE_AND_OFFSET = {
-    "caffe": (1.0, [-123.68, -116.779, -103.939]),  # and RGB to BGR afterwards
+    "bgr": (1.0, 0.0),  # and RGB to BGR afterwards
+    "caffe": (1.0, [-123.68, -116.779, -103.939]),  # likewise
     "tf": (1 / 127.5, -1.0),
     "torch": (
         [1 / (255 * s) for s in _STD],
@@ -136,8 +137,9 @@ def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
 
     Args:
         model: Takes images (B, H, W, 3).
-        scheme: `"caffe"` (BGR less the ImageNet mean), `"tf"` (-1..1), `"torch"` (0..1,
-            then ImageNet mean and deviation), or `"inside"`: it takes raw RGB already.
+        scheme: `"bgr"`, `"caffe"` (BGR less the ImageNet mean), `"tf"` (-1..1), `"torch"`
+            (0..1, then ImageNet mean and deviation), or `"inside"`: it takes raw RGB
+            already.
 
     Raises:
         ValueError: An unknown scheme.
@@ -242,7 +244,7 @@ def _preprocess(image, scheme):
         scale, offset, dtype="float32", name="preprocessing"
     )
     x = rescaling(image)
-    if scheme == "caffe":
+    if scheme in ("bgr", "caffe"):
         # Last, because int8 TFLite files of TF 2.21 are wrong with the flip in front:
         # VGG16 (random weights) was off by 27 % of its range, and by 2 % this way.
         # `Flip` is the class behind `keras.ops.flip`, which would not take a name.

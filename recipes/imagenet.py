@@ -15,6 +15,7 @@ for trying it out, and evidence of nothing:
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Literal
 
@@ -73,20 +74,11 @@ class Config:
         for name in ("epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 run.refuse(name, "above 0", getattr(self, name))
-        if self.balance != "dynamic":
-            try:
-                keras_hybrid.FixedBalance(float(self.balance))
-            except ValueError:
-                run.refuse("balance", '"dynamic" or a number of at least 0', self.balance)
-        if not set(self.exports) <= {"saved_model", "tflite"}:
-            run.refuse("export", "saved_model, tflite or both", self.export)
+        run.balance_of(self)
+        run.exports_of(self)
         if self.method == "kd" and self.strategy != "none":
             # Keras's Distiller weighs the losses of several replicas wrongly.
             run.refuse("strategy", "none with --method=kd", self.strategy)
-
-    @property
-    def exports(self):
-        return tuple(part for part in self.export.split(",") if part)
 
 
 def main(config):
@@ -240,7 +232,7 @@ def build_model(config, data, student):
     teacher = load_teacher(config, data)
     if config.method == "kd":
         return build_distiller(teacher, student)
-    balance = config.balance if config.balance == "dynamic" else float(config.balance)
+    balance = run.balance_of(config)
     return keras_hybrid.HybridTransfer(teacher, student, balance=balance)
 
 
@@ -300,21 +292,15 @@ def evaluate(config, data, path):
 
 def ship(config, data, student, directory):
     """Exports; returns what results.json says of it."""
-    results = {}
-    if "saved_model" in config.exports:
-        report = keras_hybrid.export.to_saved_model(student, directory / "saved_model")
-        results["saved_model_max_abs_error"] = report.max_abs_error
-    if "tflite" in config.exports:
-        report = keras_hybrid.export.to_tflite(student, directory / "student.tflite")
-        results["tflite_bytes"] = report.size_bytes
-        results["tflite_max_abs_error"] = report.max_abs_error
-        results["tflite_top1"] = tflite_top1(config, data, report.filepath)
+    results = run.ship(config, student, directory)
+    if "tflite" in run.exports_of(config):
+        results["tflite_top1"] = tflite_top1(config, data, directory / "student.tflite")
     return results
 
 
 def tflite_top1(config, data, path):
     """Top-1 in percent of a TFLite file over all test images, one at a time."""
-    runner = Interpreter(model_path=path).get_signature_runner()
+    runner = Interpreter(model_path=os.fspath(path)).get_signature_runner()
     progress = keras.utils.Progbar(len(data.test), unit_name="image")
     right = total = 0
     for image, label in evaluation_batches(config, data, batch_size=1):

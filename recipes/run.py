@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
+import keras_hybrid
 from keras_hybrid import staging
 from keras_hybrid.callbacks import TransferCurves, read_rows
 from keras_hybrid.multi_worker import MultiWorkerFit
@@ -93,6 +94,25 @@ def refuse(flag, rule, value):
     raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
 
 
+def balance_of(config):
+    """What `HybridTransfer` takes for --balance: "dynamic" or a number."""
+    if config.balance == "dynamic":
+        return config.balance
+    try:
+        keras_hybrid.FixedBalance(float(config.balance))
+    except ValueError:
+        refuse("balance", '"dynamic" or a number of at least 0', config.balance)
+    return float(config.balance)
+
+
+def exports_of(config):
+    """The formats in --export."""
+    formats = [part for part in config.export.split(",") if part]
+    if not set(formats) <= {"saved_model", "tflite"}:
+        refuse("export", "saved_model, tflite or both", config.export)
+    return formats
+
+
 def check_workdir(config):
     """Raises in one line if the workdir cannot be written, or holds another run.
 
@@ -165,7 +185,30 @@ def save_model(model, path):
         new.with_suffix(".keras").rename(new)
 
 
-def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validation_data):
+def ship(config, student, directory, **kwargs):
+    """Exports as --export has it; returns what results.json says of it.
+
+    Args:
+        config: The recipe's.
+        student: What to export.
+        directory: Where to.
+        **kwargs: To `to_tflite`.
+    """
+    results = {}
+    if "saved_model" in exports_of(config):
+        report = keras_hybrid.export.to_saved_model(student, directory / "saved_model")
+        results["saved_model_max_abs_error"] = report.max_abs_error
+    if "tflite" in exports_of(config):
+        path = directory / "student.tflite"
+        report = keras_hybrid.export.to_tflite(student, path, **kwargs)
+        results["tflite_bytes"] = report.size_bytes
+        results["tflite_max_abs_error"] = report.max_abs_error
+    return results
+
+
+def fit(
+    directory, model, student, batches, *, epochs, steps_per_epoch, validation_data=None
+):
     """`model.fit` that goes on from the last checkpoint in `directory`.
 
     Args:
@@ -173,7 +216,8 @@ def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validati
         model: What to train, compiled; of several machines the first writes.
         student: The network that it is about; `model` itself or within.
         batches: `batches(epochs)` returns the batches of the epochs of a `range`.
-        epochs, steps_per_epoch, validation_data: As in `fit`.
+        epochs, steps_per_epoch: As in `fit`.
+        validation_data: Batches to evaluate on after each epoch, or None.
 
     Raises:
         FloatingPointError: The loss became infinite or NaN.
@@ -192,7 +236,8 @@ def fit(directory, model, student, batches, *, epochs, steps_per_epoch, validati
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 shuffle=False,  # the batches are
-                validation_data=_evenly_shared(validation_data, replicas),
+                validation_data=validation_data
+                and _evenly_shared(validation_data, replicas),
                 callbacks=[
                     keras.callbacks.TerminateOnNaN(),
                     # Before the checkpoint: a row too many is replaced later.

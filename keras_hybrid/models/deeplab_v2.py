@@ -30,7 +30,7 @@ def deeplab_v2(backbone, num_classes, *, output_stride=8, rates=RATES):
     Args:
         backbone: A Functional network of images (B, H, W, 3), without a top. Its layers
             are copied, with their weights. With H and W None the images' sizes must be
-            multiples of `output_stride`.
+            multiples of `output_stride`; see `at_size` for where they vary.
         num_classes: Channels of the logits.
         output_stride: Pixels of the image per pixel of the backbone's last map: 8, 16
             or another stride of the backbone.
@@ -56,6 +56,16 @@ def deeplab_v2(backbone, num_classes, *, output_stride=8, rates=RATES):
     x = keras.layers.Add(dtype="float32", name="aspp")(branches)
     logits = _resize(x, base.input_shape[1:3], output_stride)
     return keras.Model(base.input, logits, name=f"deeplab_v2_{base.name}")
+
+
+def at_size(model, height, width):
+    """The same network for images of one size, as exports need it.
+
+    In a graph Keras 3.15 cannot resize to a size that it does not know: `evaluate` on
+    images of several sizes needs a network of each.
+    """
+    image = keras.Input((height, width, *model.input_shape[3:]), name="image")
+    return keras.Model(image, model(image), name=model.name)
 
 
 def with_label_map(model):
