@@ -11,7 +11,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_hybrid.export.agreement import TOLERANCE, require_agreement, sample_images
+from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.calibration import calibration_images
 from keras_hybrid.export.float16 import EXACT_SHARES, with_float16_weights
 from keras_hybrid.export.metadata import with_labels
@@ -142,7 +142,7 @@ def _verify(path, student, images, quantization):
         student,
         lambda image: _run(runner, image),
         _through_the_input(runner, images),
-        TOLERANCE[quantization],
+        quantization,
         {name: y["quantization"][0] for name, y in outputs.items()},
     )
     return agreement, runner.get_input_details(), outputs

@@ -168,7 +168,11 @@ def train(config, data, other, model, student):
         return {}
     run.save_model(student, directory / "student.keras")
     pictures.draw_label_maps(
-        directory / "predictions.png", student, evaluation_batches(data), data.class_names
+        directory / "predictions.png",
+        student,
+        evaluation_batches(data),
+        len(data.test),
+        data.class_names,
     )
     results = {
         "method": config.method,

@@ -42,17 +42,13 @@ def street_classifier(crops, classes, size):
         transform = augment.pad_crop_flip(size)
         batches = crops.training_batches(_BATCH_SIZE, transform, 0, range(_EPOCHS))
         steps_per_epoch = len(crops) // _BATCH_SIZE
-        model.fit(batches, epochs=_EPOCHS, steps_per_epoch=steps_per_epoch)
+        model.fit(batches, epochs=_EPOCHS, steps_per_epoch=steps_per_epoch, shuffle=False)
         save_model(model, path)
     return path
 
 
-def streets_with_labels(domain):
-    """The `LabelMaps` of drawn streets, 400 to train and 100 to test.
-
-    Args:
-        domain: `"day"` or `"dusk"`.
-    """
+def streets_with_labels(domain, training_images=400, test_images=100):
+    """The `LabelMaps` of drawn streets of a domain, `"day"` or `"dusk"`."""
 
     def source(count, seed):
         scenes = [
@@ -63,7 +59,9 @@ def streets_with_labels(domain):
         labels = np.stack([scene.label_map for scene in scenes])
         return label_maps.source_of_arrays(images, labels)
 
-    return label_maps.LabelMaps(source(400, seed=0), source(100, seed=1), streets.LABELS)
+    return label_maps.LabelMaps(
+        source(training_images, seed=0), source(test_images, seed=1), streets.LABELS
+    )
 
 
 def street_segmenter():
@@ -87,7 +85,7 @@ def street_segmenter():
         transform = augment_maps.random_scale_crop_flip(STREET_SIZE)
         batches = data.train.training_batches(batch_size, transform, 0, range(epochs))
         steps_per_epoch = len(data.train) // batch_size
-        model.fit(batches, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        model.fit(batches, epochs=epochs, steps_per_epoch=steps_per_epoch, shuffle=False)
         save_model(model, path)
     return path
 

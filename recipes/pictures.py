@@ -11,13 +11,14 @@ from keras_hybrid.staging import staged
 _ROWS = 4
 
 
-def draw_label_maps(path, student, batches, class_names):
+def draw_label_maps(path, student, batches, count, class_names):
     """Writes a PNG of test images, their truth, and what the student makes of them.
 
     Args:
         path: Of the PNG.
         student: From images (1, H, W, 3) to scores (1, H, W, C).
-        batches: Images (1, H, W, 3) and label maps (1, H, W), the first few are drawn.
+        batches: Images (1, H, W, 3) and label maps (1, H, W).
+        count: How many there are; four at equal distances are drawn.
         class_names: Of the channels.
     """
     colours = class_colours(len(class_names))
@@ -25,7 +26,8 @@ def draw_label_maps(path, student, batches, class_names):
     rows = figure.subplots(_ROWS, 3, squeeze=False)
     for axis in rows.flat:
         axis.set_axis_off()
-    for row, (images, labels) in zip(rows, batches):
+    chosen = batches.shard(max(1, count // _ROWS), 0)
+    for row, (images, labels) in zip(rows, chosen):
         prediction = np.argmax(student(images, training=False)[0], axis=-1)
         for axis, picture in zip(
             row,

@@ -74,7 +74,8 @@ def with_label_map(model):
     Args:
         model: Maps images to scores (B, H, W, C) of up to 256 classes.
     """
-    labels = ops.cast(ops.argmax(model.output, axis=-1), "uint8")
+    _, labels = ops.top_k(model.output, k=1)
+    labels = ops.cast(ops.squeeze(labels, axis=-1), "uint8")
     return keras.Model(model.input, labels, name=model.name)
 
 

@@ -3,48 +3,18 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from keras_hybrid.data import augment_maps, cityscapes
 from keras_hybrid.data.segmentation import open_label_maps
-
-SIZE = 32, 64  # height, width
-
-
-def save(path, array, palette=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    if palette:  # as in GTA5: the pixels are indices, and the colours say nothing
-        image = Image.fromarray(array, "P")
-        image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
-    image.save(path)
-
-
-def grey(level, size=SIZE):
-    return np.full((*size, 3), level, "uint8")
-
-
-def halves(left, right, size=SIZE):
-    """A label map of two values."""
-    labels = np.full(size, right, "uint8")
-    labels[:, : size[1] // 2] = left
-    return labels
-
-
-def add_cityscapes(root, split, count, level=0):
-    for i in range(count):
-        stem = f"aachen_{i:06}_000019"
-        image = root / f"leftImg8bit/{split}/aachen/{stem}_leftImg8bit.png"
-        labels = root / f"gtFine/{split}/aachen/{stem}_gtFine_labelIds.png"
-        save(image, grey(level + i))
-        save(labels, halves(7, 26))
+from trees import SIZE, add_cityscapes, grey, halves, save
 
 
 @pytest.fixture
 def city(tmp_path):
     """Grey images 0, 1, 2 to train and 100 to test, half road and half car."""
-    add_cityscapes(tmp_path, "train", 3)
-    add_cityscapes(tmp_path, "val", 1, level=100)
+    maps = [halves(7, 26)] * 3
+    add_cityscapes(tmp_path, "train", [grey(i) for i in range(3)], maps)
+    add_cityscapes(tmp_path, "val", [grey(100)], maps)
     return tmp_path
 
 

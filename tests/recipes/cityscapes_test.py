@@ -1,0 +1,241 @@
+"""The segmentation recipe from files to mIoU, pictures and exports."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from keras_hybrid import applications
+from keras_hybrid.metrics import MeanIoU
+from keras_hybrid.models.deeplab_v2 import deeplab_v2
+from keras_hybrid.recipes import cityscapes, embedded
+from trees import add_cityscapes, halves
+
+SIZE = 64, 96
+
+
+def pictures(count, seed):
+    """Bright road beside a dark car; some pixels are of no class."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 40, (count, *SIZE, 3))
+    labels = np.full((count, *SIZE), 26, "uint8")
+    for image, label_map, edge in zip(images, labels, rng.integers(20, 76, count)):
+        image[:, :edge] += 200
+        label_map[:, :edge] = 7
+        label_map[:8] = 0
+    return images.astype("uint8"), labels
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny Cityscapes tree, and a small student and teacher."""
+    folder = tmp_path_factory.mktemp("segmentation")
+    add_cityscapes(folder, "train", *pictures(12, seed=0))
+    add_cityscapes(folder, "val", *pictures(3, seed=1))
+    keras.utils.set_random_seed(0)
+    any_size = {"weights": None, "input_shape": (None, None, 3), "alpha": 0.25}
+    network = applications.load("MobileNet", **any_size)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.5
+    deeplab_v2(network, 19, output_stride=8).save(folder / "student.keras")
+    applications.load("MobileNetV2", **{**any_size, "alpha": 0.35}).save(
+        folder / "teacher.keras"
+    )
+    return folder
+
+
+def config(files, workdir, **changes):
+    settings = {
+        "data_dir": str(files),
+        "workdir": str(workdir),
+        "teacher": str(files / "teacher.keras"),
+        "student": str(files / "student.keras"),
+        "steps": 4,
+        "batch_size": 4,
+        "crop_height": 64,
+        "crop_width": 96,
+    }
+    return cityscapes.Config(**{**settings, **changes})
+
+
+def predictions(workdir, images):
+    student = keras.saving.load_model(workdir / "student.keras", compile=False)
+    return np.argmax(student(images.astype("float32")), axis=-1)
+
+
+def test_from_files_to_miou(files, tmp_path):
+    settings = {"steps": 7, "export": "saved_model,tflite"}
+    results = cityscapes.main(config(files, tmp_path, **settings))
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    images, labels = pictures(3, seed=1)
+    truth = np.select([labels == 7, labels == 26], [0, 13], 255)
+    metric = MeanIoU()
+    metric.update_state(truth, predictions(tmp_path, images))
+    assert results["miou"] == pytest.approx(100 * float(metric.result()), abs=0.01)
+    assert results["iou"]["road"] == pytest.approx(
+        100 * metric.result_per_class()[0], abs=0.01
+    )
+    log = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(log) == 1 + 3  # epochs of 3 steps
+    assert {"balance", "mean_iou", "student_loss"} <= set(log[0].split(","))
+    with Image.open(tmp_path / "predictions.png") as picture:
+        assert picture.size == (1200, 960)
+    file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
+    scores = file(image=images[:1].astype("float32"))["output_0"]
+    assert scores.shape == (1, *SIZE, 19)
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+
+
+def test_a_student_teaches_the_next_one(files, tmp_path):
+    """As in Table 3: the teacher is a DeepLab of the same recipe, from another domain."""
+    alone = config(
+        files,
+        tmp_path / "one",
+        method="none",
+        student="MobileNet",
+        student_weights="random",
+        teacher="",
+    )
+    cityscapes.main(alone)
+    teacher = str(tmp_path / "one" / "student.keras")
+    add_cityscapes(tmp_path / "other", "train", *pictures(2, seed=2))
+    add_cityscapes(tmp_path / "other", "val", *pictures(2, seed=3))
+    taught = config(
+        files, tmp_path / "two", teacher=teacher, also_evaluate=str(tmp_path / "other")
+    )
+    _, _, model, _ = cityscapes.prepare(taught)
+    assert [path.owners for path in model.paths[:2]] == [
+        ("student", "teacher", "student", "teacher", "student"),
+        ("teacher", "student", "teacher", "student", "teacher"),
+    ]
+    results = cityscapes.main(taught)
+    images, labels = pictures(2, seed=3)
+    truth = np.select([labels == 7, labels == 26], [0, 13], 255)
+    metric = MeanIoU()
+    metric.update_state(truth, predictions(tmp_path / "two", images))
+    expected = pytest.approx(100 * float(metric.result()), abs=0.01)
+    assert results["also_evaluate"]["miou"] == expected
+
+
+def test_none_trains_the_student_alone(files, tmp_path):
+    results = cityscapes.main(config(files, tmp_path, method="none", teacher=""))
+    assert results["method"] == "none"
+    assert "balance" not in (tmp_path / "metrics.csv").read_text()
+
+
+def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
+    settings = config(files, tmp_path, learning_rate=0.01, steps=40)
+    schedule = cityscapes.build_optimizer(settings)._learning_rate
+    assert float(schedule(0)) == pytest.approx(0.01)
+    assert float(schedule(20)) == pytest.approx(0.01 * 0.5**0.9)
+    assert float(schedule(40)) == float(schedule(41)) == 0
+
+
+def test_mixed_precision(files, tmp_path):
+    settings = {"student": "MobileNet", "student_weights": "random"}
+    results = cityscapes.main(config(files, tmp_path, mixed_precision=True, **settings))
+    student = keras.saving.load_model(tmp_path / "student.keras", compile=False)
+    assert student.get_layer("conv1").compute_dtype == "float16"
+    assert student.output.dtype == "float32"
+    assert results["miou"] >= 0
+
+
+def test_ships_a_label_map(files, tmp_path):
+    cityscapes.main(config(files, tmp_path, export="tflite", export_label_map=True))
+    file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
+    images, _ = pictures(1, seed=5)
+    labels = file(image=images.astype("float32"))["output_0"]
+    assert labels.dtype == np.uint8
+    assert np.mean(labels == predictions(tmp_path, images)) > 0.999
+
+
+def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
+    cityscapes.main(config(files, tmp_path / "alone", steps=6))
+    with monkeypatch.context() as patch:
+        patch.setattr(cityscapes.run, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cityscapes.main(config(files, tmp_path / "ended", steps=6))
+    cityscapes.main(config(files, tmp_path / "ended", steps=6))
+    images, _ = pictures(2, seed=5)
+    students = [
+        keras.saving.load_model(tmp_path / name / "student.keras", compile=False)
+        for name in ("alone", "ended")
+    ]
+    one, other = (student(images.astype("float32")) for student in students)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch):
+    """By day, with a teacher for dusk that is made once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    few = functools.partial(
+        embedded.streets_with_labels, training_images=8, test_images=2
+    )
+    monkeypatch.setattr(embedded, "streets_with_labels", few)
+    monkeypatch.setattr(embedded, "STREET_SIZE", (32, 64))
+    settings = cityscapes.Config(
+        workdir=str(tmp_path / "run"),
+        student="MobileNet",
+        steps=2,
+        batch_size=4,
+        also_evaluate="dusk",
+    )
+    results = cityscapes.main(settings)
+    assert set(results["iou"]) >= {"road", "pedestrian", "car"}
+    assert results["also_evaluate"]["miou"] >= 0
+    (teacher,) = (tmp_path / "cache" / "keras_hybrid").iterdir()
+    assert keras.saving.load_model(teacher).output_shape[-1] == len(results["iou"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_width": 100}, "--crop_width must be a multiple of 32. Received: .*=100"),
+        ({"steps": 0}, "--steps must be above 0"),
+        ({"batch_size": 13}, "--batch_size must be at most 12 images"),
+        ({"teacher": ""}, "--teacher must be given with --data_dir"),
+        ({"teacher": "no.keras"}, "--teacher must be a file that exists"),
+        ({"data_dir": "nowhere"}, "must be a folder. Received: data_dir=nowhere"),
+        ({"also_evaluate": "nowhere"}, "must be a folder. Received: data_dir=nowhere"),
+        ({"balance": "much"}, "--balance must be"),
+        ({"export": "onnx"}, "--export must be saved_model, tflite or both"),
+    ],
+)
+def test_mistakes_are_named_before_training(files, tmp_path, changes, message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        cityscapes.main(config(files, tmp_path / "run", **changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_a_common_stride(files, tmp_path):
+    image = keras.Input((None, None, 3))
+    teacher = keras.Model(image, keras.layers.Conv2D(4, 64, 64)(image))
+    teacher.save(tmp_path / "teacher.keras")
+    settings = config(files, tmp_path / "run", teacher=str(tmp_path / "teacher.keras"))
+    with pytest.raises(ValueError, match="must have stages of two strides in common"):
+        cityscapes.main(settings)
+
+
+def test_a_student_for_other_classes(files, tmp_path):
+    network = applications.load("MobileNet", weights=None, alpha=0.25)
+    deeplab_v2(network, 5).save(tmp_path / "five.keras")
+    settings = config(files, tmp_path / "run", student=str(tmp_path / "five.keras"))
+    with pytest.raises(ValueError, match="--student must be a segmenter of 19 classes"):
+        cityscapes.main(settings)
+
+
+def test_one_broken_label_map_does_not_end_the_run(files, tmp_path):
+    add_cityscapes(tmp_path / "data", "train", *pictures(8, seed=0))
+    add_cityscapes(tmp_path / "data", "val", *pictures(2, seed=1))
+    folder = tmp_path / "data/gtFine/train/aachen"
+    Image.fromarray(halves(7, 8)).save(sorted(folder.iterdir())[5])
+    changes = {"data_dir": str(tmp_path / "data")}
+    results = cityscapes.main(config(files, tmp_path / "run", **changes))
+    (skipped,) = results["skipped_images"]
+    assert skipped.endswith("aachen_000005_000019_leftImg8bit.png")
