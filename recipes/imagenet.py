@@ -45,7 +45,7 @@ class Config:
     """Where config, metrics, student and exports go."""
     teacher: str = "ResNet50"
     """Keras Applications network with ImageNet weights, or a .keras file."""
-    teacher_preprocessing: Literal["inside", "caffe", "tf", "torch"] = "inside"
+    teacher_preprocessing: Literal["inside", "caffe", "tf", "torch", "bgr"] = "inside"
     """What a teacher from a file needs before it."""
     student: str = "MobileNet"
     """Keras Applications network to train from scratch, or .keras file to go on with."""
