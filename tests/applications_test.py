@@ -328,6 +328,13 @@ def test_preprocessing_inside_is_left_alone():
     assert applications.with_preprocessing(bare, "inside") is bare
 
 
+def test_a_network_for_bgr_gets_it_unscaled():
+    image = keras.Input((None, None, 3))
+    bare = keras.Model(image, keras.layers.Identity()(image))
+    found = applications.with_preprocessing(bare, "bgr")(images())
+    np.testing.assert_array_equal(found, images()[..., ::-1])
+
+
 def test_an_unknown_preprocessing():
     bare = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Identity()])
     with pytest.raises(ValueError, match="`scheme` must be one of .*'BGR'"):
