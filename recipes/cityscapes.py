@@ -36,7 +36,7 @@ from keras_hybrid.export.student import load
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.deeplab_v2 import at_size, deeplab_v2, with_label_map
 from keras_hybrid.models.dilation import undilated_stages
-from keras_hybrid.recipes import embedded, pictures, run
+from keras_hybrid.recipes import embedded, pictures, run, settings, shell, workdir
 
 # Images are padded to multiples of it for evaluation: all strides divide it.
 _MULTIPLE = 32
@@ -92,13 +92,13 @@ class Config:
     def __post_init__(self):
         for name in ("steps", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
-                run.refuse(name, "above 0", getattr(self, name))
+                settings.refuse(name, "above 0", getattr(self, name))
         for name in ("crop_height", "crop_width"):
             value = getattr(self, name)
             if value <= 0 or value % _MULTIPLE:
-                run.refuse(name, f"a multiple of {_MULTIPLE}", value)
-        run.balance_of(self)
-        run.exports_of(self)
+                settings.refuse(name, f"a multiple of {_MULTIPLE}", value)
+        settings.balance_of(self)
+        settings.exports_of(self)
 
 
 def main(config):
@@ -118,20 +118,24 @@ def main(config):
         ValueError, TypeError, OSError: The run cannot start; the message says why.
         FloatingPointError: The loss became infinite or NaN; no student is left.
     """
-    return run.results_of(config) or train(config, *prepare(config))
+    return workdir.results_of(config) or train(config, *prepare(config))
 
 
 def prepare(config):
     """All that can go wrong before training; returns (data, other, model, student)."""
     strategy = run.open_strategy(config.strategy)
-    run.check_workdir(config)
+    workdir.check(config)
     data, other = open_data(config), open_other(config)
     steps_per_epoch = len(data.train) // config.batch_size
     if steps_per_epoch == 0:
-        run.refuse("batch_size", f"at most {len(data.train)} images", config.batch_size)
+        settings.refuse(
+            "batch_size", f"at most {len(data.train)} images", config.batch_size
+        )
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
-        run.refuse("batch_size", f"a multiple of {replicas} devices", config.batch_size)
+        settings.refuse(
+            "batch_size", f"a multiple of {replicas} devices", config.batch_size
+        )
     config = with_embedded_teacher(config)
     keras.config.set_dtype_policy(
         "mixed_float16" if config.mixed_precision else "float32"
@@ -153,7 +157,7 @@ def prepare(config):
 def train(config, data, other, model, student):
     """Fits, evaluates, draws and ships what `prepare` returned; returns the results."""
     writes = run.is_chief(model)
-    directory = run.create_workdir(config) if writes else pathlib.Path(config.workdir)
+    directory = workdir.create(config) if writes else pathlib.Path(config.workdir)
     steps_per_epoch = len(data.train) // config.batch_size
     run.fit(
         directory,
@@ -166,7 +170,7 @@ def train(config, data, other, model, student):
     )
     if not writes:
         return {}
-    run.save_model(student, directory / "student.keras")
+    workdir.save_model(student, directory / "student.keras")
     pictures.draw_label_maps(
         directory / "predictions.png",
         student,
@@ -184,7 +188,7 @@ def train(config, data, other, model, student):
         "skipped_images": [*data.train.skipped, *data.test.skipped],
         **ship(config, student, directory),
     }
-    run.write_json(directory / "results.json", results)
+    workdir.write_json(directory / "results.json", results)
     logging.info("Results in %s: %s", directory, json.dumps(results))
     return results
 
@@ -240,7 +244,7 @@ def load_student(config, data):
         return deeplab_v2(backbone, classes, output_stride=config.output_stride)
     student = load(config.student, "--student")
     if student.output_shape != (None, *student.input_shape[1:3], classes):
-        run.refuse("student", f"a segmenter of {classes} classes", config.student)
+        settings.refuse("student", f"a segmenter of {classes} classes", config.student)
     return student
 
 
@@ -249,7 +253,9 @@ def with_embedded_teacher(config):
     if config.method == "none" or config.teacher:
         return config
     if config.data_dir:
-        run.refuse("teacher", "given with --data_dir and --method=hybrid", config.teacher)
+        settings.refuse(
+            "teacher", "given with --data_dir and --method=hybrid", config.teacher
+        )
     return dataclasses.replace(config, teacher=str(embedded.street_segmenter()))
 
 
@@ -269,7 +275,7 @@ def build_model(config, student):
         teacher,
         student,
         switch_points=switch_points(teacher, student),
-        balance=run.balance_of(config),
+        balance=settings.balance_of(config),
     )
 
 
@@ -323,4 +329,4 @@ def ship(config, student, directory):
 
 
 if __name__ == "__main__":
-    run.from_shell(Config, prepare, train)
+    shell.run(Config, prepare, train)

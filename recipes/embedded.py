@@ -10,7 +10,7 @@ from absl import logging
 from keras_hybrid import applications
 from keras_hybrid.data import augment, augment_maps, label_maps, streets
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes.run import save_model
+from keras_hybrid.recipes.workdir import save_model
 
 # Another drawing needs another teacher: raise it when `streets` draws differently.
 _VERSION = 3

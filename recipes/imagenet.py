@@ -29,7 +29,7 @@ import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
 from keras_hybrid.export.student import load
-from keras_hybrid.recipes import embedded, run
+from keras_hybrid.recipes import embedded, run, settings, shell, workdir
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -73,12 +73,12 @@ class Config:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
-                run.refuse(name, "above 0", getattr(self, name))
-        run.balance_of(self)
-        run.exports_of(self)
+                settings.refuse(name, "above 0", getattr(self, name))
+        settings.balance_of(self)
+        settings.exports_of(self)
         if self.method == "kd" and self.strategy != "none":
             # Keras's Distiller weighs the losses of several replicas wrongly.
-            run.refuse("strategy", "none with --method=kd", self.strategy)
+            settings.refuse("strategy", "none with --method=kd", self.strategy)
 
 
 def main(config):
@@ -98,20 +98,24 @@ def main(config):
         ValueError, TypeError, OSError: The run cannot start; the message says why.
         FloatingPointError: The loss became infinite or NaN; no student is left.
     """
-    return run.results_of(config) or train(config, *prepare(config))
+    return workdir.results_of(config) or train(config, *prepare(config))
 
 
 def prepare(config):
     """All that can go wrong before training; returns (data, compiled model, student)."""
     strategy = run.open_strategy(config.strategy)
-    run.check_workdir(config)
+    workdir.check(config)
     data = open_data(config)
     steps_per_epoch = len(data.train) // config.batch_size
     if steps_per_epoch == 0:
-        run.refuse("batch_size", f"at most {len(data.train)} images", config.batch_size)
+        settings.refuse(
+            "batch_size", f"at most {len(data.train)} images", config.batch_size
+        )
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
-        run.refuse("batch_size", f"a multiple of {replicas} devices", config.batch_size)
+        settings.refuse(
+            "batch_size", f"a multiple of {replicas} devices", config.batch_size
+        )
     config = with_embedded_teacher(config, data)
     keras.config.set_dtype_policy(
         "mixed_float16" if config.mixed_precision else "float32"
@@ -132,7 +136,7 @@ def prepare(config):
 def train(config, data, model, student):
     """Fits, evaluates and ships what `prepare` returned; returns the results."""
     writes = run.is_chief(model)
-    directory = run.create_workdir(config) if writes else pathlib.Path(config.workdir)
+    directory = workdir.create(config) if writes else pathlib.Path(config.workdir)
     run.fit(
         directory,
         model,
@@ -144,7 +148,7 @@ def train(config, data, model, student):
     )
     if not writes:
         return {}
-    run.save_model(student, directory / "student.keras")
+    workdir.save_model(student, directory / "student.keras")
     results = {
         "method": config.method,
         "training_images": len(data.train),
@@ -154,7 +158,7 @@ def train(config, data, model, student):
         **evaluate(config, data, directory / "student.keras"),
         **ship(config, data, student, directory),
     }
-    run.write_json(directory / "results.json", results)
+    workdir.write_json(directory / "results.json", results)
     logging.info("Results in %s: %s", directory, json.dumps(results))
     return results
 
@@ -205,7 +209,7 @@ def load_student(config, data):
         return keras.Model(network.input, softmax(network.output), name=network.name)
     student = load(config.student, "--student")
     if student.output_shape[-1] != classes:
-        run.refuse("student", f"a classifier of {classes} classes", config.student)
+        settings.refuse("student", f"a classifier of {classes} classes", config.student)
     return student
 
 
@@ -232,14 +236,14 @@ def build_model(config, data, student):
     teacher = load_teacher(config, data)
     if config.method == "kd":
         return build_distiller(teacher, student)
-    balance = run.balance_of(config)
+    balance = settings.balance_of(config)
     return keras_hybrid.HybridTransfer(teacher, student, balance=balance)
 
 
 def build_distiller(teacher, student):
     """Hinton et al. as Keras has it: temperature 3, both losses weigh one half."""
     if teacher.output_shape != student.output_shape:
-        run.refuse(
+        settings.refuse(
             "teacher",
             f"a classifier of {student.output_shape[-1]} classes for --method=kd",
             f"{teacher.name} with outputs {teacher.output_shape}",
@@ -293,7 +297,7 @@ def evaluate(config, data, path):
 def ship(config, data, student, directory):
     """Exports; returns what results.json says of it."""
     results = run.ship(config, student, directory)
-    if "tflite" in run.exports_of(config):
+    if "tflite" in settings.exports_of(config):
         results["tflite_top1"] = tflite_top1(config, data, directory / "student.tflite")
     return results
 
@@ -311,4 +315,4 @@ def tflite_top1(config, data, path):
 
 
 if __name__ == "__main__":
-    run.from_shell(Config, prepare, train)
+    shell.run(Config, prepare, train)

@@ -1,188 +1,19 @@
-"""What the recipes share: the shell entry, where a run leaves its files, devices."""
+"""A run: training that goes on, devices, exports."""
 
 import contextlib
-import dataclasses
-import errno
-import json
 import math
 import os
-import pathlib
-import shutil
-import sys
-import tempfile
 import warnings
 
 import keras
 import tensorflow as tf
-from absl import app, flags, logging
-from etils import eapp
+from absl import logging
 
 import keras_hybrid
-from keras_hybrid import staging
 from keras_hybrid.callbacks import TransferCurves, read_rows
 from keras_hybrid.multi_worker import MultiWorkerFit
+from keras_hybrid.recipes import settings
 from keras_hybrid.recipes.checkpoints import Checkpoints
-
-_MISTAKES = ValueError, TypeError, OSError, flags.Error
-_LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
-_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-
-
-def from_shell(config_class, prepare, train):
-    """Runs a recipe with the flags of the command line.
-
-    What is wrong with a flag or a file comes out as one line, without a traceback: it is
-    `prepare` that meets it. What goes wrong in training is not the user's mistake, but
-    for what `_endings_in_one_line` knows.
-
-    Args:
-        config_class: Dataclass whose fields are the flags.
-        prepare: Config -> what `train` takes behind the config. Creates no file.
-        train: Does the work.
-    """
-
-    def parse(argv):
-        with _mistakes_in_one_line():
-            return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
-
-    def start(config):
-        logging.set_verbosity(logging.INFO)
-        with _endings_in_one_line(config.workdir):
-            with _mistakes_in_one_line():
-                prepared = None if results_of(config) else prepare(config)
-            if prepared is not None:
-                train(config, *prepared)
-
-    app.run(start, flags_parser=parse)
-
-
-@contextlib.contextmanager
-def _mistakes_in_one_line():
-    try:
-        yield
-    except _MISTAKES as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-
-
-@contextlib.contextmanager
-def _endings_in_one_line(workdir):
-    """What ends a run that was well begun, and how to go on."""
-    goes_on = f"The same command goes on from the last checkpoint in {workdir}."
-    try:
-        yield
-    except KeyboardInterrupt:
-        logging.info("Interrupted. %s", goes_on)
-        sys.exit(128 + 2)  # as a shell has it for SIGINT
-    except FloatingPointError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except (OSError, tf.errors.OpError) as error:
-        if _is_full_disk(error):
-            sys.exit(f"The disk is full. Make room on it. {goes_on}")
-        if not isinstance(error, _LOST_MACHINE):
-            raise
-        sys.exit(f"Another machine of TF_CONFIG is gone. Start all again. {goes_on}")
-
-
-def _is_full_disk(error):
-    if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
-    return any(os.strerror(number) in error.message for number in _DISK_FULL)
-
-
-def refuse(flag, rule, value):
-    """Raises the ValueError for a flag that breaks a rule."""
-    raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
-
-
-def balance_of(config):
-    """What `HybridTransfer` takes for --balance: "dynamic" or a number."""
-    if config.balance == "dynamic":
-        return config.balance
-    try:
-        keras_hybrid.FixedBalance(float(config.balance))
-    except ValueError:
-        refuse("balance", '"dynamic" or a number of at least 0', config.balance)
-    return float(config.balance)
-
-
-def exports_of(config):
-    """The formats in --export."""
-    formats = [part for part in config.export.split(",") if part]
-    if not set(formats) <= {"saved_model", "tflite"}:
-        refuse("export", "saved_model, tflite or both", config.export)
-    return formats
-
-
-def check_workdir(config):
-    """Raises in one line if the workdir cannot be written, or holds another run.
-
-    Leaves nothing.
-    """
-    path = pathlib.Path(config.workdir).absolute()
-    existing = next(p for p in (path, *path.parents) if p.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(
-            f"--workdir must be a directory. Received: --workdir={config.workdir}, but "
-            f"{existing} is a file"
-        )
-    try:
-        tempfile.TemporaryDirectory(dir=existing).cleanup()
-    except OSError as error:
-        raise OSError(
-            f"--workdir must be writable. Received: --workdir={config.workdir}, but in "
-            f"{existing}: {error.strerror}"
-        ) from error
-    _check_same_run(config)
-
-
-def _check_same_run(config):
-    path = pathlib.Path(config.workdir)
-    if not (path / "checkpoints").exists() and not (path / "results.json").exists():
-        return
-    there = json.loads((path / "config.json").read_text())
-    now = dataclasses.asdict(config)
-    differences = [
-        f"--{name}={there.get(name)} there and {now.get(name)} now"
-        for name in sorted(there.keys() | now.keys() - {"workdir"})
-        if there.get(name) != now.get(name)
-    ]
-    if differences:
-        raise ValueError(
-            "--workdir must be a new directory, or that of a run with the same flags. "
-            f"Received: --workdir={config.workdir}, with {', '.join(differences)}"
-        )
-
-
-def create_workdir(config):
-    """Makes the workdir with the resolved config in it; returns its `pathlib.Path`."""
-    path = pathlib.Path(config.workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    for unfinished in path.glob(f"{staging.PREFIX}*"):
-        shutil.rmtree(unfinished)  # of a process that was killed
-    write_json(path / "config.json", dataclasses.asdict(config))
-    return path
-
-
-def results_of(config):
-    """The content of results.json where the run has finished already, else None."""
-    path = pathlib.Path(config.workdir, "results.json")
-    if not path.exists():
-        return None
-    _check_same_run(config)
-    logging.info("This run has finished already, see %s", path)
-    return json.loads(path.read_text())
-
-
-def write_json(path, content):
-    with staging.staged(path) as new:
-        new.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def save_model(model, path):
-    """`model.save` that leaves a whole file or none."""
-    with staging.staged(path) as new:
-        model.save(new.with_suffix(".keras"))
-        new.with_suffix(".keras").rename(new)
 
 
 def ship(config, student, directory, **kwargs):
@@ -195,10 +26,10 @@ def ship(config, student, directory, **kwargs):
         **kwargs: To `to_tflite`.
     """
     results = {}
-    if "saved_model" in exports_of(config):
+    if "saved_model" in settings.exports_of(config):
         report = keras_hybrid.export.to_saved_model(student, directory / "saved_model")
         results["saved_model_max_abs_error"] = report.max_abs_error
-    if "tflite" in exports_of(config):
+    if "tflite" in settings.exports_of(config):
         path = directory / "student.tflite"
         report = keras_hybrid.export.to_tflite(student, path, **kwargs)
         results["tflite_bytes"] = report.size_bytes

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image, UnidentifiedImageError
 
 from keras_hybrid.data.sources import ArraySource, EncodedSource
@@ -81,6 +82,12 @@ def source_of_files(pairs, class_of, left_out=()):
         ValueError: None of the first few pairs can be read.
     """
     _check_first(pairs, class_of)
+    if left_out:
+        logging.warning(
+            "Leaving out %d images without a label map, such as %s",
+            len(left_out),
+            left_out[0],
+        )
     with tf.device("CPU"):
         files = tf.constant([[os.fsencode(path) for path in pair] for pair in pairs])
 

@@ -203,9 +203,10 @@ def test_refuses_where_the_first_pairs_are_all_broken(city, case):
     refused(city, f"gtFine_labelIds.png: .*{message}")
 
 
-def test_an_image_without_a_label_map_is_left_out(city):
+def test_an_image_without_a_label_map_is_left_out(city, caplog):
     label_file(city, 2).unlink()
     data = open_label_maps(city)
+    assert "Leaving out 1 images without a label map" in caplog.records[0].message
     assert len(data.train) == 2
     assert data.train.skipped[0].endswith("aachen_000002_000019_leftImg8bit.png")
 

@@ -64,6 +64,7 @@ def test_vgg_has_fc6_and_fc7_as_convolutions():
         layer = student.get_layer(name)
         assert layer.kernel.shape == (3, 3, channels, 1024)
         assert layer.dilation_rate == (4, 4)
+        assert layer.activation is keras.activations.relu
     assert small("VGG16", output_stride=16).get_layer("fc6").dilation_rate == (2, 2)
 
 

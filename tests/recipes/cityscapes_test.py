@@ -157,7 +157,7 @@ def test_ships_a_label_map(files, tmp_path):
 def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
     cityscapes.main(config(files, tmp_path / "alone", steps=6))
     with monkeypatch.context() as patch:
-        patch.setattr(cityscapes.run, "save_model", lambda *_: 1 / 0)
+        patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cityscapes.main(config(files, tmp_path / "ended", steps=6))
     cityscapes.main(config(files, tmp_path / "ended", steps=6))

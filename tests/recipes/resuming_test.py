@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from keras_hybrid.callbacks import read_rows
-from keras_hybrid.recipes import imagenet, run
+from keras_hybrid.recipes import imagenet, run, workdir
 from runs import config, flags, shell, tf_configs
 
 
@@ -93,7 +93,7 @@ def test_in_mixed_precision(files, tmp_path, end_in_epoch):
 
 def test_ended_after_the_last_epoch(files, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_model", lambda *_: 1 / 0)
+        patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             imagenet.main(config(files, tmp_path))
     assert imagenet.main(config(files, tmp_path))["training_seconds"] > 0
@@ -122,7 +122,7 @@ def test_what_a_killed_process_left_is_deleted(files, tmp_path):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / "checkpoints" / "epoch-1_temp").mkdir(parents=True)
     (tmp_path / "checkpoints" / "epoch-1.index.tempstate7").write_text("")
-    run.write_json(tmp_path / "config.json", {**config(files, tmp_path).__dict__})
+    workdir.write_json(tmp_path / "config.json", {**config(files, tmp_path).__dict__})
     imagenet.main(config(files, tmp_path))
     assert not list(tmp_path.glob(".*"))
     kept = {path.name.split(".")[0] for path in (tmp_path / "checkpoints").iterdir()}

@@ -1,0 +1,77 @@
+"""A recipe from the command line: its flags, and how it ends."""
+
+import contextlib
+import errno
+import os
+import sys
+
+import tensorflow as tf
+from absl import app, flags, logging
+from etils import eapp
+
+from keras_hybrid.recipes import workdir
+
+_MISTAKES = ValueError, TypeError, OSError, flags.Error
+_LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
+
+def run(config_class, prepare, train):
+    """Runs a recipe with the flags of the command line.
+
+    What is wrong with a flag or a file comes out as one line, without a traceback: it is
+    `prepare` that meets it. What goes wrong in training is not the user's mistake, but
+    for what `_endings_in_one_line` knows.
+
+    Args:
+        config_class: Dataclass whose fields are the flags.
+        prepare: Config -> what `train` takes behind the config. Creates no file.
+        train: Does the work.
+    """
+
+    def parse(argv):
+        with _mistakes_in_one_line():
+            return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
+
+    def start(config):
+        logging.set_verbosity(logging.INFO)
+        with _endings_in_one_line(config.workdir):
+            with _mistakes_in_one_line():
+                prepared = None if workdir.results_of(config) else prepare(config)
+            if prepared is not None:
+                train(config, *prepared)
+
+    app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line():
+    try:
+        yield
+    except _MISTAKES as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _endings_in_one_line(directory):
+    """What ends a run that was well begun, and how to go on."""
+    goes_on = f"The same command goes on from the last checkpoint in {directory}."
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.info("Interrupted. %s", goes_on)
+        sys.exit(128 + 2)  # as a shell has it for SIGINT
+    except FloatingPointError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except (OSError, tf.errors.OpError) as error:
+        if _is_full_disk(error):
+            sys.exit(f"The disk is full. Make room on it. {goes_on}")
+        if not isinstance(error, _LOST_MACHINE):
+            raise
+        sys.exit(f"Another machine of TF_CONFIG is gone. Start all again. {goes_on}")
+
+
+def _is_full_disk(error):
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return any(os.strerror(number) in error.message for number in _DISK_FULL)
