@@ -125,17 +125,9 @@ def prepare(config):
     """All that can go wrong before training; returns (data, other, model, student)."""
     strategy = run.open_strategy(config.strategy)
     workdir.check(config)
-    data, other = open_data(config), open_other(config)
-    steps_per_epoch = len(data.train) // config.batch_size
-    if steps_per_epoch == 0:
-        settings.refuse(
-            "batch_size", f"at most {len(data.train)} images", config.batch_size
-        )
-    replicas = strategy.num_replicas_in_sync
-    if config.batch_size % replicas:
-        settings.refuse(
-            "batch_size", f"a multiple of {replicas} devices", config.batch_size
-        )
+    data = open_data(config)
+    other = open_other(config, data)
+    run.steps_per_epoch(config, data.train, strategy)
     config = with_embedded_teacher(config)
     keras.config.set_dtype_policy(
         "mixed_float16" if config.mixed_precision else "float32"
@@ -202,13 +194,17 @@ def open_data(config):
     return embedded.streets_with_labels("day")
 
 
-def open_other(config):
-    """The test images of --also_evaluate, or None."""
+def open_other(config, data):
+    """The data set of --also_evaluate, or None."""
     if not config.also_evaluate:
         return None
     if config.also_evaluate == "dusk" and not config.data_dir:
         return embedded.streets_with_labels("dusk")
-    return segmentation.open_label_maps(config.also_evaluate)
+    other = segmentation.open_label_maps(config.also_evaluate)
+    if other.class_names != data.class_names:
+        rule = f"a data set of the classes {', '.join(data.class_names)}"
+        settings.refuse("also_evaluate", rule, config.also_evaluate)
+    return other
 
 
 def crop_size(config):

@@ -106,16 +106,7 @@ def prepare(config):
     strategy = run.open_strategy(config.strategy)
     workdir.check(config)
     data = open_data(config)
-    steps_per_epoch = len(data.train) // config.batch_size
-    if steps_per_epoch == 0:
-        settings.refuse(
-            "batch_size", f"at most {len(data.train)} images", config.batch_size
-        )
-    replicas = strategy.num_replicas_in_sync
-    if config.batch_size % replicas:
-        settings.refuse(
-            "batch_size", f"a multiple of {replicas} devices", config.batch_size
-        )
+    steps_per_epoch = run.steps_per_epoch(config, data.train, strategy)
     config = with_embedded_teacher(config, data)
     keras.config.set_dtype_policy(
         "mixed_float16" if config.mixed_precision else "float32"

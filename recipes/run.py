@@ -141,6 +141,17 @@ def _add_in_one_order():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+def steps_per_epoch(config, images, strategy):
+    """Whole batches of `images`, a source; refuses a --batch_size that does not go."""
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size > len(images):
+        settings.refuse("batch_size", f"at most {len(images)} images", config.batch_size)
+    if config.batch_size % replicas:
+        rule = f"a multiple of {replicas} devices"
+        settings.refuse("batch_size", rule, config.batch_size)
+    return len(images) // config.batch_size
+
+
 def is_chief(model):
     """Whether this process writes: of several machines the first."""
     return model.distribute_strategy.extended.should_checkpoint

@@ -14,7 +14,7 @@ from keras_hybrid.data import streets
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
 from keras_hybrid.recipes import cityscapes, embedded
-from trees import add_cityscapes, halves
+from trees import add_cityscapes, grey, halves, save
 
 SIZE = 64, 96
 RATES = 1, 2, 3, 4
@@ -222,6 +222,15 @@ def test_a_student_for_other_classes(files, tmp_path):
     save_student(tmp_path / "five.keras", classes=5)
     settings = config(files, tmp_path / "run", student=str(tmp_path / "five.keras"))
     with pytest.raises(ValueError, match="--student must be a segmenter of 19 classes"):
+        cityscapes.main(settings)
+
+
+def test_another_data_set_must_have_the_same_classes(files, tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / "other" / split / "0.png", grey(1))
+        save(tmp_path / "other" / f"{split}annot" / "0.png", halves(1, 2))
+    settings = config(files, tmp_path / "run", also_evaluate=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="--also_evaluate must be a data set of the"):
         cityscapes.main(settings)
 
 
