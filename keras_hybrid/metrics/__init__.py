@@ -1,3 +1,8 @@
 """What the recipes report, as the benchmarks of their tasks define it."""
 
 from keras_hybrid.metrics.mean_iou import MeanIoU
+from keras_hybrid.metrics.miss_rate import (
+    Subset,
+    log_average_miss_rate,
+    miss_rate_curve,
+)

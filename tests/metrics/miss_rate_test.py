@@ -1,0 +1,310 @@
+"""The miss rate against worked examples and a plain reading of the official rules."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
+
+_FPPI = [0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000]
+_RANGES = {
+    "reasonable": (50, 1e10, 0.65, 1e10),
+    "reasonable_small": (50, 75, 0.65, 1e10),
+    "heavy": (50, 1e10, 0.2, 0.65),
+    "all": (20, 1e10, 0.2, 1e10),
+}
+
+
+def truth(*annotations, images=100):
+    """Of 100 images the first false positive lies at the first rate, as it should."""
+    return {
+        "images": [{"id": i} for i in range(images)],
+        "annotations": [
+            {"image_id": 0, "category_id": 1, **annotation} for annotation in annotations
+        ],
+    }
+
+
+def person(x=0.0, height=100, **record):
+    return {"bbox": [x, 0, 41, height], **record}
+
+
+def found(x=0.0, score=0.9, height=100, image=0):
+    box = [x, 0, 41, height]
+    return {"image_id": image, "category_id": 1, "bbox": box, "score": score}
+
+
+def test_one_of_two_found_without_a_false_alarm_is_a_half():
+    assert log_average_miss_rate(truth(person(0), person(500)), [found(0)]) == (
+        pytest.approx(50)
+    )
+
+
+def test_mean_over_the_rates_is_that_of_logarithms():
+    # Found: the first of two people; after three false alarms in 100 images the second.
+    detections = [found(0, 0.9)]
+    detections += [found(900, 0.8, image=i) for i in (1, 2, 3)]
+    detections += [found(500, 0.7)]
+    # Both are found at 0.03 false alarms per image: with the third rate recall is 1.
+    assert log_average_miss_rate(truth(person(0), person(500)), detections) == 0
+    # With three people: a miss rate of 2/3 at two rates, of 1/3 at seven.
+    rate = log_average_miss_rate(truth(person(0), person(500), person(1000)), detections)
+    assert rate == pytest.approx(100 * (2 / 3) ** (2 / 9) * (1 / 3) ** (7 / 9))
+
+
+def test_rates_below_the_first_false_alarm_take_the_final_recall():
+    """The official evaluator's index of -1, which needs fewer than 100 images."""
+    detections = [found(900, 0.9), found(0, 0.8), found(900, 0.7), found(500, 0.6)]
+    three = [person(0), person(500), person(1000)]
+    curve = miss_rate_curve(truth(*three, images=10), detections)
+    np.testing.assert_allclose(curve.scores, [0.9, 0.8, 0.7, 0.6])
+    np.testing.assert_allclose(curve.fppi, [0.1, 0.1, 0.2, 0.2])
+    np.testing.assert_allclose(curve.miss_rate, [1, 2 / 3, 2 / 3, 1 / 3])
+    assert curve.positives == 3
+    # Four rates below 0.1 wrap around; 0.1 and 0.1778 come before the second alarm.
+    rate = log_average_miss_rate(truth(*three, images=10), detections)
+    assert rate == pytest.approx(100 * (1 / 3) ** (7 / 9) * (2 / 3) ** (2 / 9))
+
+
+def test_nothing_detected_and_nobody_there():
+    assert log_average_miss_rate(truth(person()), []) == 100
+    assert math.isnan(log_average_miss_rate(truth(), [found()]))
+    assert math.isnan(log_average_miss_rate(truth(person(ignore=1)), [found()]))
+    assert math.isnan(log_average_miss_rate({"images": [], "annotations": []}, []))
+
+
+def test_ignored_people_absorb_any_number_of_detections():
+    both = truth(person(0), person(500, ignore=1))
+    detections = [found(500, 0.9), found(510, 0.8), found(490, 0.7), found(0, 0.6)]
+    curve = miss_rate_curve(both, detections)
+    assert curve.scores.tolist() == [0.6]
+    assert curve.positives == 1
+
+
+def test_overlap_with_ignored_is_relative_to_the_detection():
+    # A group of 400 pixels' width: the intersection over union would be 0.1.
+    group = truth({"bbox": [0, 0, 400, 100], "ignore": 1}, person(900))
+    assert len(miss_rate_curve(group, [found(200)]).scores) == 0
+    # Exactly half of it inside is enough, less is not.
+    half = {"image_id": 0, "bbox": [380, 0, 40, 100], "score": 0.5}
+    assert len(miss_rate_curve(group, [half]).scores) == 0
+    assert len(miss_rate_curve(group, [{**half, "bbox": [381, 0, 40, 100]}]).scores) == 1
+
+
+def test_person_is_found_once_and_by_the_highest_score():
+    curve = miss_rate_curve(truth(person(0)), [found(5, 0.6), found(0, 0.5)])
+    assert curve.scores.tolist() == [0.6, 0.5]
+    np.testing.assert_allclose(curve.miss_rate, [0, 0])
+    np.testing.assert_allclose(curve.fppi, [0, 0.01])
+
+
+def test_of_equal_overlaps_the_later_person_is_taken():
+    # Half-way between both; the second detection fits only the second person.
+    two = truth(person(0), person(10))
+    curve = miss_rate_curve(two, [found(5, 0.9), found(20, 0.8)])
+    np.testing.assert_allclose(curve.fppi, [0, 0.01])
+    two = truth(person(10), person(0))
+    curve = miss_rate_curve(two, [found(5, 0.9), found(20, 0.8)])
+    np.testing.assert_allclose(curve.fppi, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("subset", "record", "counts"),
+    [
+        ("reasonable", {"height": 50, "vis_ratio": 0.65}, True),
+        ("reasonable", {"height": 49}, False),
+        ("reasonable", {"height": 50, "vis_ratio": 0.649}, False),
+        ("reasonable_small", {"height": 75}, True),
+        ("reasonable_small", {"height": 76}, False),
+        ("heavy", {"vis_ratio": 0.2}, True),
+        ("heavy", {"vis_ratio": 0.65}, True),
+        ("heavy", {"vis_ratio": 0.651}, False),
+        ("heavy", {"vis_ratio": 0.199}, False),
+        ("all", {"height": 20, "vis_ratio": 0.2}, True),
+        ("all", {"height": 19}, False),
+        ("all", {"category_id": 2}, False),
+        ("all", {"iscrowd": 1}, True),
+        (Subset((0, 10)), {"height": 10}, True),
+        (Subset((0, 10), (0.5, 1)), {"height": 10, "vis_ratio": 0.4}, False),
+    ],
+)
+def test_subsets_include_both_ends(subset, record, counts):
+    curve = miss_rate_curve(truth(person(**record)), [], subset)
+    assert curve.positives == int(counts)
+
+
+def test_detections_of_other_heights_do_not_count():
+    """From 50 / 1.25 on and below 75 * 1.25."""
+    heights = [39.9, 40, 93.7, 93.75]
+    detections = [found(9 * i, 0.5, height) for i, height in enumerate(heights)]
+    curve = miss_rate_curve(truth(person(900)), detections, "reasonable_small")
+    assert len(curve.scores) == 2
+
+
+def test_thousand_best_detections_of_an_image_are_taken_before_their_heights():
+    detections = [found(900, 0.5, height=10) for _ in range(999)]
+    detections += [found(900, 0.4), found(0, 0.3)]
+    assert miss_rate_curve(truth(person(0)), detections).scores.tolist() == [0.4]
+
+
+def test_random_sets_agree_with_a_plain_reading_of_the_rules():
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        images, annotations, detections = _random_set(generator)
+        ground_truth = {"images": images, "annotations": annotations}
+        for name, ranges in _RANGES.items():
+            expected = _plain(images, annotations, detections, ranges)
+            got = log_average_miss_rate(ground_truth, detections, name)
+            np.testing.assert_allclose(got, expected, rtol=1e-12, err_msg=name)
+
+
+def _random_set(generator):
+    ids = generator.permutation(200)[: generator.integers(2, 130)].tolist()
+    annotations, detections = [], []
+    for image in ids[:: generator.integers(1, 4)]:
+        for _ in range(generator.integers(0, 6)):
+            width, height = generator.integers(8, 60), generator.integers(15, 120)
+            box = [*generator.integers(-10, 60, 2).tolist(), int(width), int(height)]
+            annotations.append(
+                {
+                    "image_id": image,
+                    "category_id": int(generator.choice([1, 1, 1, 2])),
+                    "bbox": box,
+                    "height": box[3],
+                    "vis_ratio": float(generator.choice([0.1, 0.2, 0.5, 0.65, 1.0])),
+                    "ignore": int(generator.random() < 0.2),
+                }
+            )
+            for _ in range(generator.integers(0, 3)):
+                moved = np.add(box, generator.integers(-6, 7, 4)).tolist()
+                score = float(generator.integers(0, 10) / 10)
+                detections.append({"image_id": image, "bbox": moved, "score": score})
+    for _ in range(generator.integers(0, 40)):
+        box = [*generator.integers(0, 90, 2).tolist(), 30, 70]
+        detections.append({"image_id": ids[0], "bbox": box, "score": 0.45})
+    generator.shuffle(detections)
+    return [{"id": image} for image in ids], annotations, detections
+
+
+def _plain(images, annotations, detections, ranges):
+    """The miss rate with one loop for each "for" of the rules."""
+    low, high, least, most = ranges
+    positives, counted = 0, []
+    for image in sorted(image["id"] for image in images):
+        people = [
+            [a["bbox"], _outside(a, ranges), False]
+            for a in annotations
+            if a["image_id"] == image and a["category_id"] == 1
+        ]
+        positives += sum(not ignored for _, ignored, _ in people)
+        own = [d for d in detections if d["image_id"] == image]
+        own = sorted(own, key=lambda d: -d["score"])[:1000]
+        for detection in own:
+            if not low / 1.25 <= detection["bbox"][3] < high * 1.25:
+                continue
+            best, overlap = None, 0.5
+            for entry in people:
+                box, ignored, taken = entry
+                if not ignored and not taken:
+                    iou = _overlap(detection["bbox"], box, False)
+                    if iou >= overlap:
+                        best, overlap = entry, iou
+            if best is not None:
+                best[2] = True
+                counted.append((detection["score"], True))
+            elif not any(
+                ignored and _overlap(detection["bbox"], box, True) >= 0.5
+                for box, ignored, _ in people
+            ):
+                counted.append((detection["score"], False))
+    if not positives:
+        return math.nan
+    if not counted:
+        return 100.0
+    hits = misses = 0
+    fppi, recall = [], []
+    for _, hit in sorted(counted, key=lambda c: -c[0]):
+        hits, misses = hits + hit, misses + (not hit)
+        fppi.append(misses / len(images))
+        recall.append(hits / positives)
+    total = 0.0
+    for rate in _FPPI:
+        at = sum(value <= rate for value in fppi) - 1
+        if recall[at] == 1:
+            return 0.0
+        total += math.log(1 - recall[at])
+    return 100 * math.exp(total / 9)
+
+
+def _outside(annotation, ranges):
+    low, high, least, most = ranges
+    inside = low <= annotation["height"] <= high
+    inside = inside and least <= annotation["vis_ratio"] <= most
+    return bool(annotation["ignore"]) or not inside
+
+
+def _overlap(box, other, of_first):
+    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    area, shared = box[2] * box[3], width * height
+    return shared / (area if of_first else area + other[2] * other[3] - shared)
+
+
+def test_files_are_read(tmp_path):
+    truth_file, found_file = tmp_path / "truth.json", tmp_path / "found.json"
+    truth_file.write_text(json.dumps(truth(person(0), person(500))))
+    found_file.write_text(json.dumps([found(0)]))
+    rate = log_average_miss_rate(truth_file, str(found_file))
+    assert rate == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("record", "rule"),
+    [
+        (3, "be a dictionary"),
+        ({"image_id": 0, "bbox": [0, 0, 1, 1]}, '"score"'),
+        ({"image_id": 0, "bbox": [0, 0, 1, 1], "score": math.nan}, '"score"'),
+        ({"image_id": 0, "bbox": [0, 0, 1], "score": 1}, '"bbox"'),
+        ({"image_id": 0, "bbox": [0, 0, -1, 1], "score": 1}, '"bbox"'),
+        ({"image_id": 0, "bbox": [0, 0, "a", 1], "score": 1}, '"bbox"'),
+        ({"image_id": 0, "bbox": [0, math.inf, 1, 1], "score": 1}, '"bbox"'),
+        ({"image_id": 777, "bbox": [0, 0, 1, 1], "score": 1}, '"image_id"'),
+        ({"bbox": [0, 0, 1, 1], "score": 1}, '"image_id"'),
+        ({"image_id": [], "bbox": [0, 0, 1, 1], "score": 1}, '"image_id"'),
+    ],
+)
+def test_malformed_detection_is_named_by_file_and_index(record, rule, tmp_path):
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([found(), record]))
+    with pytest.raises(ValueError, match=rf"found\.json: detections\[1\].*{rule}"):
+        log_average_miss_rate(truth(person()), file)
+
+
+def test_malformed_truth_is_named_by_its_index():
+    wrong = truth(person(), person(vis_ratio="half"))
+    with pytest.raises(ValueError, match=r'^annotations\[1\].*"vis_ratio"'):
+        log_average_miss_rate(wrong, [])
+    wrong = truth(person(), {**person(), "image_id": 777})
+    with pytest.raises(ValueError, match=r'^annotations\[1\].*"image_id"'):
+        log_average_miss_rate(wrong, [])
+    with pytest.raises(ValueError, match=r'^images\[1\].*"id"'):
+        log_average_miss_rate({"images": [{"id": 1}, {}], "annotations": []}, [])
+
+
+def test_wrong_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="`ground_truth` must be .* Received: list"):
+        log_average_miss_rate([], [])
+    with pytest.raises(ValueError, match="`detections` must be .* Received: dict"):
+        log_average_miss_rate(truth(), {})
+    with pytest.raises(ValueError, match="`subset` must be one of reasonable, .*'easy'"):
+        log_average_miss_rate(truth(), [], "easy")
+    file = tmp_path / "broken.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json is no JSON file"):
+        log_average_miss_rate(file, [])
+    with pytest.raises(FileNotFoundError, match=r"missing\.json"):
+        log_average_miss_rate(tmp_path / "missing.json", [])
