@@ -1,0 +1,332 @@
+"""Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017)."""
+
+import keras
+from keras import ops
+
+from keras_hybrid.models import anchors as anchors_lib
+from keras_hybrid.models import detection_losses as losses
+from keras_hybrid.models.box_head import BoxHead
+from keras_hybrid.models.feature_pyramid import FeaturePyramid
+from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
+from keras_hybrid.models.proposals import decode, encode, propose
+from keras_hybrid.models.roi_align import pyramid_roi_align
+from keras_hybrid.models.rpn import RegionProposalNetwork
+from keras_hybrid.models.targets import assign, sample
+from keras_hybrid.stages import find_stages
+
+DETECTIONS = 100
+"""How many boxes of an image are handed out, at most."""
+
+# As torchvision, which keeps 1000 or 2000 proposals and draws 512 of them.
+_PRE_NMS_TOPK, _PROPOSALS, _PROPOSAL_NMS_IOU = 1000, 300, 0.7
+_ANCHORS_DRAWN, _ANCHORS_POSITIVE = 256, 0.5
+_PROPOSALS_DRAWN, _PROPOSALS_POSITIVE = 128, 0.25
+_SCORE_THRESHOLD, _NMS_IOU = 0.05, 0.5
+_RPN_VARIANCE = 1.0, 1.0, 1.0, 1.0
+_BOX_VARIANCE = 0.1, 0.1, 0.2, 0.2
+_POOLED = 7
+
+
+@keras.saving.register_keras_serializable("keras_hybrid")
+class FasterRCNN(keras.Model):
+    """Finds objects of one shape, such as pedestrians, at all sizes.
+
+    A `keras.Model` with a `.backbone`, a `.head` and its own loss: it trains with `fit`,
+    and as a student of `HybridTransfer`. TensorFlow only.
+
+    Example:
+
+    >>> backbone = keras_hybrid.applications.load("MobileNet")
+    >>> detector = FasterRCNN(backbone)
+    >>> detector.compile("sgd")
+    >>> detector.fit(images, {"boxes": boxes, "labels": labels})
+    >>> detector.predict(images)["scores"].shape  # best first, 0 where there is no box
+    (8, 100)
+
+    What it learns from: `"boxes"` (B, G, 4), [x1, y1, x2, y2] in pixels of the images as
+    they come; `"labels"` int (B, G), 1 .. num_classes, -1 for regions in which nothing is
+    asked of it, 0 for padding.
+
+    Args:
+        backbone: A Functional network of images (B, H, W, 3), without a top, whose
+            stages have the strides. It is shared, not copied.
+        num_classes: Without the background.
+        feature_strides: Of the maps to look for objects on. One is enough.
+        anchor_heights: In pixels; each belongs to the coarsest map on which it is at
+            least 4 cells high.
+        height_per_width: Shape of the anchors; 2.44 for pedestrians.
+        channels: Width of the pyramid.
+        units: Of the dense layers for each proposal.
+        name: Name of the model.
+
+    Raises:
+        ValueError: `backbone` has no stage of a stride, or a map no anchor.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_classes=1,
+        *,
+        feature_strides=(8, 16, 32),
+        anchor_heights=anchors_lib.HEIGHTS,
+        height_per_width=anchors_lib.HEIGHT_PER_WIDTH,
+        channels=256,
+        units=1024,
+        name="faster_rcnn",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.backbone = _with_maps(backbone, feature_strides)
+        self.head = DetectionHead(
+            num_classes,
+            feature_strides=feature_strides,
+            anchor_heights=anchor_heights,
+            height_per_width=height_per_width,
+            channels=channels,
+            units=units,
+            dtype=self.dtype_policy,
+            name="head",
+        )
+        self.head.build([x.shape for x in keras.tree.flatten(self.backbone.output)])
+        self.random_boxes = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, images, training=None):
+        """Images (B, H, W, 3) to what `DetectionHead` returns."""
+        return self.head(self.backbone(images, training=training), training=training)
+
+    def predict_step(self, data):
+        """The detections alone: `"boxes"`, `"scores"`, `"classes"` and `"count"`."""
+        return detections_of(super().predict_step(data))
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The sum of the four losses, without regularisation.
+
+        Args:
+            x: Not looked at.
+            y: `"boxes"` (B, G, 4) and `"labels"` (B, G).
+            y_pred: What `call` returned.
+            sample_weight: Weights of the images (B,).
+            training: Not looked at.
+
+        Returns:
+            A float32 scalar.
+        """
+        # One more of padding: a batch may have none at all.
+        gt_boxes = ops.pad(ops.cast(y["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
+        gt_labels = ops.pad(ops.cast(y["labels"], "int32"), ((0, 0), (0, 1)))
+        loss = self._rpn_loss(y_pred, gt_boxes, gt_labels)
+        loss += self._box_loss(y_pred, gt_boxes, gt_labels)
+        if sample_weight is not None:
+            loss *= ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        # Keras adds up what the replicas compute.
+        return ops.mean(loss) / self.distribute_strategy.num_replicas_in_sync
+
+    def _rpn_loss(self, y_pred, gt_boxes, gt_labels):
+        anchors = self.head.anchors(y_pred["maps"])
+        targets = assign(
+            anchors,
+            gt_boxes,
+            gt_labels,
+            foreground_iou=0.7,
+            background_iou=0.3,
+            keep_best=True,
+        )
+        drawn_boxes, drawn = sample(
+            targets.labels, _ANCHORS_DRAWN, _ANCHORS_POSITIVE, self.random_boxes
+        )
+        labels = ops.take_along_axis(targets.labels, drawn_boxes, axis=1)
+        logits = ops.take_along_axis(y_pred["logits"], drawn_boxes, axis=1)
+        anchors = ops.take(anchors, drawn_boxes, axis=0)
+        wanted = encode(anchors, _take(targets.boxes, drawn_boxes), _RPN_VARIANCE)
+        deltas = _take(y_pred["deltas"], drawn_boxes)
+        return losses.objectness_loss(logits, labels, drawn) + losses.delta_loss(
+            deltas, wanted, labels, drawn
+        )
+
+    def _box_loss(self, y_pred, gt_boxes, gt_labels):
+        proposals = self.head.propose(y_pred)
+        # The ground truth is among them, so that there are good ones from the start.
+        boxes = ops.stop_gradient(ops.concatenate([proposals.boxes, gt_boxes], axis=1))
+        valid = ops.concatenate([proposals.valid, gt_labels > 0], axis=1)
+        targets = assign(
+            boxes, gt_boxes, gt_labels, foreground_iou=0.5, background_iou=0.5
+        )
+        labels = ops.where(valid, targets.labels, -1)
+        drawn_boxes, drawn = sample(
+            labels, _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE, self.random_boxes
+        )
+        labels = ops.take_along_axis(labels, drawn_boxes, axis=1)
+        boxes = _take(boxes, drawn_boxes)
+        logits, deltas = self.head.classify(y_pred["maps"], boxes)
+        wanted = encode(boxes, _take(targets.boxes, drawn_boxes), _BOX_VARIANCE)
+        return losses.class_loss(logits, labels, drawn) + losses.delta_loss(
+            deltas, wanted, labels, drawn
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "name": self.name,
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **self.head.settings,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(
+            config["backbone"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "backbone": backbone})
+
+
+class DetectionHead(keras.layers.Layer):
+    """Everything behind the backbone, for maps of rising strides."""
+
+    def __init__(
+        self,
+        num_classes,
+        *,
+        feature_strides,
+        anchor_heights,
+        height_per_width,
+        channels,
+        units,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.settings = {
+            "num_classes": num_classes,
+            "feature_strides": tuple(feature_strides),
+            "anchor_heights": tuple(anchor_heights),
+            "height_per_width": height_per_width,
+            "channels": channels,
+            "units": units,
+        }
+        self.strides = tuple(feature_strides)
+        self.height_per_width = height_per_width
+        self.levels = anchors_lib.heights_by_level(anchor_heights, self.strides)
+        self.pyramid = FeaturePyramid(channels, dtype=self.dtype_policy, name="pyramid")
+        self.rpn = RegionProposalNetwork(
+            [len(heights) for heights in self.levels],
+            dtype=self.dtype_policy,
+            name="rpn",
+        )
+        self.box_head = BoxHead(
+            num_classes, units, dtype=self.dtype_policy, name="box_head"
+        )
+
+    def build(self, input_shapes):
+        self.pyramid.build(input_shapes)
+        shapes = self.pyramid.compute_output_shape(input_shapes)
+        self.rpn.build(shapes)
+        self.box_head.build((None, None, _POOLED, _POOLED, shapes[0][-1]))
+
+    def call(self, maps, training=None):
+        """Maps of the backbone to predictions.
+
+        Returns:
+            A dictionary: the pyramid's `"maps"`, and of all anchors `"logits"` (B, A) and
+            `"deltas"` (B, A, 4). Unless it trains also the detections: `"boxes"` (B, 100,
+            4) in pixels, [x1, y1, x2, y2], `"scores"` and int32 `"classes"` (B, 100),
+            best first and 0 where there is none, and `"count"` (B,).
+        """
+        # Keras takes a list of one for the one.
+        maps = self.pyramid(keras.tree.flatten(maps))
+        logits, deltas = self.rpn(maps)
+        y_pred = {"maps": maps, "logits": logits, "deltas": deltas}
+        return y_pred if training else {**y_pred, **self._detect(y_pred)}
+
+    def anchors(self, maps):
+        """The anchors of maps (B, H, W, C): (A, 4) xyxy."""
+        sizes = [x.shape[1:3] for x in maps]
+        return anchors_lib.anchors_of(
+            sizes, self.strides, self.levels, self.height_per_width
+        )
+
+    def propose(self, y_pred):
+        """The `Proposals` of the first stage."""
+        maps = y_pred["maps"]
+        anchors = self.anchors(maps)
+        boxes = decode(y_pred["deltas"], anchors, _RPN_VARIANCE, self._image_size(maps))
+        return propose(
+            y_pred["logits"],
+            boxes,
+            [
+                len(heights) * x.shape[1] * x.shape[2]
+                for heights, x in zip(self.levels, maps, strict=True)
+            ],
+            pre_nms_topk=_PRE_NMS_TOPK,
+            count=_PROPOSALS,
+            iou_threshold=_PROPOSAL_NMS_IOU,
+        )
+
+    def classify(self, maps, boxes):
+        """Logits (B, N, 1 + C) and deltas (B, N, 4) of boxes (B, N, 4)."""
+        return self.box_head(pyramid_roi_align(maps, boxes, self.strides, _POOLED))
+
+    def _image_size(self, maps):
+        """(height, width) that the coarsest map covers, padding included."""
+        return tuple(n * self.strides[-1] for n in maps[-1].shape[1:3])
+
+    def _detect(self, y_pred):
+        maps = y_pred["maps"]
+        proposals = self.propose(y_pred)
+        logits, deltas = self.classify(maps, proposals.boxes)
+        boxes = decode(deltas, proposals.boxes, _BOX_VARIANCE, self._image_size(maps))
+        return _suppress(boxes, ops.softmax(logits)[..., 1:], proposals.valid)
+
+
+def detections_of(y_pred):
+    """The detections among predictions, `"boxes"`, `"scores"`, `"classes"`, `"count"`."""
+    return {name: y_pred[name] for name in ("boxes", "scores", "classes", "count")}
+
+
+def _suppress(boxes, probabilities, valid):
+    """The best detections, each class by itself.
+
+    Args:
+        boxes: (B, P, 4).
+        probabilities: (B, P, C), without the background.
+        valid: bool (B, P), which of them are proposals.
+    """
+    count, num_classes = probabilities.shape[1:]
+    counts = ops.expand_dims(valid, -1) & (probabilities >= _SCORE_THRESHOLD)
+    scores = ops.reshape(
+        ops.where(counts, probabilities, NO_SCORE), (-1, count * num_classes)
+    )
+    boxes = ops.repeat(boxes, num_classes, axis=1)
+    classes = ops.tile(ops.arange(1, num_classes + 1, dtype="int32"), (count,))
+    classes = ops.broadcast_to(classes, ops.shape(scores))
+    indices, kept = non_max_suppression(
+        class_offsets(boxes, classes), scores, DETECTIONS, _NMS_IOU
+    )
+    return {
+        "boxes": ops.where(ops.expand_dims(kept, -1), _take(boxes, indices), 0.0),
+        "scores": ops.where(kept, ops.take_along_axis(scores, indices, 1), 0.0),
+        "classes": ops.where(kept, ops.take_along_axis(classes, indices, 1), 0),
+        "count": ops.sum(ops.cast(kept, "int32"), axis=1),
+    }
+
+
+def _take(boxes, indices):
+    """Of boxes (B, N, 4) those of indices (B, M)."""
+    return ops.take_along_axis(boxes, ops.expand_dims(indices, -1), axis=1)
+
+
+def _with_maps(backbone, strides):
+    """A network of the same layers with a list of the maps of the strides for output."""
+    if isinstance(backbone.output, list):
+        return backbone
+    stages = {stage.stride: stage.layer_name for stage in find_stages(backbone)}
+    missing = [stride for stride in strides if stride not in stages]
+    if missing or list(strides) != sorted(set(strides)):
+        raise ValueError(
+            f"`feature_strides` must rise and be strides of {backbone.name!r}, which has "
+            f"{sorted(stages)}. Received: feature_strides={tuple(strides)}"
+        )
+    maps = [backbone.get_layer(stages[stride]).output for stride in strides]
+    return keras.Model(backbone.input, maps, name=backbone.name)

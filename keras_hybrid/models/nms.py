@@ -1,0 +1,48 @@
+"""Non-maximum suppression with fixed shapes. Keras has none, so it needs TensorFlow."""
+
+from keras import ops
+
+# The score of what is no box; it is never kept.
+NO_SCORE = -1e30
+
+
+def non_max_suppression(boxes, scores, count, iou_threshold):
+    """Keeps the best boxes, and of those that overlap the best one, for each image.
+
+    Args:
+        boxes: float32 (B, N, 4), corners.
+        scores: float32 (B, N); `NO_SCORE` for boxes that are none.
+        count: How many to keep, at most.
+        iou_threshold: Boxes with a higher IoU than this to a better one go.
+
+    Returns:
+        (indices, kept): int32 (B, count), best first, and bool (B, count), which of them
+        stand for a box.
+    """
+    import tensorflow as tf
+
+    def of_image(image):
+        indices, valid = tf.image.non_max_suppression_padded(
+            *image,
+            count,
+            iou_threshold=iou_threshold,
+            score_threshold=NO_SCORE,
+            pad_to_max_output_size=True,
+        )
+        return indices, tf.range(count) < valid
+
+    if boxes.shape[0] == 1:  # Without a loop it converts to one operator of LiteRT.
+        indices, kept = of_image((boxes[0], scores[0]))
+        return ops.expand_dims(indices, 0), ops.expand_dims(kept, 0)
+    types = tf.TensorSpec((count,), "int32"), tf.TensorSpec((count,), "bool")
+    return tf.map_fn(of_image, (boxes, scores), fn_output_signature=types)
+
+
+def class_offsets(boxes, classes):
+    """Shifts the boxes (B, N, 4) of each class (B, N) to where no other's are.
+
+    So that one suppression leaves the classes apart.
+    """
+    span = ops.max(boxes) - ops.min(boxes) + 1
+    shift = ops.cast(classes, boxes.dtype) * span
+    return boxes + ops.expand_dims(shift, -1)

@@ -1,0 +1,92 @@
+"""Proposals: the anchors that look most like an object, moved to where it seems to be."""
+
+import typing
+
+import keras
+from keras import ops
+
+from keras_hybrid.models.nms import NO_SCORE, non_max_suppression
+
+# exp() of more would be a box 62 times as large as its anchor (as torchvision).
+_MAX_LOG_SCALE = 4.135
+
+
+class Proposals(typing.NamedTuple):
+    """Boxes (B, P, 4) xyxy, best first, and which of them are proposals, bool (B, P)."""
+
+    boxes: typing.Any
+    valid: typing.Any
+
+
+def decode(deltas, boxes, variance, image_size):
+    """Moves boxes by deltas and clips them to the image.
+
+    Args:
+        deltas: (B, N, 4): shift of the middle (x, y) in units of the box, logarithm of
+            the factor of (width, height); each divided by its `variance`.
+        boxes: (N, 4) or (B, N, 4), [x1, y1, x2, y2].
+        variance: Four numbers.
+        image_size: (height, width).
+
+    Returns:
+        (B, N, 4), float32.
+    """
+    deltas = ops.cast(deltas, "float32")
+    largest = ops.array([float("inf")] * 2 + [_MAX_LOG_SCALE / v for v in variance[2:]])
+    boxes = keras.utils.bounding_boxes.decode_deltas_to_boxes(
+        boxes,
+        ops.minimum(deltas, largest),
+        anchor_format="xyxy",
+        box_format="xyxy",
+        encoded_format="center_xywh",
+        variance=variance,
+    )
+    height, width = image_size
+    limits = ops.array([width, height, width, height], dtype="float32")
+    return ops.clip(boxes, 0.0, limits)
+
+
+def encode(boxes, gt_boxes, variance):
+    """The deltas with which `decode` makes ground truth of boxes (B, N, 4)."""
+    return keras.utils.bounding_boxes.encode_box_to_deltas(
+        boxes,
+        gt_boxes,
+        anchor_format="xyxy",
+        box_format="xyxy",
+        encoding_format="center_xywh",
+        variance=variance,
+    )
+
+
+def propose(logits, boxes, anchors_per_level, *, pre_nms_topk, count, iou_threshold):
+    """The best boxes of every map, without those that overlap better ones.
+
+    Args:
+        logits: Objectness (B, A), a map after the other.
+        boxes: What their anchors became (B, A, 4).
+        anchors_per_level: How many of the A belong to each map.
+        pre_nms_topk: How many of a map are looked at.
+        count: How many to keep.
+        iou_threshold: Of the suppression, within a map.
+
+    Returns:
+        `Proposals` of `count` boxes, of fewer if there are not as many anchors.
+    """
+    scores, best = [], []
+    start = 0
+    for anchors in anchors_per_level:
+        values = ops.cast(logits[:, start : start + anchors], "float32")
+        top, indices = ops.top_k(values, min(pre_nms_topk, anchors))
+        indices = ops.expand_dims(indices + start, -1)
+        candidates = ops.take_along_axis(boxes, indices, axis=1)
+        kept, valid = non_max_suppression(
+            candidates, top, min(count, top.shape[1]), iou_threshold
+        )
+        scores.append(ops.where(valid, ops.take_along_axis(top, kept, 1), NO_SCORE))
+        kept = ops.expand_dims(kept, -1)
+        best.append(ops.take_along_axis(candidates, kept, axis=1))
+        start += anchors
+    scores, best = ops.concatenate(scores, axis=1), ops.concatenate(best, axis=1)
+    scores, indices = ops.top_k(scores, min(count, scores.shape[1]))
+    best = ops.take_along_axis(best, ops.expand_dims(indices, -1), axis=1)
+    return Proposals(best, scores > NO_SCORE)

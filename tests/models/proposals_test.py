@@ -1,0 +1,94 @@
+"""Deltas, suppression and proposals of hand-sized boxes."""
+
+import numpy as np
+import pytest
+
+from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
+from keras_hybrid.models.proposals import decode, encode, propose
+
+_ONES = 1.0, 1.0, 1.0, 1.0
+
+
+def test_deltas_by_hand():
+    """From 10 x 20 at (5, 10) to 20 x 20 at (15, 15)."""
+    box, truth = np.array([[[0.0, 0, 10, 20]]]), np.array([[[5.0, 5, 25, 25]]])
+    deltas = np.array(encode(box, truth, _ONES))
+    np.testing.assert_allclose(deltas, [[[1.0, 0.25, np.log(2), 0]]], atol=1e-6)
+    variance = 0.1, 0.1, 0.2, 0.2
+    scaled = np.array(encode(box, truth, variance))
+    np.testing.assert_allclose(scaled, [[[10, 2.5, 5 * np.log(2), 0]]], atol=1e-5)
+    np.testing.assert_allclose(
+        decode(scaled, box, variance, (100, 100)), truth, atol=1e-4
+    )
+
+
+def test_boxes_are_clipped_to_the_image_and_stay_finite():
+    box = np.array([[[0.0, 0, 10, 20]]])
+    shifted = np.array([[[-1.0, 0, 0, 0]]])
+    np.testing.assert_allclose(decode(shifted, box, _ONES, (15, 8)), [[[0, 0, 0, 15]]])
+    huge = np.array([[[0.0, 0, 1000, 1000]]])
+    np.testing.assert_allclose(decode(huge, box, _ONES, (60, 80)), [[[0, 0, 80, 60]]])
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_suppression_keeps_the_best_of_those_that_overlap(images):
+    boxes = [[0, 0, 10, 10], [0, 1, 10, 11], [0, 6, 10, 16], [50, 50, 60, 60]]
+    scores = [0.5, 0.9, 0.3, NO_SCORE]
+    indices, kept = non_max_suppression(
+        np.array([boxes] * images, "float32"),
+        np.array([scores] * images, "float32"),
+        3,
+        0.5,
+    )
+    for image in range(images):
+        found = np.array(indices[image])[np.array(kept[image])]
+        assert found.tolist() == [1, 2]
+
+
+def test_suppression_of_none():
+    scores = np.full((2, 3), NO_SCORE, "float32")
+    _, kept = non_max_suppression(np.zeros((2, 3, 4), "float32"), scores, 2, 0.5)
+    assert not np.any(kept)
+
+
+def test_negative_scores_are_scores():
+    """Those of proposals are logits."""
+    boxes = np.array([[[0, 0, 1, 1], [5, 5, 6, 6]]], "float32")
+    indices, kept = non_max_suppression(boxes, np.array([[-9.0, -3]], "float32"), 2, 0.5)
+    assert np.array(indices).tolist() == [[1, 0]]
+    assert np.all(kept)
+
+
+def test_classes_do_not_suppress_each_other():
+    boxes = np.array([[[-5, 0, 10, 10], [-5, 0, 10, 10], [-5, 0, 10, 10]]], "float32")
+    shifted = class_offsets(boxes, np.array([[1, 2, 1]]))
+    scores = np.array([[0.9, 0.8, 0.7]], "float32")
+    indices, kept = non_max_suppression(shifted, scores, 3, 0.5)
+    assert np.array(indices)[np.array(kept)].tolist() == [0, 1]
+
+
+def test_proposals_are_the_best_of_all_maps():
+    """Two maps of 3 and 2 anchors; the second box of the first is suppressed."""
+    boxes = np.array(
+        [
+            [
+                [0, 0, 10, 10],
+                [0, 0, 10, 9],
+                [30, 0, 40, 10],
+                [0, 0, 10, 10],
+                [9, 9, 20, 20],
+            ]
+        ],
+        "float32",
+    )
+    logits = np.array([[3.0, 2.0, -1.0, 1.0, 2.5]], "float32")
+    got = propose(logits, boxes, (3, 2), pre_nms_topk=10, count=10, iou_threshold=0.7)
+    # Maps do not suppress each other's: the fourth is the first once more.
+    np.testing.assert_array_equal(
+        got.boxes[0][:4], [boxes[0, 0], boxes[0, 4], boxes[0, 3], boxes[0, 2]]
+    )
+    assert np.array(got.valid).tolist() == [[True] * 4 + [False]]
+    few = propose(logits, boxes, (3, 2), pre_nms_topk=1, count=10, iou_threshold=0.7)
+    np.testing.assert_array_equal(few.boxes[0], [boxes[0, 0], boxes[0, 4]])
+    one = propose(logits, boxes, (3, 2), pre_nms_topk=9, count=1, iou_threshold=0.7)
+    np.testing.assert_array_equal(one.boxes[0], [boxes[0, 0]])
