@@ -1,13 +1,11 @@
 """Log-average miss rate of pedestrian detections, as CityPersons computes it."""
 
-import contextlib
-import json
 import math
-import numbers
-import os
 import typing
 
 import numpy as np
+
+from keras_hybrid import records
 
 _IOU = 0.5
 _DETECTIONS_PER_IMAGE = 1000
@@ -194,29 +192,29 @@ def _subset(subset):
 
 def _read_truth(source, subset):
     """{image id: (boxes (G, 4), which of them are ignored (G,))}."""
-    content = _content(source)
+    content = records.content_of(source)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(
             '`ground_truth` must be a dictionary with "images" and "annotations", or '
-            f"the path of such a JSON file. Received: {_name(source)}"
+            f"the path of such a JSON file. Received: {records.name_of(source)}"
         )
     truth = {}
     for index, image in enumerate(content["images"]):
-        with _naming(source, f"images[{index}]", image):
-            truth[_id(image, "id")] = [], []
+        with records.naming(source, f"images[{index}]", image):
+            truth[records.identity(image, "id")] = [], []
     low, high = subset.height_range
     least, most = subset.visibility_range
     for index, record in enumerate(content["annotations"]):
-        with _naming(source, f"annotations[{index}]", record):
+        with records.naming(source, f"annotations[{index}]", record):
             if record.get("category_id", 1) != 1:
                 continue
-            box = _box(record)
-            height = _number(record, "height", box[3])
-            visible = _number(record, "vis_ratio", 1.0)
+            box = records.box(record)
+            height = records.number(record, "height", box[3])
+            visible = records.number(record, "vis_ratio", 1.0)
             counts = low <= height <= high and least <= visible <= most
-            boxes, ignored = truth[_id(record, "image_id", truth)]
+            boxes, ignored = truth[records.identity(record, "image_id", truth)]
             boxes.append(box)
-            ignored.append(bool(_number(record, "ignore", 0)) or not counts)
+            ignored.append(bool(records.number(record, "ignore", 0)) or not counts)
     return {
         image_id: (np.reshape(boxes, (-1, 4)).astype("float64"), np.array(ignored, bool))
         for image_id, (boxes, ignored) in truth.items()
@@ -225,17 +223,17 @@ def _read_truth(source, subset):
 
 def _read_detections(source, images, subset):
     """{image id: (scores (D,), boxes (D, 4))}, highest first, of those that count."""
-    content = _content(source)
+    content = records.content_of(source)
     if not isinstance(content, list | tuple):
         raise ValueError(
             "`detections` must be a list of dictionaries, or the path of such a JSON "
-            f"file. Received: {_name(source)}"
+            f"file. Received: {records.name_of(source)}"
         )
     found = {}
     for index, record in enumerate(content):
-        with _naming(source, f"detections[{index}]", record):
-            scored = (_number(record, "score"), *_box(record))
-            image_id = _id(record, "image_id", images)
+        with records.naming(source, f"detections[{index}]", record):
+            scored = (records.number(record, "score"), *records.box(record))
+            image_id = records.identity(record, "image_id", images)
             if record.get("category_id", 1) == 1:
                 found.setdefault(image_id, []).append(scored)
     low, high = subset.height_range
@@ -247,63 +245,3 @@ def _read_detections(source, images, subset):
         near = (heights >= low / _HEIGHT_MARGIN) & (heights < high * _HEIGHT_MARGIN)
         found[image_id] = scored[near, 0], scored[near, 1:]
     return found
-
-
-def _content(source):
-    """What `source` is or, if it is a path, holds as JSON."""
-    if not isinstance(source, str | os.PathLike):
-        return source
-    with open(source, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{source} is no JSON file: {error}") from error
-
-
-def _name(source):
-    return source if isinstance(source, str | os.PathLike) else type(source).__name__
-
-
-@contextlib.contextmanager
-def _naming(source, place, record):
-    """Says in errors which record of which file they are about."""
-    try:
-        if not isinstance(record, dict):
-            raise _MalformedError("be a dictionary")
-        yield
-    except _MalformedError as error:
-        file = f"{source}: " if isinstance(source, str | os.PathLike) else ""
-        raise ValueError(f"{file}{place} must {error}. Received: {record!r}") from None
-
-
-class _MalformedError(Exception):
-    """What a record must be or have."""
-
-
-def _id(record, key, known=None):
-    value = record.get(key)
-    if not isinstance(value, numbers.Integral | str):
-        raise _MalformedError(f'have a number or a text as "{key}"')
-    if known is not None and value not in known:
-        raise _MalformedError(f'have an "{key}" of one of the images')
-    return value
-
-
-def _number(record, key, default=None):
-    value = record.get(key, default)
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise _MalformedError(f'have a finite number as "{key}"')
-    return value
-
-
-def _box(record):
-    box = record.get("bbox")
-    try:
-        x, y, width, height = box
-        if math.isfinite(x + y) and 0 <= width < math.inf and 0 <= height < math.inf:
-            return x, y, width, height
-    except (TypeError, ValueError):
-        pass
-    raise _MalformedError(
-        'have "bbox": [x, y, width, height], finite, width and height at least 0'
-    )

@@ -1,0 +1,39 @@
+"""A data set for pedestrian detection, opened from where `--data_dir` points."""
+
+import pathlib
+
+from keras_hybrid.data import citypersons, coco_boxes
+
+
+def open_pedestrians(data_dir, min_height=50, group_aspect=None):
+    """Opens CityPersons on a Cityscapes tree, or folders with JSON files as COCO's.
+
+    Annotations are read; of the images it is only looked up whether they exist.
+
+    Args:
+        data_dir: Path.
+        min_height: People lower than that, in pixels, are ignored in training.
+        group_aspect: Boxes of at least this width per height are ignored, as groups, in
+            training and test; for COCO's layout alone. None for none.
+
+    Returns:
+        A `Pedestrians`.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such data; the message says why.
+    """
+    path = pathlib.Path(data_dir).expanduser()
+    expected = f"Expected {citypersons.LAYOUT}; or {coco_boxes.LAYOUT}"
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"`data_dir` must be a folder. Received: data_dir={data_dir}. {expected}"
+        )
+    if citypersons.is_at(path):
+        return citypersons.open_at(path, min_height)
+    if coco_boxes.is_at(path):
+        return coco_boxes.open_at(path, min_height, group_aspect)
+    found = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    raise FileNotFoundError(
+        f"`data_dir` must have a known layout. Received: data_dir={data_dir} with "
+        f"{', '.join(found[:5]) or 'nothing'}. {expected}"
+    )
