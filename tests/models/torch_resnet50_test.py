@@ -1,0 +1,247 @@
+"""ResNet-50 version 1.5 against plain NumPy, and the files its weights come from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_hybrid import find_stages
+from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
+from keras_hybrid.models.torch_resnet50 import (
+    assign_state_dict,
+    load_resnet50,
+    resnet50,
+)
+
+_WIDTHS = 4, 6, 8, 10
+
+
+def state_dict(widths=_WIDTHS, seed=0):
+    """Random weights in torchvision's layout: 320 keys, those of the top included."""
+    generator = np.random.default_rng(seed)
+    weights = {}
+
+    def convolution(name, out, into, size):
+        scale = np.sqrt(2 / (into * size * size))
+        kernel = generator.normal(0, scale, (out, into, size, size))
+        weights[f"{name}.weight"] = kernel.astype("float32")
+
+    def norm(name, width):
+        for key, low, high in (
+            ("weight", 0.5, 1.5),
+            ("bias", -0.3, 0.3),
+            ("running_mean", -0.3, 0.3),
+            ("running_var", 0.5, 1.5),
+        ):
+            values = generator.uniform(low, high, width).astype("float32")
+            weights[f"{name}.{key}"] = values
+        weights[f"{name}.num_batches_tracked"] = np.array(7)
+
+    convolution("conv1", widths[0], 3, 7)
+    norm("bn1", widths[0])
+    into = widths[0]
+    for stage, (width, count) in enumerate(zip(widths, (3, 4, 6, 3)), start=1):
+        for block in range(count):
+            name = f"layer{stage}.{block}"
+            convolution(f"{name}.conv1", width, into, 1)
+            norm(f"{name}.bn1", width)
+            convolution(f"{name}.conv2", width, width, 3)
+            norm(f"{name}.bn2", width)
+            convolution(f"{name}.conv3", 4 * width, width, 1)
+            norm(f"{name}.bn3", 4 * width)
+            if block == 0:
+                convolution(f"{name}.downsample.0", 4 * width, into, 1)
+                norm(f"{name}.downsample.1", 4 * width)
+            into = 4 * width
+    weights["fc.weight"] = np.zeros((5, into), "float32")
+    weights["fc.bias"] = np.zeros(5, "float32")
+    return weights
+
+
+def reference(weights, image, max_pool=True, epsilon=1e-5):
+    """Forward pass of torchvision's network: arrays (C, H, W), loops over the kernel."""
+
+    def convolution(x, name, stride=1):
+        kernel = weights[f"{name}.weight"].astype("float64")
+        size = kernel.shape[-1]
+        pad = size // 2
+        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
+        rows, columns = ((n - size) // stride + 1 for n in x.shape[1:])
+        out = 0
+        for i in range(size):
+            for j in range(size):
+                part = x[:, i::stride, j::stride][:, :rows, :columns]
+                out = out + np.einsum("oc,chw->ohw", kernel[:, :, i, j], part)
+        return out
+
+    def norm(x, name):
+        w, b, mean, var = (
+            weights[f"{name}.{key}"][:, None, None].astype("float64")
+            for key in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / np.sqrt(var + epsilon) * w + b
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(norm(convolution(image, "conv1", 2), "bn1"))
+    if max_pool:
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+        rows, columns = ((n - 3) // 2 + 1 for n in x.shape[1:])
+        x = np.max(
+            [x[:, i::2, j::2][:, :rows, :columns] for i in range(3) for j in range(3)],
+            axis=0,
+        )
+    for stage, count in enumerate((3, 4, 6, 3), start=1):
+        for block in range(count):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = relu(norm(convolution(x, f"{name}.conv1"), f"{name}.bn1"))
+            y = relu(norm(convolution(y, f"{name}.conv2", stride), f"{name}.bn2"))
+            y = norm(convolution(y, f"{name}.conv3"), f"{name}.bn3")
+            if block == 0:
+                x = convolution(x, f"{name}.downsample.0", stride)
+                x = norm(x, f"{name}.downsample.1")
+            x = relu(x + y)
+    return x
+
+
+def images(height=64, width=96):
+    shape = (1, height, width, 3)
+    return np.random.default_rng(1).normal(size=shape).astype("float32")
+
+
+def openpifpaf(weights, newer=True):
+    """The same under OpenPifPaf's names, with a head in place of the top."""
+    renamed = {"head_nets.0.conv.weight": np.zeros((17, 3, 1, 1), "float32")}
+    first, block = (
+        ("base_net.input_block", "base_net.block{}")
+        if newer
+        else ("base_net.net.0", "base_net.net.{}")
+    )
+    for key, value in weights.items():
+        part, _, rest = key.partition(".")
+        if part in ("conv1", "bn1"):
+            renamed[f"{first}.{int(part == 'bn1')}.{rest}"] = value
+        elif part.startswith("layer"):
+            number = int(part[-1]) + newer
+            renamed[f"{block.format(number)}.{rest}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 53)])
+@pytest.mark.parametrize(("max_pool", "epsilon"), [(True, 1e-5), (False, 1e-3)])
+def test_network_agrees_with_numpy(size, max_pool, epsilon):
+    """Also at sizes at which padding matters, and with OpenPifPaf's changes."""
+    weights = state_dict()
+    network = resnet50(max_pool, epsilon, _WIDTHS)
+    unused = assign_state_dict(network, weights, "file")
+    assert unused == ["fc.weight", "fc.bias"]
+    image = images(*size)
+    expected = reference(weights, image[0].transpose(2, 0, 1), max_pool, epsilon)
+    got = np.array(network(image))[0].transpose(2, 0, 1)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_strides_are_those_of_the_field():
+    assert [s.stride for s in find_stages(resnet50(widths=_WIDTHS))] == [2, 4, 8, 16, 32]
+    pose = resnet50(max_pool=False, widths=_WIDTHS)
+    assert [s.stride for s in find_stages(pose)] == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_both_generations_of_names(newer):
+    weights = state_dict()
+    network, pose = resnet50(widths=_WIDTHS), resnet50(widths=_WIDTHS)
+    assign_state_dict(network, weights, "file")
+    unused = assign_state_dict(pose, openpifpaf(weights, newer), "file")
+    assert unused == ["head_nets.0.conv.weight"]
+    np.testing.assert_array_equal(pose(images()), network(images()))
+
+
+def test_missing_and_misshapen_keys_are_named():
+    network = resnet50(widths=_WIDTHS)
+    before = [w.numpy() for w in network.weights]
+    weights = state_dict()
+    del weights["layer3.2.bn2.running_var"]
+    with pytest.raises(ValueError, match=r"file must have the key 'layer3\.2\.bn2\.runn"):
+        assign_state_dict(network, weights, "file")
+    weights = openpifpaf(state_dict())
+    weights["base_net.block5.0.conv2.weight"] = np.zeros((3, 3, 3, 3))
+    with pytest.raises(
+        ValueError, match=r"block5\.0\.conv2\.weight' must have the shape"
+    ):
+        assign_state_dict(network, weights, "file")
+    for weight, old in zip(network.weights, before):
+        np.testing.assert_array_equal(weight.numpy(), old)
+
+
+def save_safetensors(path, weights):
+    header, body = {"__metadata__": {"format": "pt"}}, b""
+    names = {"float32": "F32", "float64": "F64", "int64": "I64"}
+    for key, value in weights.items():
+        value = np.ascontiguousarray(value)
+        header[key] = {
+            "dtype": names[value.dtype.name],
+            "shape": list(value.shape),
+            "data_offsets": [len(body), len(body) + value.nbytes],
+        }
+        body += value.tobytes()
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
+
+
+@pytest.fixture(scope="module")
+def real_size():
+    return state_dict((64, 128, 256, 512))
+
+
+def test_teacher_from_files(tmp_path, real_size):
+    """Raw RGB in, as all teachers; both formats are the same."""
+    np.savez(tmp_path / "resnet50.npz", **real_size)
+    save_safetensors(tmp_path / "resnet50.safetensors", real_size)
+    photograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), "uint8")
+    scaled = (photograph / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    expected = reference(real_size, scaled[0].transpose(2, 0, 1)).transpose(1, 2, 0)
+    for name in ("resnet50.npz", "resnet50.safetensors"):
+        teacher = load_resnet50(tmp_path / name)
+        got = teacher(photograph)[0]
+        np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert [s.stride for s in find_stages(teacher)] == [2, 4, 8, 16, 32]
+
+
+def test_epsilon_of_a_pose_network_must_be_known(tmp_path, real_size):
+    pose = openpifpaf(real_size)
+    np.savez(tmp_path / "pose.npz", **pose)
+    with pytest.raises(ValueError, match=r"pose\.npz is of OpenPifPaf, .* epsilon"):
+        load_resnet50(tmp_path / "pose.npz")
+    given = load_resnet50(tmp_path / "pose.npz", epsilon=1e-3)
+    np.savez(tmp_path / "noted.npz", **pose, **{EPSILON_KEY: np.float64(1e-3)})
+    noted = load_resnet50(tmp_path / "noted.npz")
+    assert [s.stride for s in find_stages(noted)] == [2, 4, 8, 16]
+    photograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), "uint8")
+    np.testing.assert_array_equal(noted(photograph), given(photograph))
+
+
+def test_files_that_are_none_of_arrays(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Received: .*none\.npz"):
+        read_state_dict(tmp_path / "none.npz")
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"objects\.npz must be .*keras_hybrid\.models"):
+        read_state_dict(tmp_path / "objects.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(ValueError, match=r"text\.npz must be"):
+        read_state_dict(tmp_path / "text.npz")
+    whole = {"a": np.zeros(3, "float32")}
+    save_safetensors(tmp_path / "a.safetensors", whole)
+    data = (tmp_path / "a.safetensors").read_bytes()
+    for name, broken in (
+        ("short", data[:-4]),
+        ("long_header", (2**40).to_bytes(8, "little") + data[8:]),
+        ("type", data.replace(b"F32", b"XYZ")),
+        ("empty", b""),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors must be"):
+            read_state_dict(path)
