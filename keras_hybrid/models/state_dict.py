@@ -46,8 +46,8 @@ def read_state_dict(path):
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} must be an .npz or .safetensors file of arrays: {error}. For PyTorch's "
-            "own files see python -m keras_hybrid.models.state_dict"
+            f"{path} must be an .npz or .safetensors file of arrays: {error}. For those "
+            "of PyTorch see python -m keras_hybrid.models.state_dict"
         ) from error
 
 
