@@ -83,27 +83,44 @@ def convert(checkpoint, path, epsilon=None):
         epsilon: Of the BatchNorms, to be recorded.
 
     Returns:
-        Names of the entries that are no tensors, and not in the file.
+        Names of the entries that are not in the file.
+
+    Raises:
+        ValueError: The checkpoint holds more than tensors; it was not opened.
     """
+    import pickle  # for the name of an error: `weights_only` executes none
+
     import torch
 
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} must hold tensors alone, and holds Python objects. Where its "
+            "code is trusted, save its state_dict() and convert that"
+        ) from error
+    unused = []
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), dict):
+            unused += [other for other in content if other != key]
             content = content[key]
     tensors = {k: v.numpy() for k, v in content.items() if isinstance(v, torch.Tensor)}
+    unused += [key for key in content if key not in tensors]
     if epsilon is not None:
         tensors[EPSILON_KEY] = np.float64(epsilon)
     np.savez(path, **tensors)
-    return [key for key in content if key not in tensors]
+    return unused
 
 
 def main(arguments):
     if not 2 <= len(arguments) <= 3:
         sys.exit(f"Usage: python -m {__spec__.name} CHECKPOINT.pt OUT.npz [EPSILON]")
     epsilon = float(arguments[2]) if len(arguments) == 3 else None
-    left = convert(arguments[0], arguments[1], epsilon)
-    print(f"{arguments[1]} written. Not used: {', '.join(left) or 'nothing'}")
+    try:
+        unused = convert(arguments[0], arguments[1], epsilon)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{arguments[1]} written. Not used: {', '.join(unused) or 'nothing'}")
 
 
 if __name__ == "__main__":
