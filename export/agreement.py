@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_hybrid.export import detections
 from keras_hybrid.export.student import forward
 
 IMAGES = 4
@@ -14,6 +15,14 @@ _ERROR = {None: 1e-4, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
 # Share of different values of an integer output, such as a map of labels. A DeepLab v2
 # trained on CamVid for 910 steps differed at 0, 1e-4, 7e-3 and 0.016 of the pixels.
 _DIFFERENCES = {None: 1e-3, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
+# Of a detector: largest error of a box in pixels and of a score; and, as a share of all
+# scores, what only one of both finds.
+_DETECTIONS = {
+    None: (0.5, 1e-3, 0.01),
+    "float16": (1.0, 0.01, 0.02),
+    "dynamic": (16.0, 0.2, 0.1),
+    "int8": (16.0, 0.2, 0.1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Agreement:
         max_abs_error: Largest absolute difference over all float outputs, in their unit.
         scaled_error: Likewise, of outputs beyond 1 as a share of their largest.
         same_argmax: Share (0 to 1) of equal argmax over the last axis, and of equal
-            values of integer outputs.
+            values of integer outputs. Of a detector, what both find, weighted by score.
     """
 
     max_abs_error: float
@@ -73,6 +82,8 @@ def require_agreement(student, file_forward, images, quantization=None, steps=No
             "The exported file must have the model's outputs. "
             f"Received: {_shapes(received)} instead of {_shapes(expected)}"
         )
+    if set(expected) == detections.NAMES:
+        return _require_detections(expected, received, _DETECTIONS[quantization])
     errors, same = [], []
     for name, y in expected.items():
         if np.issubdtype(y.dtype, np.integer):
@@ -107,6 +118,21 @@ def _require_labels(name, equal, tolerance):
             "The exported file must reproduce the model. Received: output "
             f"'{name}' differs in {different:.1%} of its values"
         )
+
+
+def _require_detections(expected, received, tolerances):
+    """The `Agreement` of what two detectors find; argmax is what both find."""
+    pairs, matched = detections.pair_up(expected, received)
+    distance = np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=0, initial=0)
+    boxes, scores = float(distance[:4].max()), float(distance[4])
+    if boxes > tolerances[0] or scores > tolerances[1] or 1 - matched > tolerances[2]:
+        raise RuntimeError(
+            "The exported file must find what the model finds. Received: boxes up to "
+            f"{boxes:.3g} pixels and scores up to {scores:.3g} apart, and "
+            f"{1 - matched:.1%} of all scores are of what only one of both finds"
+        )
+    largest = float(np.abs(pairs[:, 0]).max(initial=1))
+    return Agreement(max(boxes, scores), max(boxes, scores) / largest, matched)
 
 
 def _shapes(outputs):

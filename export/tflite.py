@@ -97,9 +97,16 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
             if labels is not None:
                 content = with_labels(content, labels, output)
             new.write_bytes(content)
-            agreement, inputs, outputs = _verify(new, student, images, quantization)
-            if agreement.scaled_error <= _CLOSE:
-                break
+            failure = None
+            try:
+                agreement, inputs, outputs = _verify(new, student, images, quantization)
+            except RuntimeError as error:
+                failure = error
+            else:
+                if agreement.scaled_error <= _CLOSE:
+                    break
+        if failure:
+            raise failure
         return ExportReport(
             filepath=os.fspath(filepath),
             size_bytes=new.stat().st_size,

@@ -10,6 +10,7 @@ from keras_hybrid.models.feature_pyramid import FeaturePyramid
 from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
 from keras_hybrid.models.proposals import decode, encode, propose
 from keras_hybrid.models.roi_align import pyramid_roi_align
+from keras_hybrid.models.rows import take_rows
 from keras_hybrid.models.rpn import RegionProposalNetwork
 from keras_hybrid.models.targets import assign, sample
 from keras_hybrid.stages import find_stages
@@ -138,11 +139,11 @@ class FasterRCNN(keras.Model):
         drawn_boxes, drawn = sample(
             targets.labels, _ANCHORS_DRAWN, _ANCHORS_POSITIVE, self.random_boxes
         )
-        labels = ops.take_along_axis(targets.labels, drawn_boxes, axis=1)
-        logits = ops.take_along_axis(y_pred["logits"], drawn_boxes, axis=1)
+        labels = take_rows(targets.labels, drawn_boxes)
+        logits = take_rows(y_pred["logits"], drawn_boxes)
         anchors = ops.take(anchors, drawn_boxes, axis=0)
-        wanted = encode(anchors, _take(targets.boxes, drawn_boxes), _RPN_VARIANCE)
-        deltas = _take(y_pred["deltas"], drawn_boxes)
+        wanted = encode(anchors, take_rows(targets.boxes, drawn_boxes), _RPN_VARIANCE)
+        deltas = take_rows(y_pred["deltas"], drawn_boxes)
         return losses.objectness_loss(logits, labels, drawn) + losses.delta_loss(
             deltas, wanted, labels, drawn
         )
@@ -159,10 +160,10 @@ class FasterRCNN(keras.Model):
         drawn_boxes, drawn = sample(
             labels, _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE, self.random_boxes
         )
-        labels = ops.take_along_axis(labels, drawn_boxes, axis=1)
-        boxes = _take(boxes, drawn_boxes)
+        labels = take_rows(labels, drawn_boxes)
+        boxes = take_rows(boxes, drawn_boxes)
         logits, deltas = self.head.classify(y_pred["maps"], boxes)
-        wanted = encode(boxes, _take(targets.boxes, drawn_boxes), _BOX_VARIANCE)
+        wanted = encode(boxes, take_rows(targets.boxes, drawn_boxes), _BOX_VARIANCE)
         return losses.class_loss(logits, labels, drawn) + losses.delta_loss(
             deltas, wanted, labels, drawn
         )
@@ -183,6 +184,7 @@ class FasterRCNN(keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
+@keras.saving.register_keras_serializable("keras_hybrid")
 class DetectionHead(keras.layers.Layer):
     """Everything behind the backbone, for maps of rising strides."""
 
@@ -279,6 +281,20 @@ class DetectionHead(keras.layers.Layer):
         boxes = decode(deltas, proposals.boxes, _BOX_VARIANCE, self._image_size(maps))
         return _suppress(boxes, ops.softmax(logits)[..., 1:], proposals.valid)
 
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
+
+
+def with_detections(detector, height, width):
+    """The detector for one image of a size, with the detections alone for output.
+
+    Exports need it. There is no loop over images in it, and all its operators are built
+    into LiteRT.
+    """
+    image = keras.Input(batch_shape=(1, height, width, 3), name="image")
+    y_pred = detector.head(detector.backbone(image))
+    return keras.Model(image, detections_of(y_pred), name=detector.name)
+
 
 def detections_of(y_pred):
     """The detections among predictions, `"boxes"`, `"scores"`, `"classes"`, `"count"`."""
@@ -305,16 +321,11 @@ def _suppress(boxes, probabilities, valid):
         class_offsets(boxes, classes), scores, DETECTIONS, _NMS_IOU
     )
     return {
-        "boxes": ops.where(ops.expand_dims(kept, -1), _take(boxes, indices), 0.0),
-        "scores": ops.where(kept, ops.take_along_axis(scores, indices, 1), 0.0),
-        "classes": ops.where(kept, ops.take_along_axis(classes, indices, 1), 0),
+        "boxes": ops.where(ops.expand_dims(kept, -1), take_rows(boxes, indices), 0.0),
+        "scores": ops.where(kept, take_rows(scores, indices), 0.0),
+        "classes": ops.where(kept, take_rows(classes, indices), 0),
         "count": ops.sum(ops.cast(kept, "int32"), axis=1),
     }
-
-
-def _take(boxes, indices):
-    """Of boxes (B, N, 4) those of indices (B, M)."""
-    return ops.take_along_axis(boxes, ops.expand_dims(indices, -1), axis=1)
 
 
 def _with_maps(backbone, strides):

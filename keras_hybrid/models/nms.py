@@ -29,11 +29,14 @@ def non_max_suppression(boxes, scores, count, iou_threshold):
             score_threshold=NO_SCORE,
             pad_to_max_output_size=True,
         )
-        return indices, tf.range(count) < valid
+        kept = tf.range(count) < valid
+        # Also because LiteRT's converter would take a reshape right behind the operator
+        # for its own, and its output then has another shape than the file says.
+        return tf.where(kept, indices, 0), kept
 
     if boxes.shape[0] == 1:  # Without a loop it converts to one operator of LiteRT.
         indices, kept = of_image((boxes[0], scores[0]))
-        return ops.expand_dims(indices, 0), ops.expand_dims(kept, 0)
+        return ops.reshape(indices, (1, count)), ops.reshape(kept, (1, count))
     types = tf.TensorSpec((count,), "int32"), tf.TensorSpec((count,), "bool")
     return tf.map_fn(of_image, (boxes, scores), fn_output_signature=types)
 

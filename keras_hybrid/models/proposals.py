@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_hybrid.models.nms import NO_SCORE, non_max_suppression
+from keras_hybrid.models.rows import take_rows
 
 # exp() of more would be a box 62 times as large as its anchor (as torchvision).
 _MAX_LOG_SCALE = 4.135
@@ -77,16 +78,13 @@ def propose(logits, boxes, anchors_per_level, *, pre_nms_topk, count, iou_thresh
     for anchors in anchors_per_level:
         values = ops.cast(logits[:, start : start + anchors], "float32")
         top, indices = ops.top_k(values, min(pre_nms_topk, anchors))
-        indices = ops.expand_dims(indices + start, -1)
-        candidates = ops.take_along_axis(boxes, indices, axis=1)
+        candidates = take_rows(boxes, indices + start)
         kept, valid = non_max_suppression(
             candidates, top, min(count, top.shape[1]), iou_threshold
         )
-        scores.append(ops.where(valid, ops.take_along_axis(top, kept, 1), NO_SCORE))
-        kept = ops.expand_dims(kept, -1)
-        best.append(ops.take_along_axis(candidates, kept, axis=1))
+        scores.append(ops.where(valid, take_rows(top, kept), NO_SCORE))
+        best.append(take_rows(candidates, kept))
         start += anchors
     scores, best = ops.concatenate(scores, axis=1), ops.concatenate(best, axis=1)
     scores, indices = ops.top_k(scores, min(count, scores.shape[1]))
-    best = ops.take_along_axis(best, ops.expand_dims(indices, -1), axis=1)
-    return Proposals(best, scores > NO_SCORE)
+    return Proposals(take_rows(best, indices), scores > NO_SCORE)

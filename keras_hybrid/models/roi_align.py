@@ -67,8 +67,10 @@ def _sample(features, rows, columns):
     count, size = rows.shape[1:3]
     rows = ops.cast(ops.reshape(rows, (-1, count * size, height)), features.dtype)
     x = ops.matmul(rows, ops.reshape(features, (-1, height, width * channels)))
-    x = ops.reshape(x, (-1, size, width, channels))
-    columns = ops.cast(ops.reshape(columns, (-1, 1, size, width)), features.dtype)
+    x = ops.reshape(x, (-1, width, channels))
+    # For each row of the grid once more: LiteRT's products do not broadcast.
+    columns = ops.tile(ops.expand_dims(columns, 2), (1, 1, size, 1, 1))
+    columns = ops.cast(ops.reshape(columns, (-1, size, width)), features.dtype)
     return ops.reshape(ops.matmul(columns, x), (-1, count, size, size, channels))
 
 

@@ -9,6 +9,8 @@ import typing
 import keras
 from keras import ops
 
+from keras_hybrid.models.rows import take_rows
+
 # Share of a box within an ignore region from which on it is neither right nor wrong.
 _IGNORED = 0.5
 _ROUNDING = 1e-5
@@ -54,10 +56,9 @@ def assign(
         ties = (iou >= of_truth * (1 - _ROUNDING)) & (of_truth > 0)
         foreground |= ops.any(ties, axis=2)
     unclear = (best >= background_iou) | _in_regions(boxes, gt_boxes, gt_labels)
-    labels = ops.take_along_axis(ops.cast(gt_labels, "int32"), matched, axis=1)
+    labels = take_rows(ops.cast(gt_labels, "int32"), matched)
     labels = ops.where(foreground, labels, ops.where(unclear, -1, 0))
-    matched = ops.expand_dims(matched, -1)
-    return Targets(labels, ops.take_along_axis(gt_boxes, matched, axis=1))
+    return Targets(labels, take_rows(gt_boxes, matched))
 
 
 def _in_regions(boxes, gt_boxes, gt_labels):

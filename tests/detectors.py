@@ -1,0 +1,38 @@
+"""Detectors of a few channels, and what they find within a minute of training."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_hybrid.models.faster_rcnn import FasterRCNN
+
+
+def backbone(channels=(8, 16, 16)):
+    """Strides 2, 4 and 8 end at out1, out2, out3; any size."""
+    x = image = keras.Input((None, None, 3))
+    for i, width in enumerate(channels, start=1):
+        x = layers.Conv2D(
+            width, 3, strides=2, padding="same", activation="relu", name=f"out{i}"
+        )(x)
+    return keras.Model(image, x, name="backbone")
+
+
+def small(strides=(4, 8), **kwargs):
+    settings = {"anchor_heights": (12, 24, 48), "channels": 16, "units": 32, **kwargs}
+    keras.utils.set_random_seed(0)
+    return FasterRCNN(backbone(), feature_strides=strides, **settings)
+
+
+def people(count=4, height=64, width=96):
+    """Dark images with bright upright boxes, one or two each, and what is in them."""
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0, 0.2, (count, height, width, 3)).astype("float32")
+    boxes, labels = np.zeros((count, 3, 4), "float32"), np.zeros((count, 3), "int32")
+    for i in range(count):
+        for j in range(1 + i % 2):
+            tall = generator.integers(20, 44)
+            x, y = generator.integers(4, 36) + 44 * j, generator.integers(2, 62 - tall)
+            boxes[i, j] = x, y, x + round(tall / 2.44), y + tall
+            labels[i, j] = 1
+            images[i, y : y + tall, x : x + round(tall / 2.44)] += 0.8
+    return images, {"boxes": boxes, "labels": labels}

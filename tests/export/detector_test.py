@@ -1,0 +1,116 @@
+"""A detector as one file, with its suppression inside: the same boxes as Keras's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from detectors import people, small
+
+from keras_hybrid.export import to_saved_model, to_tflite
+from keras_hybrid.export.agreement import require_agreement
+from keras_hybrid.export.detections import pair_up
+from keras_hybrid.models.faster_rcnn import with_detections
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return people(20)[0]
+
+
+@pytest.fixture(scope="module")
+def detector(photographs):
+    """Trained until its boxes have scores of their own."""
+    model = small()
+    model.compile(keras.optimizers.Adam(2e-3))
+    model.fit(photographs, people(20)[1], batch_size=4, epochs=24, verbose=0)
+    return with_detections(model, *photographs.shape[1:3])
+
+
+@pytest.mark.parametrize(
+    ("quantization", "pixels", "score"), [(None, 0.5, 1e-3), ("float16", 1, 0.01)]
+)
+def test_phone_finds_what_keras_finds(
+    detector, photographs, tmp_path, quantization, pixels, score
+):
+    path = tmp_path / "detector.tflite"
+    report = to_tflite(
+        detector, path, quantization=quantization, calibration_data=photographs[:5]
+    )
+    assert "NON_MAX_SUPPRESSION_V4" in report.ops
+    assert set(report.output_signature) == {"boxes", "scores", "classes", "count"}
+    assert report.output_signature["boxes"][0] == (1, 100, 4)
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    found = 0
+    for image in photographs:
+        expected = {k: v.numpy() for k, v in detector(image[None]).items()}
+        pairs, matched = pair_up(expected, runner(image=image[None]))
+        found += len(pairs)
+        assert matched > 0.98
+        distance = np.abs(pairs[:, 0] - pairs[:, 1])
+        assert distance[:, :4].max(initial=0) <= pixels
+        assert distance[:, 4].max(initial=0) <= score
+    assert found > 40
+
+
+def test_saved_model_finds_what_keras_finds(detector, photographs, tmp_path):
+    # The images it is checked on are in 0..255.
+    image = keras.Input(batch_shape=(1, *photographs.shape[1:]))
+    model = keras.Model(image, detector(keras.layers.Rescaling(1 / 255)(image)))
+    report = to_saved_model(model, tmp_path / "detector")
+    assert report.max_abs_error < 0.5
+    loaded = tf.saved_model.load(tmp_path / "detector")
+    found = loaded.serve(255 * photographs[:1])
+    np.testing.assert_allclose(
+        found["scores"], detector(photographs[:1])["scores"], atol=1e-3
+    )
+
+
+def detections(*rows):
+    """Of one image: (x1, y1, x2, y2, score, class) each, padded to three."""
+    boxes = np.zeros((1, 1, 3, 4))
+    scores, classes = np.zeros((1, 1, 3)), np.zeros((1, 1, 3), int)
+    for i, row in enumerate(rows):
+        boxes[0, 0, i], scores[0, 0, i], classes[0, 0, i] = row[:4], row[4], row[5]
+    count = np.full((1, 1), len(rows))
+    return {"boxes": boxes, "scores": scores, "classes": classes, "count": count}
+
+
+def test_pairs_do_not_depend_on_the_order():
+    first = detections((0, 0, 10, 10, 0.9, 1), (20, 0, 30, 10, 0.8, 1))
+    second = detections((20, 0, 30, 11, 0.81, 1), (0, 0, 10, 10, 0.79, 1))
+    pairs, matched = pair_up(first, second)
+    assert matched == 1
+    np.testing.assert_array_equal(pairs[0], [[0, 0, 10, 10, 0.9], [0, 0, 10, 10, 0.79]])
+    np.testing.assert_array_equal(pairs[1], [[20, 0, 30, 10, 0.8], [20, 0, 30, 11, 0.81]])
+
+
+def test_what_only_one_finds_weighs_its_score():
+    first = detections((0, 0, 10, 10, 0.9, 1), (20, 0, 30, 10, 0.1, 1))
+    second = detections((0, 0, 10, 10, 0.9, 1))
+    assert pair_up(first, second)[1] == pytest.approx(1.8 / 1.9)
+    other_class = detections((0, 0, 10, 10, 0.9, 2))
+    assert pair_up(second, other_class)[1] == 0
+    assert pair_up(detections(), detections())[1] == 1
+    assert pair_up(detections(), second)[1] == 0
+
+
+def test_wrong_boxes_are_refused(detector, photographs):
+    """A file that moves boxes by two pixels, or finds nothing."""
+
+    def moved(by, share):
+        def run(image):
+            found = {k: v.numpy() for k, v in detector(image).items()}
+            return {
+                **found,
+                "boxes": found["boxes"] + by,
+                "scores": share * found["scores"],
+            }
+
+        return run
+
+    images = photographs[:2, None]
+    assert require_agreement(detector, moved(0, 1), images).same_argmax == 1
+    for by, share in ((2, 1), (0, 0.9), (0, 0)):
+        with pytest.raises(RuntimeError, match="must find what the model finds"):
+            require_agreement(detector, moved(by, share), images)
