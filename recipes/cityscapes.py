@@ -209,11 +209,9 @@ def open_other(config, data):
 
 def crop_size(config):
     """(height, width) of training crops in pixels."""
-    return (
-        (config.crop_height, config.crop_width)
-        if config.data_dir
-        else embedded.STREET_SIZE
-    )
+    if config.data_dir:
+        return config.crop_height, config.crop_width
+    return embedded.STREET_CROP
 
 
 def training_batches(config, data, epochs):
@@ -317,8 +315,9 @@ def evaluate(student, data):
 
 
 def ship(config, student, directory):
-    """Exports for images of the training crops' size."""
-    network = at_size(student, *crop_size(config))
+    """Exports for images of the training crops' size, and for whole drawn streets."""
+    size = crop_size(config) if config.data_dir else embedded.STREET_SIZE
+    network = at_size(student, *size)
     if config.export_label_map:
         network = with_label_map(network)
     return run.ship(config, network, directory)

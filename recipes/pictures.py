@@ -3,12 +3,13 @@
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from keras_hybrid.data.label_maps import IGNORED
 from keras_hybrid.staging import staged
 
 _ROWS = 4
+_SHOWN_SCORE = 0.5
 
 
 def draw_label_maps(path, student, batches, count, class_names):
@@ -45,6 +46,97 @@ def draw_label_maps(path, student, batches, count, class_names):
         for name, colour in zip(class_names, colours)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=8)
+    with staged(path) as new:
+        figure.savefig(new, format="png", dpi=100)
+
+
+def draw_people(path, batches, data, detections):
+    """Writes a PNG of test images with the people in them and those that were found.
+
+    Args:
+        path: Of the PNG.
+        batches: Images (1, H, W, 3) with `"index"` and `"scale"`, see `data.people`.
+        data: `Pedestrians`.
+        detections: Of the test images, in pixels of those.
+    """
+    figure = Figure(figsize=(12, 3.2 * _ROWS), layout="constrained")
+    rows = figure.subplots(_ROWS, 2, squeeze=False)
+    for axis in rows.flat:
+        axis.set_axis_off()
+    for row, (images, truth) in zip(
+        rows, batches.shard(max(1, len(data.test) // _ROWS), 0)
+    ):
+        index, scale = int(truth["index"][0]), np.tile(truth["scale"][0], 2)
+        people = data.test.people[index]
+        for axis in row:
+            axis.imshow(images[0].numpy().astype("uint8"))
+        for box, ignored in zip(people.boxes * scale, people.ignored, strict=True):
+            _draw_box(row[0], box, "grey" if ignored else "lime")
+        for one in detections:
+            if one["image_id"] == index and one["score"] >= _SHOWN_SCORE:
+                box = np.array(one["bbox"]) * scale
+                _draw_box(row[1], box, "red", f"{one['score']:.2f}")
+    rows[0, 0].set_title("people (grey: ignored)")
+    rows[0, 1].set_title(f"found (scores of at least {_SHOWN_SCORE})")
+    with staged(path) as new:
+        figure.savefig(new, format="png", dpi=100)
+
+
+def _draw_box(axis, box, colour, text=None):
+    x, y, width, height = box
+    axis.add_patch(Rectangle((x, y), width, height, fill=False, color=colour))
+    if text:
+        axis.text(x, y, text, color=colour, fontsize=6, verticalalignment="bottom")
+
+
+def draw_miss_rates(path, curves):
+    """Writes a PNG of miss rates over false positives per image.
+
+    Args:
+        path: Of the PNG.
+        curves: Name of the subset -> `metrics.MissRateCurve`.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    for name, curve in curves.items():
+        if curve.positives and len(curve.fppi):
+            axis.step(
+                curve.fppi,
+                100 * curve.miss_rate,
+                where="post",
+                label=f"{name} ({curve.positives} people)",
+            )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlim=(1e-3, 1e1),
+        ylim=(1, 100),
+        xlabel="false positives per image",
+        ylabel="miss rate in %",
+    )
+    axis.grid(which="both", alpha=0.3)
+    axis.axvspan(1e-2, 1, alpha=0.08)  # what the log-average is taken over
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
+    with staged(path) as new:
+        figure.savefig(new, format="png", dpi=100)
+
+
+def draw_sweep(path, miss_rates):
+    """Writes a PNG of the miss rate for each balance (paper, Fig. 9).
+
+    Args:
+        path: Of the PNG.
+        miss_rates: Balance -> subset -> MR^-2 in percent, or None.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    for subset in next(iter(miss_rates.values())):
+        values = [np.nan if r[subset] is None else r[subset] for r in miss_rates.values()]
+        axis.plot(list(miss_rates), values, marker="o", label=subset)
+    axis.set(xlabel="alpha", ylabel="MR$^{-2}$ in %")
+    axis.grid(alpha=0.3)
+    axis.legend()
     with staged(path) as new:
         figure.savefig(new, format="png", dpi=100)
 

@@ -38,7 +38,15 @@ def ship(config, student, directory, **kwargs):
 
 
 def fit(
-    directory, model, student, batches, *, epochs, steps_per_epoch, validation_data=None
+    directory,
+    model,
+    student,
+    batches,
+    *,
+    epochs,
+    steps_per_epoch,
+    validation_data=None,
+    names_of=None,
 ):
     """`model.fit` that goes on from the last checkpoint in `directory`.
 
@@ -49,9 +57,11 @@ def fit(
         batches: `batches(epochs)` returns the batches of the epochs of a `range`.
         epochs, steps_per_epoch: As in `fit`.
         validation_data: Batches to evaluate on after each epoch, or None.
+        names_of: From the targets of a batch to the names of its images, or None.
 
     Raises:
-        FloatingPointError: The loss became infinite or NaN.
+        FloatingPointError: The loss became infinite or NaN; given `names_of`, the message
+            names the batch's images.
     """
     writes = is_chief(model)
     replicas = model.distribute_strategy.num_replicas_in_sync
@@ -60,8 +70,9 @@ def fit(
     if done:
         logging.info("Going on after epoch %d of %d", done, epochs)
     if done < epochs:
+        end = StopAtNaN()
         with quiet_about_length():
-            history = model.fit(
+            model.fit(
                 batches(range(done, epochs)),
                 initial_epoch=done,
                 epochs=epochs,
@@ -70,13 +81,30 @@ def fit(
                 validation_data=validation_data
                 and _evenly_shared(validation_data, replicas),
                 callbacks=[
-                    keras.callbacks.TerminateOnNaN(),
+                    end,
                     # Before the checkpoint: a row too many is replaced later.
                     *([TransferCurves(directory)] if writes else []),
                     checkpoints,
                 ],
             )
-        _check_converged(history)
+        if end.at:
+            raise FloatingPointError(_diverged(*end.at, batches, names_of))
+
+
+class StopAtNaN(keras.callbacks.TerminateOnNaN):
+    """Ends `fit` when the loss is infinite or NaN; `at` is then (epoch, step)."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_batch_end(self, batch, logs=None):
+        super().on_batch_end(batch, logs)
+        if self.at is None and not math.isfinite(logs["loss"]):
+            self.at = self._epoch, batch
 
 
 def _evenly_shared(batches, replicas):
@@ -89,13 +117,13 @@ def training_seconds(directory):
     return round(read_rows(directory / "metrics.csv")[-1]["seconds"], 1)
 
 
-def _check_converged(history):
-    """Raises FloatingPointError if `TerminateOnNaN` ended the fit."""
-    if not math.isfinite(history.history["loss"][-1]):
-        raise FloatingPointError(
-            f"The loss became infinite or NaN in epoch {history.epoch[-1] + 1}. Lower "
-            "--learning_rate, or try --balance=dynamic."
-        )
+def _diverged(epoch, step, batches, names_of):
+    message = f"The loss became infinite or NaN in epoch {epoch + 1}"
+    if names_of is not None:
+        # Batches are a function of the epoch, so that this is the same one again.
+        _, targets = next(iter(batches(range(epoch, epoch + 1)).skip(step)))
+        message += f", step {step + 1}, on {', '.join(map(str, names_of(targets)))}"
+    return f"{message}. Lower --learning_rate, or try --balance=dynamic."
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ from keras import layers
 from keras_hybrid.models.faster_rcnn import FasterRCNN
 
 
-def backbone(channels=(8, 16, 16)):
+def backbone(channels=(8, 16, 16), scale=1.0):
     """Strides 2, 4 and 8 end at out1, out2, out3; any size."""
-    x = image = keras.Input((None, None, 3))
+    image = keras.Input((None, None, 3))
+    x = layers.Rescaling(scale)(image)
     for i, width in enumerate(channels, start=1):
         x = layers.Conv2D(
             width, 3, strides=2, padding="same", activation="relu", name=f"out{i}"

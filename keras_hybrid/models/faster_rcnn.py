@@ -61,7 +61,8 @@ class FasterRCNN(keras.Model):
         name: Name of the model.
 
     Raises:
-        ValueError: `backbone` has no stage of a stride, or a map no anchor.
+        ValueError: `backbone` has no stage of a stride or is nested, or a map has no
+            anchor.
     """
 
     def __init__(
@@ -338,6 +339,12 @@ def _with_maps(backbone, strides):
         raise ValueError(
             f"`feature_strides` must rise and be strides of {backbone.name!r}, which has "
             f"{sorted(stages)}. Received: feature_strides={tuple(strides)}"
+        )
+    nested = [stages[stride] for stride in strides if "/" in stages[stride]]
+    if nested:
+        raise ValueError(
+            "`backbone` must be flat: its maps cannot be within another model. Received: "
+            f"backbone={backbone.name!r} with {nested}"
         )
     maps = [backbone.get_layer(stages[stride]).output for stride in strides]
     return keras.Model(backbone.input, maps, name=backbone.name)

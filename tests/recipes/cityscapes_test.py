@@ -173,6 +173,7 @@ def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(embedded, "streets_with_labels", few)
     monkeypatch.setattr(embedded, "STREET_SIZE", (32, 64))
+    monkeypatch.setattr(embedded, "STREET_CROP", (32, 32))
     save_student(tmp_path / "student.keras", classes=len(streets.LABELS))
     settings = cityscapes.Config(
         workdir=str(tmp_path / "run"),

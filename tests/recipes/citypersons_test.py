@@ -1,0 +1,222 @@
+"""The detection recipe from files to miss rates, pictures and exports."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from detectors import backbone, people
+from PIL import Image
+
+import tiny
+from keras_hybrid.data import streets
+from keras_hybrid.metrics import log_average_miss_rate
+from keras_hybrid.recipes import citypersons, embedded
+
+
+def save_people(root, split, count):
+    """Folders as COCO's, of bright people of 20 to 43 pixels."""
+    images, truth = people(count)
+    (root / split).mkdir(parents=True)
+    records = []
+    for i, image in enumerate(images):
+        picture = Image.fromarray((255 * image.clip(0, 1)).astype("uint8"))
+        picture.save(root / split / f"{i}.png")
+        for box in truth["boxes"][i][truth["labels"][i] > 0]:
+            x, y, right, bottom = box.tolist()
+            box = [x, y, right - x, bottom - y]
+            records.append({"image_id": i, "category_id": 1, "bbox": box})
+    names = [{"id": i, "file_name": f"{i}.png"} for i in range(count)]
+    content = {"images": names, "annotations": records}
+    (root / f"people_{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detection")
+    save_people(folder, "train", 12)
+    save_people(folder, "test", 5)
+    keras.utils.set_random_seed(0)
+    backbone((4, 8, 8, 8, 8), 1 / 255).save(folder / "backbone.keras")
+    tiny.teacher(size=None).save(folder / "teacher.keras")
+    return folder
+
+
+def config(files, workdir, **changes):
+    settings = {
+        "data_dir": str(files),
+        "workdir": str(workdir),
+        "teacher": str(files / "teacher.keras"),
+        "teacher_preprocessing": "tf",
+        "student_backbone": str(files / "backbone.keras"),
+        "steps": 3,
+        "batch_size": 4,
+        "crop_height": 64,
+        "crop_width": 96,
+        "upscale": 1.5,
+        "min_height": 12.0,
+        "channels": 8,
+        "units": 16,
+    }
+    return citypersons.Config(**{**settings, **changes})
+
+
+def test_from_files_to_miss_rates(files, tmp_path):
+    settings = {"steps": 7, "export": "saved_model,tflite"}
+    results = citypersons.main(config(files, tmp_path, **settings))
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert set(results["miss_rate"]) == {
+        *("reasonable", "reasonable_small", "heavy", "all", "learned")
+    }
+    assert results["miss_rate"]["heavy"] is None  # nobody is covered
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    truth = json.loads((files / "people_test.json").read_text())
+    expected = log_average_miss_rate(truth, detections, "all")
+    assert results["miss_rate"]["all"] == pytest.approx(expected, abs=0.01)
+    log = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(log) == 1 + 3  # epochs of 3 steps
+    assert {"balance", "student_loss", "student_first_loss"} <= set(log[0].split(","))
+    for name in ("predictions.png", "miss_rates.png", "curves.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 300
+    file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
+    found = file(image=np.zeros((1, 64, 96, 3), "float32"))
+    assert found["boxes"].shape == (1, 100, 4)
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+    keras.saving.load_model(tmp_path / "student.keras")
+
+
+def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatch):
+    """A student that finds the middle half of each enlarged image."""
+
+    def in_the_middle(student, height, width):
+        del student
+
+        class Middle:
+            def predict_on_batch(self, images):
+                assert images.shape[1:3] == (height, width) == (96, 160)
+                box = np.array([[[36.0, 24, 108, 72]]])  # of 96 x 144 pixels
+                return {"boxes": box, "scores": np.array([[0.5]])}
+
+        return Middle()
+
+    monkeypatch.setattr(citypersons, "with_detections", in_the_middle)
+    settings = config(files, tmp_path)
+    detections = citypersons.detect(settings, citypersons.open_data(settings), None)
+    assert [one["image_id"] for one in detections] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(detections[3]["bbox"], [24, 16, 48, 32])
+
+
+def test_none_trains_the_student_alone(files, tmp_path):
+    results = citypersons.main(config(files, tmp_path, method="none", teacher=""))
+    assert results["method"] == "none"
+    assert "balance" not in (tmp_path / "metrics.csv").read_text()
+
+
+def test_several_balances_are_one_command(files, tmp_path):
+    settings = config(files, tmp_path, balance="0.1,dynamic")
+    results = citypersons.main(settings)
+    assert set(results) == {"0.1", "dynamic"}
+    for balance, result in results.items():
+        path = tmp_path / f"balance_{balance}" / "results.json"
+        assert json.loads(path.read_text()) == result
+    assert (tmp_path / "sweep.png").exists()
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    fixed = (tmp_path / "balance_0.1" / "metrics.csv").read_text().splitlines()
+    column = fixed[0].split(",").index("balance")
+    alphas = [float(row.split(",")[column]) for row in fixed[1:]]
+    assert alphas == pytest.approx([0.1] * len(alphas))
+    assert citypersons.main(settings) == results
+
+
+def test_anchors_are_as_high_as_people_are(files, tmp_path):
+    settings = config(files, tmp_path)
+    data = citypersons.open_data(settings)
+    heights = citypersons.anchor_heights(settings, data.train.people)
+    assert len(heights) == 11
+    real = [box[3] for of_image in data.train.people for box in of_image.boxes]
+    assert heights[0] == pytest.approx(1.5 * min(real), rel=0.05)
+    assert heights[-1] == 128  # a map of stride 32 has some in any case
+
+
+def test_not_a_number_names_the_images_of_the_batch(files, tmp_path):
+    settings = config(files, tmp_path, learning_rate=1e30, steps=30)
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 1, step \d, on .*/train/\d+\.png"
+    ):
+        citypersons.main(settings)
+    assert not (tmp_path / "student.keras").exists()
+
+
+def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
+    citypersons.main(config(files, tmp_path / "alone", steps=6))
+    with monkeypatch.context() as patch:
+        patch.setattr(citypersons.workdir, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            citypersons.main(config(files, tmp_path / "ended", steps=6))
+    citypersons.main(config(files, tmp_path / "ended", steps=6))
+    one, other = (
+        json.loads((tmp_path / name / "detections.json").read_text())
+        for name in ("alone", "ended")
+    )
+    np.testing.assert_allclose(
+        [record["score"] for record in one],
+        [record["score"] for record in other],
+        atol=1e-4,
+    )
+
+
+def test_without_data_it_runs_on_drawn_streets(files, tmp_path, monkeypatch):
+    """By day, with a teacher that was taught joints at dusk, made once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    few = functools.partial(
+        embedded.streets_with_people, training_images=8, test_images=2
+    )
+    monkeypatch.setattr(embedded, "streets_with_people", few)
+    monkeypatch.setattr(embedded, "STREET_SIZE", (64, 128))
+    monkeypatch.setattr(embedded, "STREET_CROP", (32, 64))
+    joints = functools.partial(embedded._joints_at_dusk, 4)
+    monkeypatch.setattr(embedded, "_joints_at_dusk", lambda _: joints())
+    settings = config(files, tmp_path / "run", data_dir="", teacher="")
+    results = citypersons.main(settings)
+    assert results["training_images"] == 8
+    (teacher,) = (tmp_path / "cache" / "keras_hybrid").iterdir()
+    assert keras.saving.load_model(teacher).output_shape[:3] == (None, None, None)
+
+
+def test_drawn_people_are_those_of_the_scenes():
+    data = embedded.streets_with_people("day", training_images=3, test_images=1)
+    for i, of_image in enumerate(data.train.people):
+        scene = streets.scene(i, size=embedded.STREET_SIZE, domain="day", seed=0)
+        walkers = np.sum(scene.classes == streets.THINGS.index("pedestrian"))
+        assert np.sum(~of_image.ignored) == walkers
+        assert np.all(of_image.visibility <= 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_width": 100}, "--crop_width must be a multiple of 32"),
+        ({"upscale": 0}, "--upscale must be above 0"),
+        ({"min_height": -1}, "--min_height must be at least 0"),
+        ({"min_height": 500.0}, "--min_height must be such that there are people"),
+        ({"balance": "0.1,fast"}, '--balance must be "dynamic" or a number'),
+        ({"batch_size": 13}, "--batch_size must be at most 12 images"),
+        ({"teacher": ""}, "--teacher must be given with --data_dir"),
+        ({"teacher": "no.npz"}, "must be a file that exists. Received: no.npz"),
+        ({"teacher": "no.keras"}, "--teacher must be a file that exists"),
+        ({"student_backbone": "no.keras"}, "--student_backbone must be a file"),
+        ({"student_backbone": "MobilNet"}, "Did you mean 'MobileNet'"),
+        ({"data_dir": "nowhere"}, "must be a folder. Received: data_dir=nowhere"),
+        ({"export": "onnx"}, "--export must be saved_model, tflite or both"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
+    files, tmp_path, changes, message
+):
+    workdir = tmp_path / "run"
+    with pytest.raises((ValueError, OSError), match=message):
+        citypersons.main(config(files, workdir, **changes))
+    assert not workdir.exists()
