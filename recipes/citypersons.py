@@ -38,7 +38,15 @@ from keras_hybrid.export.student import load
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
 from keras_hybrid.models.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.models.torch_resnet50 import load_resnet50
-from keras_hybrid.recipes import embedded, pictures, run, settings, shell, workdir
+from keras_hybrid.recipes import (
+    embedded,
+    pictures,
+    run,
+    settings,
+    shell,
+    teachers,
+    workdir,
+)
 
 # Images are padded to multiples of it for evaluation: all strides divide it.
 _MULTIPLE = 32
@@ -285,7 +293,7 @@ def build_student(config, data):
     """Faster R-CNN with anchors as high as the people to learn are."""
     backbone = load_backbone(config)
     if not config.data_dir:
-        embedded.quicken_norms(backbone)
+        teachers.quicken_norms(backbone)
     return FasterRCNN(
         backbone,
         feature_strides=_FEATURE_STRIDES,
@@ -333,7 +341,7 @@ def with_embedded_teacher(config):
         settings.refuse(
             "teacher", "given with --data_dir and --method=hybrid", config.teacher
         )
-    return dataclasses.replace(config, teacher=str(embedded.pose_network()))
+    return dataclasses.replace(config, teacher=str(teachers.pose_network()))
 
 
 def load_teacher(config):

@@ -36,7 +36,15 @@ from keras_hybrid.export.student import load
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.deeplab_v2 import at_size, deeplab_v2, with_label_map
 from keras_hybrid.models.dilation import undilated_stages
-from keras_hybrid.recipes import embedded, pictures, run, settings, shell, workdir
+from keras_hybrid.recipes import (
+    embedded,
+    pictures,
+    run,
+    settings,
+    shell,
+    teachers,
+    workdir,
+)
 
 # Images are padded to multiples of it for evaluation: all strides divide it.
 _MULTIPLE = 32
@@ -235,6 +243,8 @@ def load_student(config, data):
             weights=None if weights == "random" else weights,
             input_shape=(None, None, 3),
         )
+        if not config.data_dir:
+            teachers.quicken_norms(backbone)
         return deeplab_v2(backbone, classes, output_stride=config.output_stride)
     student = load(config.student, "--student")
     if student.output_shape != (None, *student.input_shape[1:3], classes):
@@ -250,7 +260,7 @@ def with_embedded_teacher(config):
         settings.refuse(
             "teacher", "given with --data_dir and --method=hybrid", config.teacher
         )
-    return dataclasses.replace(config, teacher=str(embedded.street_segmenter()))
+    return dataclasses.replace(config, teacher=str(teachers.street_segmenter()))
 
 
 def load_teacher(config):

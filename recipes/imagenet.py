@@ -29,7 +29,7 @@ import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
 from keras_hybrid.export.student import load
-from keras_hybrid.recipes import embedded, run, settings, shell, workdir
+from keras_hybrid.recipes import run, settings, shell, teachers, workdir
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -208,7 +208,7 @@ def with_embedded_teacher(config, data):
     """`config` with a teacher that knows the drawn crops, if those are the data."""
     if config.data_dir or config.method == "none" or config.teacher != Config.teacher:
         return config
-    path = embedded.street_classifier(data.train, len(data.class_names), _DRAWN)
+    path = teachers.street_classifier(data.train, len(data.class_names), _DRAWN)
     return dataclasses.replace(config, teacher=str(path))
 
 

@@ -5,31 +5,25 @@ from keras import ops
 
 from keras_hybrid.models import anchors as anchors_lib
 from keras_hybrid.models import detection_losses as losses
-from keras_hybrid.models.box_head import BoxHead
-from keras_hybrid.models.feature_pyramid import FeaturePyramid
-from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
-from keras_hybrid.models.proposals import decode, encode, propose
-from keras_hybrid.models.roi_align import pyramid_roi_align
+from keras_hybrid.models.detection_head import (
+    BOX_VARIANCE,
+    RPN_VARIANCE,
+    DetectionHead,
+    detections_of,
+)
+from keras_hybrid.models.proposals import encode
 from keras_hybrid.models.rows import take_rows
-from keras_hybrid.models.rpn import RegionProposalNetwork
 from keras_hybrid.models.targets import assign, sample
+from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.stages import find_stages
 
-DETECTIONS = 100
-"""How many boxes of an image are handed out, at most."""
-
-# As torchvision, which keeps 1000 or 2000 proposals and draws 512 of them.
-_PRE_NMS_TOPK, _PROPOSALS, _PROPOSAL_NMS_IOU = 1000, 300, 0.7
+# As torchvision, but for the number of proposals, which is 512 there.
 _ANCHORS_DRAWN, _ANCHORS_POSITIVE = 256, 0.5
 _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE = 128, 0.25
-_SCORE_THRESHOLD, _NMS_IOU = 0.05, 0.5
-_RPN_VARIANCE = 1.0, 1.0, 1.0, 1.0
-_BOX_VARIANCE = 0.1, 0.1, 0.2, 0.2
-_POOLED = 7
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
-class FasterRCNN(keras.Model):
+class FasterRCNN(MultiWorkerFit, keras.Model):
     """Finds objects of one shape, such as pedestrians, at all sizes.
 
     A `keras.Model` with a `.backbone`, a `.head` and its own loss: it trains with `fit`,
@@ -143,7 +137,7 @@ class FasterRCNN(keras.Model):
         labels = take_rows(targets.labels, drawn_boxes)
         logits = take_rows(y_pred["logits"], drawn_boxes)
         anchors = ops.take(anchors, drawn_boxes, axis=0)
-        wanted = encode(anchors, take_rows(targets.boxes, drawn_boxes), _RPN_VARIANCE)
+        wanted = encode(anchors, take_rows(targets.boxes, drawn_boxes), RPN_VARIANCE)
         deltas = take_rows(y_pred["deltas"], drawn_boxes)
         return losses.objectness_loss(logits, labels, drawn) + losses.delta_loss(
             deltas, wanted, labels, drawn
@@ -164,7 +158,7 @@ class FasterRCNN(keras.Model):
         labels = take_rows(labels, drawn_boxes)
         boxes = take_rows(boxes, drawn_boxes)
         logits, deltas = self.head.classify(y_pred["maps"], boxes)
-        wanted = encode(boxes, take_rows(targets.boxes, drawn_boxes), _BOX_VARIANCE)
+        wanted = encode(boxes, take_rows(targets.boxes, drawn_boxes), BOX_VARIANCE)
         return losses.class_loss(logits, labels, drawn) + losses.delta_loss(
             deltas, wanted, labels, drawn
         )
@@ -185,107 +179,6 @@ class FasterRCNN(keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
-@keras.saving.register_keras_serializable("keras_hybrid")
-class DetectionHead(keras.layers.Layer):
-    """Everything behind the backbone, for maps of rising strides."""
-
-    def __init__(
-        self,
-        num_classes,
-        *,
-        feature_strides,
-        anchor_heights,
-        height_per_width,
-        channels,
-        units,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.settings = {
-            "num_classes": num_classes,
-            "feature_strides": tuple(feature_strides),
-            "anchor_heights": tuple(anchor_heights),
-            "height_per_width": height_per_width,
-            "channels": channels,
-            "units": units,
-        }
-        self.strides = tuple(feature_strides)
-        self.height_per_width = height_per_width
-        self.levels = anchors_lib.heights_by_level(anchor_heights, self.strides)
-        self.pyramid = FeaturePyramid(channels, dtype=self.dtype_policy, name="pyramid")
-        self.rpn = RegionProposalNetwork(
-            [len(heights) for heights in self.levels],
-            dtype=self.dtype_policy,
-            name="rpn",
-        )
-        self.box_head = BoxHead(
-            num_classes, units, dtype=self.dtype_policy, name="box_head"
-        )
-
-    def build(self, input_shapes):
-        self.pyramid.build(input_shapes)
-        shapes = self.pyramid.compute_output_shape(input_shapes)
-        self.rpn.build(shapes)
-        self.box_head.build((None, None, _POOLED, _POOLED, shapes[0][-1]))
-
-    def call(self, maps, training=None):
-        """Maps of the backbone to predictions.
-
-        Returns:
-            A dictionary: the pyramid's `"maps"`, and of all anchors `"logits"` (B, A) and
-            `"deltas"` (B, A, 4). Unless it trains also the detections: `"boxes"` (B, 100,
-            4) in pixels, [x1, y1, x2, y2], `"scores"` and int32 `"classes"` (B, 100),
-            best first and 0 where there is none, and `"count"` (B,).
-        """
-        # Keras takes a list of one for the one.
-        maps = self.pyramid(keras.tree.flatten(maps))
-        logits, deltas = self.rpn(maps)
-        y_pred = {"maps": maps, "logits": logits, "deltas": deltas}
-        return y_pred if training else {**y_pred, **self._detect(y_pred)}
-
-    def anchors(self, maps):
-        """The anchors of maps (B, H, W, C): (A, 4) xyxy."""
-        sizes = [x.shape[1:3] for x in maps]
-        return anchors_lib.anchors_of(
-            sizes, self.strides, self.levels, self.height_per_width
-        )
-
-    def propose(self, y_pred):
-        """The `Proposals` of the first stage."""
-        maps = y_pred["maps"]
-        anchors = self.anchors(maps)
-        boxes = decode(y_pred["deltas"], anchors, _RPN_VARIANCE, self._image_size(maps))
-        return propose(
-            y_pred["logits"],
-            boxes,
-            [
-                len(heights) * x.shape[1] * x.shape[2]
-                for heights, x in zip(self.levels, maps, strict=True)
-            ],
-            pre_nms_topk=_PRE_NMS_TOPK,
-            count=_PROPOSALS,
-            iou_threshold=_PROPOSAL_NMS_IOU,
-        )
-
-    def classify(self, maps, boxes):
-        """Logits (B, N, 1 + C) and deltas (B, N, 4) of boxes (B, N, 4)."""
-        return self.box_head(pyramid_roi_align(maps, boxes, self.strides, _POOLED))
-
-    def _image_size(self, maps):
-        """(height, width) that the coarsest map covers, padding included."""
-        return tuple(n * self.strides[-1] for n in maps[-1].shape[1:3])
-
-    def _detect(self, y_pred):
-        maps = y_pred["maps"]
-        proposals = self.propose(y_pred)
-        logits, deltas = self.classify(maps, proposals.boxes)
-        boxes = decode(deltas, proposals.boxes, _BOX_VARIANCE, self._image_size(maps))
-        return _suppress(boxes, ops.softmax(logits)[..., 1:], proposals.valid)
-
-    def get_config(self):
-        return {**super().get_config(), **self.settings}
-
-
 def with_detections(detector, height, width):
     """The detector for one image of a size, with the detections alone for output.
 
@@ -295,38 +188,6 @@ def with_detections(detector, height, width):
     image = keras.Input(batch_shape=(1, height, width, 3), name="image")
     y_pred = detector.head(detector.backbone(image))
     return keras.Model(image, detections_of(y_pred), name=detector.name)
-
-
-def detections_of(y_pred):
-    """The detections among predictions, `"boxes"`, `"scores"`, `"classes"`, `"count"`."""
-    return {name: y_pred[name] for name in ("boxes", "scores", "classes", "count")}
-
-
-def _suppress(boxes, probabilities, valid):
-    """The best detections, each class by itself.
-
-    Args:
-        boxes: (B, P, 4).
-        probabilities: (B, P, C), without the background.
-        valid: bool (B, P), which of them are proposals.
-    """
-    count, num_classes = probabilities.shape[1:]
-    counts = ops.expand_dims(valid, -1) & (probabilities >= _SCORE_THRESHOLD)
-    scores = ops.reshape(
-        ops.where(counts, probabilities, NO_SCORE), (-1, count * num_classes)
-    )
-    boxes = ops.repeat(boxes, num_classes, axis=1)
-    classes = ops.tile(ops.arange(1, num_classes + 1, dtype="int32"), (count,))
-    classes = ops.broadcast_to(classes, ops.shape(scores))
-    indices, kept = non_max_suppression(
-        class_offsets(boxes, classes), scores, DETECTIONS, _NMS_IOU
-    )
-    return {
-        "boxes": ops.where(ops.expand_dims(kept, -1), take_rows(boxes, indices), 0.0),
-        "scores": ops.where(kept, take_rows(scores, indices), 0.0),
-        "classes": ops.where(kept, take_rows(classes, indices), 0),
-        "count": ops.sum(ops.cast(kept, "int32"), axis=1),
-    }
 
 
 def _with_maps(backbone, strides):

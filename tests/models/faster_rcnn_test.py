@@ -10,7 +10,8 @@ import equations
 import tiny
 from keras_hybrid import HybridTransfer, applications, find_stages
 from keras_hybrid.models import faster_rcnn
-from keras_hybrid.models.faster_rcnn import FasterRCNN, detections_of
+from keras_hybrid.models.detection_head import detections_of
+from keras_hybrid.models.faster_rcnn import FasterRCNN
 from replicas import strategy
 
 

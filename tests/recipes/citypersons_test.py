@@ -13,7 +13,7 @@ from PIL import Image
 import tiny
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
-from keras_hybrid.recipes import citypersons, embedded
+from keras_hybrid.recipes import citypersons, embedded, teachers
 
 
 def save_people(root, split, count):
@@ -177,8 +177,8 @@ def test_without_data_it_runs_on_drawn_streets(files, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "streets_with_people", few)
     monkeypatch.setattr(embedded, "STREET_SIZE", (64, 128))
     monkeypatch.setattr(embedded, "STREET_CROP", (32, 64))
-    joints = functools.partial(embedded._joints_at_dusk, 4)
-    monkeypatch.setattr(embedded, "_joints_at_dusk", lambda _: joints())
+    joints = functools.partial(teachers.joints_at_dusk, 4)
+    monkeypatch.setattr(teachers, "joints_at_dusk", lambda _: joints())
     settings = config(files, tmp_path / "run", data_dir="", teacher="")
     results = citypersons.main(settings)
     assert results["training_images"] == 8

@@ -1,0 +1,166 @@
+"""The embedded world's teachers, trained on first use and then cached."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+from absl import logging
+from keras import ops
+
+from keras_hybrid import applications, find_stages
+from keras_hybrid.data import augment, augment_maps, label_maps, streets
+from keras_hybrid.models.deeplab_v2 import deeplab_v2
+from keras_hybrid.recipes import embedded
+from keras_hybrid.recipes.workdir import save_model
+
+# Another drawing or another training makes another teacher: raise it then.
+_VERSION = 4
+_JOINT_STRIDE, _JOINT_WEIGHT = 16, 10.0
+
+
+def street_classifier(crops, classes, size):
+    """ResNet-50 for street crops, from raw RGB (B, size, size, 3) to probabilities.
+
+    Args:
+        crops: The `ArraySource` to train it on.
+        classes: How many it tells apart.
+        size: Height and width in pixels.
+
+    Returns:
+        The `pathlib.Path` of the `.keras` file, as of all functions here.
+    """
+
+    def train():
+        model = applications.load(
+            "ResNet50", weights=None, input_shape=(size, size, 3), classes=classes
+        )
+        loss = "sparse_categorical_crossentropy"
+        model.compile("adam", loss=loss, metrics=["accuracy"])
+        _fit(model, crops, augment.pad_crop_flip(size), batch_size=64, epochs=8)
+        return model
+
+    return _cached(f"street_classifier_{size}px", train)
+
+
+def street_segmenter():
+    """DeepLab v2 on DenseNet-121 for streets at dusk, from raw RGB (B, H, W, 3).
+
+    It takes a third of the steps from scratch that a ResNet-50 takes.
+    """
+
+    def train():
+        data = embedded.streets_with_labels("dusk")
+        backbone = applications.load("DenseNet121", weights=None)
+        quicken_norms(backbone)
+        model = deeplab_v2(backbone, len(data.class_names), output_stride=16)
+        batch_size, epochs = 4, 8
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=label_maps.IGNORED
+        )
+        steps = epochs * (len(data.train) // batch_size)
+        model.compile(_optimizer(steps), loss=loss, metrics=["accuracy"])
+        transform = augment_maps.random_scale_crop_flip(embedded.STREET_CROP)
+        _fit(model, data.train, transform, batch_size, epochs)
+        return model
+
+    return _cached("street_segmenter", train)
+
+
+def pose_network():
+    """DenseNet-121 that was taught the joints of people at dusk, from raw RGB.
+
+    It ends at stride 16, without the layer that marked joints.
+    """
+
+    def train():
+        images, joints = joints_at_dusk(400)
+        network = applications.load("DenseNet121", weights=None)
+        quicken_norms(network)
+        end = next(s for s in find_stages(network) if s.stride == _JOINT_STRIDE)
+        features = keras.Model(
+            network.input, network.get_layer(end.layer_name).output, name="pose_network"
+        )
+        marks = keras.layers.Conv2D(len(streets.KEYPOINTS), 1, name="joints")
+        model = keras.Sequential([features, marks])
+        batch_size, epochs = 4, 3
+        steps = epochs * (len(images) // batch_size)
+        model.compile(_optimizer(steps), loss=_joint_loss)
+        model.fit(images, joints, batch_size=batch_size, epochs=epochs)
+        return features
+
+    return _cached("pose_network", train)
+
+
+def _cached(name, train):
+    """The file of a network, which `train()` returns where there is none yet."""
+    path = cache_dir() / f"{name}_v{_VERSION}.keras"
+    if not path.exists():
+        logging.info("Training the teacher of the embedded world, once, for %s", path)
+        keras.utils.set_random_seed(0)
+        save_model(train(), path)
+    return path
+
+
+def _fit(model, source, transform, batch_size, epochs):
+    batches = source.training_batches(batch_size, transform, 0, range(epochs))
+    steps_per_epoch = len(source) // batch_size
+    model.fit(batches, epochs=epochs, steps_per_epoch=steps_per_epoch, shuffle=False)
+
+
+def _optimizer(steps):
+    schedule = keras.optimizers.schedules.PolynomialDecay(
+        5e-4, steps, end_learning_rate=0.0, power=0.9
+    )
+    return keras.optimizers.Adam(schedule)
+
+
+def joints_at_dusk(count):
+    """Parts of drawn streets (N, 64, 128, 3) and where joints are (N, 4, 8, 17)."""
+    images, joints = [], []
+    height, width = embedded.STREET_CROP
+    for i in range(count):
+        scene = streets.scene(i, size=embedded.STREET_SIZE, domain="dusk", seed=0)
+        cells = _cells_with_joints(scene.keypoints)
+        # Heads are in the middle of the picture, feet in its lower half.
+        top = height // 2 if i % 2 else embedded.STREET_SIZE[0] - height
+        for left in range(0, embedded.STREET_SIZE[1], width):
+            images.append(scene.image[top:, left : left + width])
+            first = left // _JOINT_STRIDE
+            part = cells[top // _JOINT_STRIDE :, first : first + width // _JOINT_STRIDE]
+            joints.append(part)
+    return np.stack(images), np.stack(joints)
+
+
+def _cells_with_joints(keypoints):
+    """uint8 (H / 16, W / 16, 17), 1 where there is such a joint (N, 17, 3)."""
+    rows, columns = (n // _JOINT_STRIDE for n in embedded.STREET_SIZE)
+    cells = np.zeros((rows, columns, keypoints.shape[1]), "uint8")
+    person, joint = np.nonzero(keypoints[..., 2])
+    column, row = (keypoints[person, joint, :2] // _JOINT_STRIDE).astype(int).T
+    cells[row, column, joint] = 1
+    return cells
+
+
+def _joint_loss(joints, logits):
+    """Cross entropy in which the few cells with a joint weigh as much as the others."""
+    joints = ops.cast(joints, "float32")
+    loss = ops.binary_crossentropy(joints, logits, from_logits=True)
+    return ops.mean(loss * (1 + _JOINT_WEIGHT * joints))
+
+
+def quicken_norms(model):
+    """Lets moving averages follow within tens of steps, as runs of minutes need it.
+
+    Keras Applications' own take hundreds: a MobileNet was right about 57 % of the pixels
+    of its training batches, and 30 % with its averages.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
+
+
+def cache_dir():
+    """`$XDG_CACHE_HOME/keras_hybrid`, by default ~/.cache/keras_hybrid."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "keras_hybrid"
