@@ -125,11 +125,14 @@ def joints_at_dusk(count):
         # Heads are in the middle of the picture, feet in its lower half.
         top = height // 2 if i % 2 else embedded.STREET_SIZE[0] - height
         for left in range(0, embedded.STREET_SIZE[1], width):
-            images.append(scene.image[top:, left : left + width])
-            first = left // _JOINT_STRIDE
-            part = cells[top // _JOINT_STRIDE :, first : first + width // _JOINT_STRIDE]
-            joints.append(part)
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            images.append(scene.image[rows, columns])
+            joints.append(cells[_in_cells(rows), _in_cells(columns)])
     return np.stack(images), np.stack(joints)
+
+
+def _in_cells(pixels):
+    return slice(pixels.start // _JOINT_STRIDE, pixels.stop // _JOINT_STRIDE)
 
 
 def _cells_with_joints(keypoints):
