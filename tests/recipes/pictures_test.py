@@ -1,0 +1,85 @@
+"""What is drawn is where it belongs."""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_hybrid.data.people import Pedestrians, People
+from keras_hybrid.metrics import MissRateCurve
+from keras_hybrid.recipes import pictures
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def extent(mask):
+    """(left, top, right, bottom) of what is True, as shares of the picture."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    height, width = mask.shape
+    return (
+        columns[0] / width,
+        rows[0] / height,
+        columns[-1] / width,
+        rows[-1] / height,
+    )
+
+
+def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
+    """One dark image of 100 x 200, enlarged twofold: a person, a group, two finds."""
+    people = People(
+        np.array([[20.0, 20, 40, 60], [120.0, 20, 60, 60]]),
+        np.ones(2),
+        np.array([False, True]),
+    )
+
+    class Source:
+        def __init__(self):
+            self.people = [people]
+
+        def __len__(self):
+            return 1
+
+    data = Pedestrians(Source(), Source())
+    batches = tf.data.Dataset.from_tensors(
+        (np.full((1, 200, 400, 3), 12.0), {"index": [0], "scale": [[2.0, 2.0]]})
+    )
+    detections = [
+        {"image_id": 0, "bbox": [20, 20, 40, 60], "score": 0.9},
+        {"image_id": 0, "bbox": [100, 0, 50, 50], "score": 0.1},
+        {"image_id": 1, "bbox": [100, 0, 50, 50], "score": 0.9},
+    ]
+    path = tmp_path / "people.png"
+    pictures.draw_people(path, batches, data, detections)
+    drawn = pixels(path)
+    dark = extent((drawn == 12).all(-1)[:, : drawn.shape[1] // 2])
+    green = (drawn[..., 1] > 200) & (drawn[..., 0] < 60) & (drawn[..., 2] < 60)
+    assert not green[:, drawn.shape[1] // 2 :].any()
+    box = extent(green[:, : drawn.shape[1] // 2])
+    shares = [(box[i] - dark[i % 2]) / (dark[2 + i % 2] - dark[i % 2]) for i in range(4)]
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.3, 0.8], atol=0.02)
+    red = (drawn[..., 0] > 200) & (drawn[..., 1] < 60) & (drawn[..., 2] < 60)
+    assert not red[:, : drawn.shape[1] // 2].any()
+    left, _, right, bottom = extent(red[:, drawn.shape[1] // 2 :])
+    np.testing.assert_allclose([left, right], [box[0], box[2]], atol=0.05)
+    np.testing.assert_allclose(bottom, box[3], atol=0.02)
+
+
+def test_miss_rates_of_nobody_are_left_out(tmp_path):
+    some = MissRateCurve(np.array([0.9]), np.array([0.01]), np.array([0.5]), 2)
+    nobody = MissRateCurve(np.zeros(0), np.zeros(0), np.zeros(0), 0)
+    path = tmp_path / "curves.png"
+    pictures.draw_miss_rates(path, {"heavy": nobody})
+    empty = pixels(path)
+    pictures.draw_miss_rates(path, {"all": some, "heavy": nobody})
+    assert np.any(pixels(path) != empty)
+
+
+def test_a_sweep_with_an_unknown_rate(tmp_path):
+    path = tmp_path / "sweep.png"
+    pictures.draw_sweep(
+        path,
+        {"0.1": {"all": 40.0, "heavy": None}, "dynamic": {"all": 30.0, "heavy": None}},
+    )
+    assert pixels(path).shape == (500, 700, 3)
