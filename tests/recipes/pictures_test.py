@@ -43,7 +43,7 @@ def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
 
     data = Pedestrians(Source(), Source())
     batches = tf.data.Dataset.from_tensors(
-        (np.full((1, 200, 400, 3), 12.0), {"index": [0], "scale": [[2.0, 2.0]]})
+        (np.tile([12.0, 30, 60], (1, 200, 400, 1)), {"index": [0], "scale": [[2.0, 2.0]]})
     )
     detections = [
         {"image_id": 0, "bbox": [20, 20, 40, 60], "score": 0.9},
@@ -53,7 +53,7 @@ def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
     path = tmp_path / "people.png"
     pictures.draw_people(path, batches, data, detections)
     drawn = pixels(path)
-    dark = extent((drawn == 12).all(-1)[:, : drawn.shape[1] // 2])
+    dark = extent((drawn == [12, 30, 60]).all(-1)[:, : drawn.shape[1] // 2])
     green = (drawn[..., 1] > 200) & (drawn[..., 0] < 60) & (drawn[..., 2] < 60)
     assert not green[:, drawn.shape[1] // 2 :].any()
     box = extent(green[:, : drawn.shape[1] // 2])
