@@ -15,7 +15,7 @@ on drawn streets by day, taught by a network that knows streets at dusk; a stand
 trying it out, and evidence of nothing:
 
     python -m keras_hybrid.recipes.cityscapes --workdir=runs/streets --student=MobileNet \
-        --steps=600 --export=tflite
+        --output_stride=16 --steps=600 --learning_rate=0.03 --export=tflite
 """
 
 import dataclasses
