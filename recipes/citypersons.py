@@ -54,6 +54,14 @@ _FEATURE_STRIDES = 8, 16, 32
 _ANCHORS = 11
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 _STATE_DICTS = ".npz", ".safetensors"
+# Of flags that are not given: for photographs, and for drawn streets, in minutes.
+_DEFAULTS = {
+    "steps": (12_000, 800),
+    "batch_size": (8, 4),
+    "learning_rate": (2e-4, 2e-3),
+    "channels": (256, 64),
+    "units": (1024, 256),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,10 +87,10 @@ class Config:
     """Hybrid forward, or the student alone."""
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several with commas are run one after the other."""
-    steps: int = 12_000
-    """Batches to train on."""
-    batch_size: int = 8
-    """Images a step, of all GPUs together."""
+    steps: int | None = None
+    """Batches to train on; 12 000 if not given, 800 of drawn streets."""
+    batch_size: int | None = None
+    """Images a step, of all GPUs together; 8 if not given, 4 of drawn streets."""
     crop_height: int = 640
     """Pixels of a training crop, and of the exported student's image."""
     crop_width: int = 1280
@@ -93,14 +101,14 @@ class Config:
     """Pixels of the lowest people to learn from, before upscaling."""
     group_aspect: float = 0.0
     """Boxes of at least this width per height are ignored, as groups; 0: none."""
-    learning_rate: float = 0.01
-    """In the beginning; it falls to 0 as (1 - step / steps) ** 0.9."""
-    weight_decay: float = 1e-4
-    """Of the L2 penalty, whose gradient goes through the momentum."""
-    channels: int = 256
-    """Width of the student's feature pyramid."""
-    units: int = 1024
-    """Width of the two dense layers for each of its proposals."""
+    learning_rate: float | None = None
+    """In the beginning; it falls to 0 as (1 - step / steps) ** 0.9. 2e-4 if not given,
+    2e-3 with drawn streets."""
+    channels: int | None = None
+    """Width of the student's feature pyramid; 256 if not given, 64 for drawn streets."""
+    units: int | None = None
+    """Width of the two dense layers for each of its proposals; 1024 if not given, 256 for
+    drawn streets."""
     seed: int = 0
     """Of the student's start, the order of the images and their augmentation."""
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
@@ -111,6 +119,10 @@ class Config:
     """What to ship the student as: saved_model, tflite, or both with a comma."""
 
     def __post_init__(self):
+        for name, (photographs, drawn) in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                value = photographs if self.data_dir else drawn
+                object.__setattr__(self, name, value)  # the dataclass is frozen
         positive = "steps", "batch_size", "learning_rate", "upscale", "channels", "units"
         for name in positive:
             if getattr(self, name) <= 0:
@@ -364,16 +376,11 @@ def build_model(config, student):
 
 
 def build_optimizer(config):
-    """SGD with a polynomial decay."""
-    momentum = 0.9
+    """Adam, as CSP (Liu et al. 2019) has it on CityPersons, and polynomial decay."""
     schedule = keras.optimizers.schedules.PolynomialDecay(
         config.learning_rate, config.steps, end_learning_rate=0.0, power=0.9
     )
-    # Keras's decay goes past the momentum, which would have added it up tenfold.
-    decay = config.weight_decay / (1 - momentum)
-    return keras.optimizers.SGD(
-        schedule, momentum=momentum, weight_decay=decay, global_clipnorm=10.0
-    )
+    return keras.optimizers.Adam(schedule, global_clipnorm=10.0)
 
 
 def detect(config, data, student):

@@ -1,9 +1,10 @@
 """Training crops and evaluation crops of one image.
 
-Each function returns `transform(image, seed)`: from an RGB `image` (H, W, 3) in 0..255
-to float32 (size, size, 3) in 0..255, in `tf.data`. `seed` is an integer tensor of shape
-(2,): the same seed, the same crop. Evaluation transforms ignore it. Resizing is bilinear
-with antialiasing, as Pillow's, with which the published ImageNet recipes are trained.
+Each function returns `transform(image, label, seed)`: from an RGB `image` (H, W, 3) in
+0..255 to float32 (size, size, 3) in 0..255, in `tf.data`, and its label as it is. `seed`
+is an integer tensor of shape (2,): the same seed, the same crop. Evaluation transforms
+ignore it. Resizing is bilinear with antialiasing, as Pillow's, with which the published
+ImageNet recipes are trained.
 """
 
 import math
@@ -20,13 +21,13 @@ def random_resized_crop_flip(size):
     `RandomResizedCrop(size)` and `RandomHorizontalFlip()`.
     """
 
-    def transform(image, seed):
+    def transform(image, label, seed):
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         box = crop_box(tf.shape(image)[:2], crop_seed)
         top, left, height, width = tf.unstack(box)
         image = image[top : top + height, left : left + width]
         image = tf.image.resize(image, (size, size), antialias=True)
-        return _as_square(_flip(image, flip_seed), size)
+        return _as_square(_flip(image, flip_seed), size), label
 
     return transform
 
@@ -71,7 +72,7 @@ def resize_center_crop(size):
     """
     shorter_side = round(size * 256 / 224)
 
-    def transform(image, seed):
+    def transform(image, label, seed):
         del seed
         old = tf.shape(image)[:2]
         new = shorter_side * old // tf.reduce_min(old)
@@ -84,7 +85,7 @@ def resize_center_crop(size):
             kernel_type="triangle",
             antialias=True,
         )
-        return _as_square(crop[0], size)
+        return _as_square(crop[0], size), label
 
     return transform
 
@@ -96,7 +97,7 @@ def pad_crop_flip(size, padding=4):
     `RandomCrop(size, padding=4)`. The image is (size, size, 3).
     """
 
-    def transform(image, seed):
+    def transform(image, label, seed):
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = tf.ensure_shape(image, (size, size, 3))
         image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
@@ -104,7 +105,7 @@ def pad_crop_flip(size, padding=4):
             tf.random.stateless_uniform((2,), crop_seed, 0, 2 * padding + 1, "int32")
         )
         image = image[top : top + size, left : left + size]
-        return _as_square(_flip(image, flip_seed), size)
+        return _as_square(_flip(image, flip_seed), size), label
 
     return transform
 
@@ -112,9 +113,9 @@ def pad_crop_flip(size, padding=4):
 def as_is(size):
     """The image, which is (size, size, 3), unchanged: evaluation of small images."""
 
-    def transform(image, seed):
+    def transform(image, label, seed):
         del seed
-        return _as_square(image, size)
+        return _as_square(image, size), label
 
     return transform
 

@@ -1,9 +1,11 @@
 """Training crops and evaluation images, and where boxes are in them.
 
-Each function returns `transform(image, seed)`, as those of `augment`: from an image
-(H, W, 3) in 0..255 to (float32 (h, w, 3), geometry). `move` does with boxes what was done
-with the image. A geometry is float32 (5,): the factors of x and y, then what is cut off
-at the left and at the top, in pixels of the result, and 1 if it was mirrored after that.
+Each function returns `transform(image, truth, seed)`, as those of `augment`, for a truth
+of boxes float32 (G, 4), [x1, y1, x2, y2] in pixels of the image (H, W, 3), and labels
+int32 (G,): from 1 on what is to be found, -1 a region to ignore, 0 nothing. It returns
+(float32 (h, w, 3), geometry). `move` does with boxes what was done with the image. A
+geometry is float32 (5,): the factors of x and y, then what is cut off at the left and at
+the top, in pixels of the result, and 1 if it was mirrored after that.
 """
 
 import tensorflow as tf
@@ -18,21 +20,21 @@ _INSIDE = 0.5
 def random_scale_crop_flip(size, upscale=1.0):
     """A random part at a random scale and brightness, and its mirror image.
 
-    Half of the parts keep their brightness.
+    Where there are objects to be found, one drawn at random is whole in it, or fills it:
+    people are few, and most parts would be without (CSP, Liu et al. 2019, too). Half of
+    the parts keep their brightness.
 
     Args:
         size: (height, width) of the result.
         upscale: Factor of all images before the random scale, as of `enlarged`.
     """
 
-    def transform(image, seed):
+    def transform(image, truth, seed):
         seeds = tf.unstack(tf.random.split(seed, 4))
         scale = upscale * tf.random.stateless_uniform((), seeds[0], *_SCALE)
         part = tf.cast(tf.round(tf.cast(size, "float32") / scale), "int32")
         image = _padded(tf.cast(image, "float32"), part)
-        room = tf.cast(tf.shape(image)[:2] - part + 1, "float32")
-        corner = tf.random.stateless_uniform((2,), seeds[1]) * room
-        top, left = tf.unstack(tf.cast(corner, "int32"))
+        top, left = tf.unstack(_corner(tf.shape(image)[:2], part, *truth, seeds[1]))
         image = image[top : top + part[0], left : left + part[1]]
         image = tf.image.resize(image, size, antialias=True)
         factors = tf.cast(size, "float32") / tf.cast(part, "float32")
@@ -56,8 +58,8 @@ def random_scale_crop_flip(size, upscale=1.0):
 def enlarged(upscale, multiple):
     """The whole image, enlarged and then padded to multiples of a number."""
 
-    def transform(image, seed):
-        del seed
+    def transform(image, truth, seed):
+        del truth, seed
         before = tf.cast(tf.shape(image)[:2], "float32")
         size = tf.cast(tf.round(before * upscale), "int32")
         image = tf.image.resize(tf.cast(image, "float32"), size, antialias=True)
@@ -69,26 +71,25 @@ def enlarged(upscale, multiple):
 
 
 def move(boxes, labels, geometry, size):
-    """Boxes where they are in the transformed images.
+    """Boxes where they are in the transformed image.
 
     Of an object of which less than half is in the image that part is to be ignored; what
     is outside of the image is nothing.
 
     Args:
-        boxes: float32 (B, G, 4), [x1, y1, x2, y2] in pixels of the images before.
-        labels: int32 (B, G).
-        geometry: float32 (B, 5), see the module.
-        size: (height, width) of the images now.
+        boxes: float32 (G, 4), [x1, y1, x2, y2] in pixels of the image before.
+        labels: int32 (G,).
+        geometry: float32 (5,), see the module.
+        size: (height, width) of the image now.
 
     Returns:
-        (boxes, labels) of the same shapes; boxes are clipped to the images.
+        (boxes, labels) of the same shapes; boxes are clipped to the image.
     """
     height, width = tf.unstack(tf.cast(size, "float32"))
-    factors, cut, mirrored = geometry[:, None, :2], geometry[:, None, 2:4], geometry[:, 4]
+    factors, cut, mirrored = geometry[:2], geometry[2:4], geometry[4] > 0
     low, high = boxes[..., :2] * factors - cut, boxes[..., 2:] * factors - cut
     flipped_low = tf.stack([width - high[..., 0], low[..., 1]], axis=-1)
     flipped_high = tf.stack([width - low[..., 0], high[..., 1]], axis=-1)
-    mirrored = mirrored[:, None, None] > 0
     low, high = (
         tf.where(mirrored, flipped, straight)
         for flipped, straight in ((flipped_low, low), (flipped_high, high))
@@ -104,6 +105,29 @@ def move(boxes, labels, geometry, size):
     labels = tf.where(inside > 0, labels, 0)
     boxes = tf.concat([inner_low, inner_high], axis=-1)
     return tf.where(labels[..., None] == 0, 0.0, boxes), labels
+
+
+def _corner(image_size, part, boxes, labels, seed):
+    """Top and left, int32 (2,), of a part of such a size, with an object if there is one.
+
+    Args:
+        image_size, part: Height and width, int32 (2,); the part fits into the image.
+        boxes, labels: See the module.
+        seed: Integers (2,).
+    """
+    object_seed, corner_seed = tf.unstack(tf.random.split(seed, 2))
+    room = tf.cast(image_size - part, "float32")
+    draws = tf.random.stateless_uniform(tf.shape(labels), object_seed)
+    box = boxes[tf.argmax(tf.where(labels > 0, draws, -1.0))]
+    part = tf.cast(part, "float32")
+    # The object is whole between these two, whichever of them is lower.
+    one = tf.clip_by_value(box[1::-1], 0.0, room)
+    other = tf.clip_by_value(box[:1:-1] - part, 0.0, room)
+    found = tf.reduce_any(labels > 0)
+    low = tf.where(found, tf.minimum(one, other), 0.0)
+    high = tf.where(found, tf.maximum(one, other), room)
+    corner = low + tf.random.stateless_uniform((2,), corner_seed) * (high - low + 1)
+    return tf.cast(tf.minimum(tf.floor(corner), room), "int32")
 
 
 def _padded(image, least):

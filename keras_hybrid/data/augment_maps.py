@@ -1,8 +1,8 @@
 """Training crops and evaluation images with their label maps.
 
-Each function returns `transform(both, seed)`, as those of `augment`: from an image and
-its labels, (H, W, 4) in 0..255, to float32 (h, w, 4). Colours are resized bilinearly,
-labels take the nearest; pixels beside the image are black and of no class.
+Each function returns `transform(both, label, seed)`, as those of `augment`: from an image
+and its label map, (H, W, 4) in 0..255, to float32 (h, w, 4). Colours are resized
+bilinearly, labels take the nearest; pixels beside the image are black and of no class.
 """
 
 import tensorflow as tf
@@ -22,7 +22,7 @@ def random_scale_crop_flip(size):
         size: (height, width) of the result.
     """
 
-    def transform(both, seed):
+    def transform(both, label, seed):
         scale_seed, corner_seed, flip_seed = tf.unstack(tf.random.split(seed, 3))
         scale = tf.random.stateless_uniform((), scale_seed, *_SCALE)
         part = tf.cast(tf.round(tf.cast(size, "float32") / scale), "int32")
@@ -36,7 +36,7 @@ def random_scale_crop_flip(size):
         both = tf.concat([image, labels], axis=-1)
         mirrored = tf.random.stateless_uniform((), flip_seed) < 0.5
         both = tf.where(mirrored, both[:, ::-1], both)
-        return tf.ensure_shape(both, (*size, 4))
+        return tf.ensure_shape(both, (*size, 4)), label
 
     return transform
 
@@ -44,10 +44,10 @@ def random_scale_crop_flip(size):
 def padded_to_multiple(number):
     """The whole image; sides that are no multiples of `number` grow to the next one."""
 
-    def transform(both, seed):
+    def transform(both, label, seed):
         del seed
         size = tf.shape(both)[:2]
-        return _padded(tf.cast(both, "float32"), -(-size // number) * number)
+        return _padded(tf.cast(both, "float32"), -(-size // number) * number), label
 
     return transform
 

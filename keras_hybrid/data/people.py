@@ -83,23 +83,27 @@ class PeopleSource:
 
     def batches(self, batch_size, transform):
         """See `sources`."""
-        return self._source.batches(batch_size, transform).map(self._with_boxes)
+        return self._source.batches(batch_size, self._with_boxes(transform))
 
     def training_batches(self, batch_size, transform, seed, epochs):
         """See `sources`."""
-        batches = self._source.training_batches(batch_size, transform, seed, epochs)
-        return batches.map(self._with_boxes)
+        transform = self._with_boxes(transform)
+        return self._source.training_batches(batch_size, transform, seed, epochs)
 
-    def _with_boxes(self, transformed, index):
-        images, geometry = transformed
-        boxes, labels = augment_boxes.move(
-            tf.gather(self._boxes, index),
-            tf.gather(self._labels, index),
-            geometry,
-            tf.shape(images)[1:3],
-        )
-        scale = geometry[:, :2]
-        return images, {"boxes": boxes, "labels": labels, "index": index, "scale": scale}
+    def _with_boxes(self, transform):
+        def with_boxes(image, index, seed):
+            truth = self._boxes[index], self._labels[index]
+            image, geometry = transform(image, truth, seed)
+            boxes, labels = augment_boxes.move(*truth, geometry, tf.shape(image)[:2])
+            scale = geometry[:2]
+            return image, {
+                "boxes": boxes,
+                "labels": labels,
+                "index": index,
+                "scale": scale,
+            }
+
+        return with_boxes
 
     def ground_truth(self):
         """What `metrics.log_average_miss_rate` takes; an image's id is its index."""

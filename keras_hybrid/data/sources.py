@@ -63,8 +63,8 @@ class ArraySource:
 
     def _load(self, order, transform, seed):
         def load(position, index):
-            image = transform(self._images[index], tf.stack([seed, position]))
-            return image, self._labels[index]
+            seeds = tf.stack([seed, position])
+            return transform(self._images[index], self._labels[index], seeds)
 
         return order.enumerate().map(load, **_PARALLEL)
 
@@ -123,7 +123,7 @@ class EncodedSource:
     def _load(self, examples, transform, seed):
         def load(position, name, data, image, label):
             del name, data
-            return transform(image, tf.stack([seed, position])), label
+            return transform(image, label, tf.stack([seed, position]))
 
         return (
             examples.enumerate()

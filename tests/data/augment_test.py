@@ -19,7 +19,7 @@ def _seeds(count):
 def _over_seeds(transform, image, count):
     """What `transform` makes of one image, for many seeds: (count, size, size, 3)."""
     seeds = tf.data.Dataset.from_tensor_slices(_seeds(count))
-    images = seeds.map(lambda seed: transform(tf.constant(image), seed))
+    images = seeds.map(lambda seed: transform(tf.constant(image), 3, seed)[0])
     return np.stack(list(images.as_numpy_iterator()))
 
 
@@ -81,7 +81,7 @@ def test_random_crop_is_the_box_resized_as_pillow_does():
     top, left, height, width = augment.crop_box([61, 43], crop_seed).numpy()
     part = Image.fromarray(image[top : top + height, left : left + width])
     expected = np.asarray(part.resize((24, 24), Image.Resampling.BILINEAR), "float32")
-    ours = augment.random_resized_crop_flip(24)(tf.constant(image), seed).numpy()
+    ours = augment.random_resized_crop_flip(24)(tf.constant(image), 3, seed)[0].numpy()
     distance = min(np.abs(ours - x).max() for x in (expected, expected[:, ::-1]))
     assert distance <= 1.01  # Pillow rounds to integers, twice
 
@@ -123,7 +123,7 @@ def _pillow_evaluation_crop(image, size):
 @pytest.mark.parametrize("shape", [(375, 500), (501, 333), (97, 60), (256, 256)])
 def test_evaluation_crop_is_that_of_pillow(shape, size):
     image = _noise(*shape)
-    ours = augment.resize_center_crop(size)(tf.constant(image), None).numpy()
+    ours = augment.resize_center_crop(size)(tf.constant(image), 3, None)[0].numpy()
     expected = _pillow_evaluation_crop(image, size)
     assert np.abs(ours - expected).max() <= 1.01  # Pillow rounds to integers, twice
     assert np.abs(ours - expected).mean() < 0.4
@@ -132,7 +132,7 @@ def test_evaluation_crop_is_that_of_pillow(shape, size):
 def test_evaluation_crop_of_a_panorama_needs_no_panorama():
     # Resized whole it would be 256 x 5 120 000 pixels.
     image = tf.zeros((1, 20000, 3), "uint8")
-    assert augment.resize_center_crop(224)(image, None).shape == (224, 224, 3)
+    assert augment.resize_center_crop(224)(image, 3, None)[0].shape == (224, 224, 3)
 
 
 def test_pad_crop_flip_gives_every_shift_and_both_sides():
@@ -160,14 +160,16 @@ def test_pad_crop_flip_pads_with_black_and_mirrors_half():
 def test_same_seed_same_crop():
     image, seed = tf.constant(_noise(40, 40)), tf.constant([1, 2], "int64")
     for make in (augment.random_resized_crop_flip, augment.pad_crop_flip):
-        first, again = make(40)(image, seed), make(40)(image, seed)
+        seeds = seed, seed, tf.constant([1, 3], "int64")
+        first, again, other = (make(40)(image, 3, seed)[0] for seed in seeds)
         np.testing.assert_array_equal(first, again)
-        assert np.any(first != make(40)(image, tf.constant([1, 3], "int64")))
+        assert np.any(first != other)
 
 
 def test_as_is():
     image = _noise(5, 5)
-    ours = augment.as_is(5)(tf.constant(image), None)
+    ours, label = augment.as_is(5)(tf.constant(image), 3, None)
+    assert label == 3
     np.testing.assert_array_equal(ours, image.astype("float32"))
     assert ours.dtype == "float32"
 
@@ -175,4 +177,4 @@ def test_as_is():
 @pytest.mark.parametrize("make", [augment.as_is, augment.pad_crop_flip])
 def test_small_images_must_have_the_size(make):
     with pytest.raises(ValueError, match="(?s)compatible|must be equal|same"):
-        tf.function(make(5))(tf.zeros((5, 6, 3), "uint8"), tf.constant([0, 0]))
+        tf.function(make(5))(tf.zeros((5, 6, 3), "uint8"), 3, tf.constant([0, 0]))

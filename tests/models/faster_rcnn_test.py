@@ -55,7 +55,7 @@ def test_detections_are_ordered_clipped_and_zero_behind_the_last():
 def test_it_learns_four_images_by_heart_and_finds_every_box(strides):
     detector = small(strides)
     images, truth = people(4)
-    steps = 200
+    steps = 300
     schedule = keras.optimizers.schedules.PolynomialDecay(3e-3, steps, 0.0)
     detector.compile(keras.optimizers.Adam(schedule))
     first = detector.evaluate(images, truth, verbose=0)
