@@ -4,13 +4,16 @@ from keras import ops
 
 # The score of what is no box; it is never kept.
 NO_SCORE = -1e30
+# Pixels of a side (as torchvision). LiteRT chooses a box without area over and over until
+# it has `count`: it takes back what it chose, and finds that it does not overlap itself.
+_SMALLEST_SIDE = 1e-3
 
 
 def non_max_suppression(boxes, scores, count, iou_threshold):
     """Keeps the best boxes, and of those that overlap the best one, for each image.
 
     Args:
-        boxes: float32 (B, N, 4), corners.
+        boxes: float32 (B, N, 4), corners in pixels. What has no area is no box.
         scores: float32 (B, N); `NO_SCORE` for boxes that are none.
         count: How many to keep, at most.
         iou_threshold: Boxes with a higher IoU than this to a better one go.
@@ -20,6 +23,9 @@ def non_max_suppression(boxes, scores, count, iou_threshold):
         stand for a box.
     """
     import tensorflow as tf
+
+    smallest = ops.min(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    scores = ops.where(smallest >= _SMALLEST_SIDE, scores, NO_SCORE)
 
     def of_image(image):
         indices, valid = tf.image.non_max_suppression_padded(

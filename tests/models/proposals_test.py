@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
 from keras_hybrid.models.proposals import decode, encode, propose
@@ -47,8 +49,38 @@ def test_suppression_keeps_the_best_of_those_that_overlap(images):
 
 def test_suppression_of_none():
     scores = np.full((2, 3), NO_SCORE, "float32")
-    _, kept = non_max_suppression(np.zeros((2, 3, 4), "float32"), scores, 2, 0.5)
-    assert not np.any(kept)
+    boxes = np.array([[[0, 0, 1, 1]] * 3] * 2, "float32")
+    assert not np.any(non_max_suppression(boxes, scores, 2, 0.5)[1])
+    assert np.any(non_max_suppression(boxes, 0 * scores, 2, 0.5)[1])
+
+
+def without_area():
+    """Four boxes, the two best of which are clipped to a line and to a point."""
+    boxes = [[3, 0, 9, 0], [8, 8, 8, 8], [0, 0, 10, 10], [20, 0, 30, 10]]
+    return np.array([boxes], "float32"), np.array([[0.9, 0.8, 0.7, 0.6]], "float32")
+
+
+def test_without_area_it_is_no_box():
+    indices, kept = non_max_suppression(*without_area(), 3, 0.5)
+    assert np.array(kept).tolist() == [[True, True, False]]
+    assert np.array(indices)[np.array(kept)].tolist() == [2, 3]
+
+
+def test_phones_suppress_what_keras_suppresses(tmp_path):
+    """LiteRT's operator would choose the line and the point three times."""
+    boxes, scores = without_area()
+    module = tf.Module()
+    module.suppress = tf.function(
+        lambda boxes, scores: non_max_suppression(boxes, scores, 3, 0.5),
+        input_signature=[tf.TensorSpec(x.shape) for x in (boxes, scores)],
+    )
+    tf.saved_model.save(module, tmp_path)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()
+    outputs = Interpreter(model_content=content).get_signature_runner()(
+        boxes=boxes, scores=scores
+    )
+    indices, kept = outputs["output_0"], outputs["output_1"]
+    assert indices[kept].tolist() == [2, 3]
 
 
 def test_negative_scores_are_scores():
