@@ -6,7 +6,7 @@ from keras import ops
 from keras_hybrid.models import anchors as anchors_lib
 from keras_hybrid.models.box_head import BoxHead
 from keras_hybrid.models.feature_pyramid import FeaturePyramid
-from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
+from keras_hybrid.models.nms import class_offsets, non_max_suppression
 from keras_hybrid.models.proposals import decode, propose
 from keras_hybrid.models.roi_align import pyramid_roi_align
 from keras_hybrid.models.rows import take_rows
@@ -141,14 +141,12 @@ def _suppress(boxes, probabilities, valid):
     """
     count, num_classes = probabilities.shape[1:]
     counts = ops.expand_dims(valid, -1) & (probabilities >= _SCORE_THRESHOLD)
-    scores = ops.reshape(
-        ops.where(counts, probabilities, NO_SCORE), (-1, count * num_classes)
-    )
-    boxes = ops.repeat(boxes, num_classes, axis=1)
-    classes = ops.tile(ops.arange(1, num_classes + 1, dtype="int32"), (count,))
-    classes = ops.broadcast_to(classes, ops.shape(scores))
+    scores = ops.reshape(ops.where(counts, probabilities, 0.0), (-1, count * num_classes))
+    scores, best = ops.top_k(scores, count * num_classes)
+    boxes = take_rows(boxes, best // num_classes)
+    classes = 1 + ops.cast(best % num_classes, "int32")
     indices, kept = non_max_suppression(
-        class_offsets(boxes, classes), scores, DETECTIONS, _NMS_IOU
+        class_offsets(boxes, classes), scores > 0, DETECTIONS, _NMS_IOU
     )
     return {
         "boxes": ops.where(ops.expand_dims(kept, -1), take_rows(boxes, indices), 0.0),

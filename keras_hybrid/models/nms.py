@@ -2,19 +2,17 @@
 
 from keras import ops
 
-# The score of what is no box; it is never kept.
-NO_SCORE = -1e30
 # Pixels of a side (as torchvision). LiteRT chooses a box without area over and over until
 # it has `count`: it takes back what it chose, and finds that it does not overlap itself.
 _SMALLEST_SIDE = 1e-3
 
 
-def non_max_suppression(boxes, scores, count, iou_threshold):
+def non_max_suppression(boxes, valid, count, iou_threshold):
     """Keeps the best boxes, and of those that overlap the best one, for each image.
 
     Args:
-        boxes: float32 (B, N, 4), corners in pixels. What has no area is no box.
-        scores: float32 (B, N); `NO_SCORE` for boxes that are none.
+        boxes: float32 (B, N, 4), corners in pixels, best first.
+        valid: bool (B, N), which of them are boxes at all. What has no area is none.
         count: How many to keep, at most.
         iou_threshold: Boxes with a higher IoU than this to a better one go.
 
@@ -24,18 +22,21 @@ def non_max_suppression(boxes, scores, count, iou_threshold):
     """
     import tensorflow as tf
 
-    smallest = ops.min(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    scores = ops.where(smallest >= _SMALLEST_SIDE, scores, NO_SCORE)
+    # Ranks, for of equal scores LiteRT takes any first, and TensorFlow the first.
+    ranks = ops.arange(boxes.shape[1], 0, -1, dtype="float32")
+    sides = boxes[..., 2:] - boxes[..., :2]
+    valid &= ops.min(sides, axis=-1) >= _SMALLEST_SIDE
+    scores = ops.where(valid, ranks, 0.0)
 
     def of_image(image):
-        indices, valid = tf.image.non_max_suppression_padded(
+        indices, found = tf.image.non_max_suppression_padded(
             *image,
             count,
             iou_threshold=iou_threshold,
-            score_threshold=NO_SCORE,
+            score_threshold=0.0,
             pad_to_max_output_size=True,
         )
-        kept = tf.range(count) < valid
+        kept = tf.range(count) < found
         # Also because LiteRT's converter would take a reshape right behind the operator
         # for its own, and its output then has another shape than the file says.
         return tf.where(kept, indices, 0), kept

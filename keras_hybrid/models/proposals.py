@@ -5,9 +5,11 @@ import typing
 import keras
 from keras import ops
 
-from keras_hybrid.models.nms import NO_SCORE, non_max_suppression
+from keras_hybrid.models.nms import non_max_suppression
 from keras_hybrid.models.rows import take_rows
 
+# Of what is no proposal.
+_NO_SCORE = -1e30
 # exp() of more would be a box 62 times as large as its anchor (as torchvision).
 _MAX_LOG_SCALE = 4.135
 
@@ -79,12 +81,13 @@ def propose(logits, boxes, anchors_per_level, *, pre_nms_topk, count, iou_thresh
         values = ops.cast(logits[:, start : start + anchors], "float32")
         top, indices = ops.top_k(values, min(pre_nms_topk, anchors))
         candidates = take_rows(boxes, indices + start)
+        every = ops.ones_like(top, dtype="bool")
         kept, valid = non_max_suppression(
-            candidates, top, min(count, top.shape[1]), iou_threshold
+            candidates, every, min(count, top.shape[1]), iou_threshold
         )
-        scores.append(ops.where(valid, take_rows(top, kept), NO_SCORE))
+        scores.append(ops.where(valid, take_rows(top, kept), _NO_SCORE))
         best.append(take_rows(candidates, kept))
         start += anchors
     scores, best = ops.concatenate(scores, axis=1), ops.concatenate(best, axis=1)
     scores, indices = ops.top_k(scores, min(count, scores.shape[1]))
-    return Proposals(take_rows(best, indices), scores > NO_SCORE)
+    return Proposals(take_rows(best, indices), scores > _NO_SCORE)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_hybrid.models.nms import NO_SCORE, class_offsets, non_max_suppression
+from keras_hybrid.models.nms import class_offsets, non_max_suppression
 from keras_hybrid.models.proposals import decode, encode, propose
 
 _ONES = 1.0, 1.0, 1.0, 1.0
@@ -34,68 +34,80 @@ def test_boxes_are_clipped_to_the_image_and_stay_finite():
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_suppression_keeps_the_best_of_those_that_overlap(images):
-    boxes = [[0, 0, 10, 10], [0, 1, 10, 11], [0, 6, 10, 16], [50, 50, 60, 60]]
-    scores = [0.5, 0.9, 0.3, NO_SCORE]
+    boxes = [[0, 1, 10, 11], [0, 0, 10, 10], [0, 6, 10, 16], [50, 50, 60, 60]]
     indices, kept = non_max_suppression(
         np.array([boxes] * images, "float32"),
-        np.array([scores] * images, "float32"),
+        np.array([[True, True, True, False]] * images),
         3,
         0.5,
     )
     for image in range(images):
         found = np.array(indices[image])[np.array(kept[image])]
-        assert found.tolist() == [1, 2]
+        assert found.tolist() == [0, 2]
 
 
 def test_suppression_of_none():
-    scores = np.full((2, 3), NO_SCORE, "float32")
     boxes = np.array([[[0, 0, 1, 1]] * 3] * 2, "float32")
-    assert not np.any(non_max_suppression(boxes, scores, 2, 0.5)[1])
-    assert np.any(non_max_suppression(boxes, 0 * scores, 2, 0.5)[1])
+    assert not np.any(non_max_suppression(boxes, np.zeros((2, 3), bool), 2, 0.5)[1])
+    assert np.any(non_max_suppression(boxes, np.ones((2, 3), bool), 2, 0.5)[1])
 
 
 def without_area():
     """Four boxes, the two best of which are clipped to a line and to a point."""
     boxes = [[3, 0, 9, 0], [8, 8, 8, 8], [0, 0, 10, 10], [20, 0, 30, 10]]
-    return np.array([boxes], "float32"), np.array([[0.9, 0.8, 0.7, 0.6]], "float32")
+    return np.array([boxes], "float32")
 
 
 def test_without_area_it_is_no_box():
-    indices, kept = non_max_suppression(*without_area(), 3, 0.5)
+    indices, kept = non_max_suppression(without_area(), np.ones((1, 4), bool), 3, 0.5)
     assert np.array(kept).tolist() == [[True, True, False]]
     assert np.array(indices)[np.array(kept)].tolist() == [2, 3]
 
 
-def test_phones_suppress_what_keras_suppresses(tmp_path):
-    """LiteRT's operator would choose the line and the point three times."""
-    boxes, scores = without_area()
+def on_a_phone(function, folder, **inputs):
+    """The two outputs of a function that LiteRT runs."""
     module = tf.Module()
-    module.suppress = tf.function(
-        lambda boxes, scores: non_max_suppression(boxes, scores, 3, 0.5),
-        input_signature=[tf.TensorSpec(x.shape) for x in (boxes, scores)],
+    specs = [tf.TensorSpec(x.shape, x.dtype, name) for name, x in inputs.items()]
+    module.run = tf.function(function, input_signature=specs)
+    tf.saved_model.save(module, folder)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert()
+    outputs = Interpreter(model_content=content).get_signature_runner()(**inputs)
+    return outputs["output_0"], outputs["output_1"]
+
+
+def test_phones_choose_no_box_without_area(tmp_path):
+    """LiteRT's operator would choose the line three times."""
+    indices, kept = on_a_phone(
+        lambda boxes, valid: non_max_suppression(boxes, valid, 3, 0.5),
+        tmp_path,
+        boxes=without_area(),
+        valid=np.ones((1, 4), bool),
     )
-    tf.saved_model.save(module, tmp_path)
-    content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()
-    outputs = Interpreter(model_content=content).get_signature_runner()(
-        boxes=boxes, scores=scores
-    )
-    indices, kept = outputs["output_0"], outputs["output_1"]
     assert indices[kept].tolist() == [2, 3]
 
 
-def test_negative_scores_are_scores():
-    """Those of proposals are logits."""
-    boxes = np.array([[[0, 0, 1, 1], [5, 5, 6, 6]]], "float32")
-    indices, kept = non_max_suppression(boxes, np.array([[-9.0, -3]], "float32"), 2, 0.5)
-    assert np.array(indices).tolist() == [[1, 0]]
-    assert np.all(kept)
+def test_phones_choose_the_same_of_equal_scores(tmp_path):
+    """The wall of a house is the same all over, and so is what a network says of it."""
+    row = np.arange(0, 160, 4, "float32")
+    boxes = np.stack([row, 0 * row, row + 10, 0 * row + 10], axis=-1)[None]
+    logits = np.full((1, 40), -0.25, "float32")
+
+    def best(logits, boxes):
+        return tuple(
+            propose(logits, boxes, (40,), pre_nms_topk=40, count=40, iou_threshold=0.4)
+        )
+
+    expected, valid = best(logits, boxes)
+    assert np.array(valid).sum() == 20  # Every other one.
+    received, also_valid = on_a_phone(best, tmp_path, logits=logits, boxes=boxes)
+    np.testing.assert_array_equal(also_valid, valid)
+    np.testing.assert_array_equal(received[valid], np.array(expected)[valid])
 
 
 def test_classes_do_not_suppress_each_other():
     boxes = np.array([[[-5, 0, 10, 10], [-5, 0, 10, 10], [-5, 0, 10, 10]]], "float32")
     shifted = class_offsets(boxes, np.array([[1, 2, 1]]))
-    scores = np.array([[0.9, 0.8, 0.7]], "float32")
-    indices, kept = non_max_suppression(shifted, scores, 3, 0.5)
+    indices, kept = non_max_suppression(shifted, np.ones((1, 3), bool), 3, 0.5)
     assert np.array(indices)[np.array(kept)].tolist() == [0, 1]
 
 
