@@ -12,15 +12,15 @@ _ROWS = 4
 _SHOWN_SCORE = 0.5
 
 
-def draw_label_maps(path, student, batches, count, class_names):
-    """Writes a PNG of test images, their truth, and what the student makes of them.
+def draw_label_maps(path, predict, batches, count, class_names):
+    """Writes a PNG of test images, their truth, and what a student makes of them.
 
     Args:
         path: Of the PNG.
-        student: From images (1, H, W, 3) to scores (1, H, W, C).
+        predict: From images (1, H, W, 3) to label maps (1, H, W).
         batches: Images (1, H, W, 3) and label maps (1, H, W).
         count: How many there are; four at equal distances are drawn.
-        class_names: Of the channels.
+        class_names: Of the labels 0, 1 and so on.
     """
     colours = class_colours(len(class_names))
     figure = Figure(figsize=(12, 2.4 * _ROWS), layout="constrained")
@@ -29,13 +29,12 @@ def draw_label_maps(path, student, batches, count, class_names):
         axis.set_axis_off()
     chosen = batches.shard(max(1, count // _ROWS), 0)
     for row, (images, labels) in zip(rows, chosen):
-        prediction = np.argmax(student(images, training=False)[0], axis=-1)
         for axis, picture in zip(
             row,
             (
                 images[0].numpy().astype("uint8"),
                 colours[labels[0].numpy()],
-                colours[prediction],
+                colours[predict(images)[0]],
             ),
         ):
             axis.imshow(picture)

@@ -1,5 +1,6 @@
 """A run that was ended early goes on, and ends as if nothing had been."""
 
+import functools
 import resource
 import signal
 import time
@@ -131,12 +132,14 @@ def test_what_a_killed_process_left_is_deleted(files, tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(files, tmp_path):
     settings = config(files, tmp_path / "run", epochs=100_000)
-    process = shell(*flags(settings), cwd=tmp_path)
+    # A shell that runs the tests in the background has them, and so it, ignore Ctrl-C.
+    hears = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = shell(*flags(settings), cwd=tmp_path, preexec_fn=hears)
     while not list(tmp_path.glob("run/checkpoints/epoch-*.index")):
         assert process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Interrupted. The same command goes on from the last checkpoint" in stderr
     assert "Traceback" not in stderr
