@@ -21,6 +21,6 @@ if not (_here / "recipes").is_dir():
 
 def __getattr__(name):
     # On the JAX and PyTorch backends `import keras_hybrid` stays free of TensorFlow.
-    if name in ("applications", "export", "metrics", "models"):
+    if name in ("applications", "baselines", "export", "metrics", "models"):
         return importlib.import_module(f"keras_hybrid.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,7 @@ class Adapter(keras.layers.Layer):
     def call(self, x, size):
         """Adapts `x` (B, H, W, C) to (B, *size, channels)."""
         x = self.convolution(x)
-        return _resize(x, tuple(size)) if self.resizes else x
+        return resize(x, tuple(size)) if self.resizes else x
 
     def compute_output_shape(self, input_shape, size):
         return (input_shape[0], *size, self.channels)
@@ -42,7 +42,8 @@ class Adapter(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _resize(x, size):
+def resize(x, size):
+    """Bilinear, of maps (B, H, W, C) to (height, width), known or not."""
     if _known(size) and tuple(x.shape[1:3]) == size:
         return x
     if _known(size):

@@ -1,22 +1,23 @@
-"""What `HybridTransfer` logs of its paths besides the metrics of the student."""
+"""What training beside a teacher logs besides the metrics of the student."""
 
 import keras
 
 from keras_hybrid.paths import STUDENT_FIRST, TEACHER_FIRST
 
-_LOGGED = "student_loss", "student_first_loss", "teacher_first_loss", "balance"
-
 
 class PathLogs:
-    """The three losses and alpha, and with `track_paths` the metrics of each path.
+    """Losses and the like, and for `track_paths` the metrics of each path.
+
+    Args:
+        names: What to log.
 
     Attributes:
         trackers: Log name -> running mean over the epoch.
         compiled: Hybrid path -> its copy of the compiled metrics; empty without.
     """
 
-    def __init__(self):
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in _LOGGED}
+    def __init__(self, names):
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.compiled = {}
 
     @property
@@ -36,14 +37,14 @@ class PathLogs:
             if not metrics.built:
                 metrics.build(y, y_pred)
 
-    def update(self, values, batch_size, y, predictions, sample_weight):
+    def update(self, values, batch_size, y=None, predictions=None, sample_weight=None):
         """Takes in a batch.
 
         Args:
-            values: L3, L1, L2 and alpha, scalars.
+            values: Scalars, one for each name.
             batch_size: Images in the batch; on several replicas in this one's share.
             y, sample_weight: As in `fit`.
-            predictions: Hybrid path -> its predictions.
+            predictions: Hybrid path -> its predictions, given that metrics are compiled.
         """
         for tracker, value in zip(self.trackers.values(), values, strict=True):
             tracker.update_state(value, sample_weight=batch_size)

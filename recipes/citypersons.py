@@ -31,7 +31,6 @@ import keras
 import numpy as np
 from absl import logging
 
-import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment_boxes, pedestrians
 from keras_hybrid.export.student import load
@@ -83,8 +82,10 @@ class Config:
     """Keras Applications network, or .keras file of one, to put Faster R-CNN on."""
     student_weights: str = "imagenet"
     """Of that network: imagenet, random or a file; of drawn streets always random."""
-    method: Literal["hybrid", "none"] = "hybrid"
-    """Hybrid forward, or the student alone."""
+    method: settings.Method = "hybrid"
+    """Hybrid forward, the student alone, or one of keras_hybrid.baselines."""
+    method_weight: float | None = None
+    """Of the loss of such a baseline; its paper's, or 1, if not given."""
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several with commas are run one after the other."""
     steps: int | None = None
@@ -134,6 +135,7 @@ class Config:
             value = getattr(self, name)
             if value <= 0 or value % _MULTIPLE:
                 settings.refuse(name, f"a multiple of {_MULTIPLE}", value)
+        settings.check_method_weight(self)
         for one in one_for_each_balance(self):
             settings.balance_of(one)
         settings.exports_of(self)
@@ -351,7 +353,7 @@ def with_embedded_teacher(config):
         return config
     if config.data_dir:
         settings.refuse(
-            "teacher", "given with --data_dir and --method=hybrid", config.teacher
+            "teacher", "given with --data_dir, unless --method=none", config.teacher
         )
     return dataclasses.replace(config, teacher=str(teachers.pose_network()))
 
@@ -370,9 +372,7 @@ def build_model(config, student):
     """What `fit` trains: `student` itself or inside the method."""
     if config.method == "none":
         return student
-    return keras_hybrid.HybridTransfer(
-        load_teacher(config), student, balance=settings.balance_of(config)
-    )
+    return run.build_model(config, load_teacher(config), student)
 
 
 def build_optimizer(config):

@@ -29,7 +29,6 @@ import keras
 import numpy as np
 from absl import logging
 
-import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment_maps, label_maps, segmentation
 from keras_hybrid.export.student import load
@@ -68,8 +67,10 @@ class Config:
     """Of that network: imagenet, random or a file; of drawn streets always random."""
     output_stride: int = 8
     """Pixels of the image per pixel of the network's last map."""
-    method: Literal["hybrid", "none"] = "hybrid"
-    """Hybrid forward, or the student alone."""
+    method: settings.Method = "hybrid"
+    """Hybrid forward, the student alone, or one of keras_hybrid.baselines."""
+    method_weight: float | None = None
+    """Of the loss of such a baseline; its paper's, or 1, if not given."""
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha."""
     steps: int = 40_000
@@ -105,6 +106,7 @@ class Config:
             value = getattr(self, name)
             if value <= 0 or value % _MULTIPLE:
                 settings.refuse(name, f"a multiple of {_MULTIPLE}", value)
+        settings.check_method_weight(self)
         settings.balance_of(self)
         settings.exports_of(self)
 
@@ -258,7 +260,7 @@ def with_embedded_teacher(config):
         return config
     if config.data_dir:
         settings.refuse(
-            "teacher", "given with --data_dir and --method=hybrid", config.teacher
+            "teacher", "given with --data_dir, unless --method=none", config.teacher
         )
     return dataclasses.replace(config, teacher=str(teachers.street_segmenter()))
 
@@ -275,12 +277,8 @@ def build_model(config, student):
     if config.method == "none":
         return run.Alone(student.input, student.output)
     teacher = load_teacher(config)
-    return keras_hybrid.HybridTransfer(
-        teacher,
-        student,
-        switch_points=switch_points(teacher, student),
-        balance=settings.balance_of(config),
-    )
+    points = switch_points(teacher, student)
+    return run.build_model(config, teacher, student, points)
 
 
 def switch_points(teacher, student):

@@ -23,9 +23,7 @@ import keras
 import numpy as np
 from absl import logging
 from ai_edge_litert.interpreter import Interpreter
-from keras import ops
 
-import keras_hybrid
 from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
 from keras_hybrid.export.student import load
@@ -49,8 +47,10 @@ class Config:
     """What a teacher from a file needs before it."""
     student: str = "MobileNet"
     """Keras Applications network to train from scratch, or .keras file to go on with."""
-    method: Literal["hybrid", "none", "kd"] = "hybrid"
-    """Hybrid forward, the student alone, or keras.distillation of the output."""
+    method: settings.Method = "hybrid"
+    """Hybrid forward, the student alone, or one of keras_hybrid.baselines."""
+    method_weight: float | None = None
+    """Of the loss of such a baseline; its paper's, or 1, if not given."""
     balance: str = "1"
     """"dynamic" or a fixed alpha; the paper's Table 1 adds the plain losses."""
     epochs: int = 90
@@ -74,11 +74,9 @@ class Config:
         for name in ("epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 settings.refuse(name, "above 0", getattr(self, name))
+        settings.check_method_weight(self)
         settings.balance_of(self)
         settings.exports_of(self)
-        if self.method == "kd" and self.strategy != "none":
-            # Keras's Distiller weighs the losses of several replicas wrongly.
-            settings.refuse("strategy", "none with --method=kd", self.strategy)
 
 
 def main(config):
@@ -117,8 +115,7 @@ def prepare(config):
         model = build_model(config, data, student)
         model.compile(
             optimizer=build_optimizer(config, steps_per_epoch),
-            # `kd` compares logits, see `logits`.
-            loss=keras.losses.SparseCategoricalCrossentropy(config.method == "kd"),
+            loss="sparse_categorical_crossentropy",
             metrics=accuracies(),
         )
     return data, model, student
@@ -224,30 +221,7 @@ def build_model(config, data, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
-    teacher = load_teacher(config, data)
-    if config.method == "kd":
-        return build_distiller(teacher, student)
-    balance = settings.balance_of(config)
-    return keras_hybrid.HybridTransfer(teacher, student, balance=balance)
-
-
-def build_distiller(teacher, student):
-    """Hinton et al. as Keras has it: temperature 3, both losses weigh one half."""
-    if teacher.output_shape != student.output_shape:
-        settings.refuse(
-            "teacher",
-            f"a classifier of {student.output_shape[-1]} classes for --method=kd",
-            f"{teacher.name} with outputs {teacher.output_shape}",
-        )
-    distillation = keras.distillation
-    loss = distillation.LogitsDistillation(temperature=3.0)
-    return distillation.Distiller(logits(teacher), logits(student), loss)
-
-
-def logits(classifier):
-    """`classifier` with log probabilities for outputs: logits less a constant."""
-    probabilities = ops.cast(classifier.output, "float32")
-    return keras.Model(classifier.input, ops.log(ops.maximum(probabilities, 1e-7)))
+    return run.build_model(config, load_teacher(config, data), student)
 
 
 def build_optimizer(config, steps_per_epoch):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 import keras_hybrid
+from keras_hybrid import baselines
 from keras_hybrid.callbacks import TransferCurves, read_rows
 from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.recipes import settings
@@ -183,6 +184,24 @@ def steps_per_epoch(config, images, strategy):
 def is_chief(model):
     """Whether this process writes: of several machines the first."""
     return model.distribute_strategy.extended.should_checkpoint
+
+
+def build_model(config, teacher, student, switch_points=None):
+    """What `fit` trains for --method, with a teacher."""
+    if config.method == "hybrid":
+        return keras_hybrid.HybridTransfer(
+            teacher,
+            student,
+            switch_points=switch_points,
+            balance=settings.balance_of(config),
+        )
+    return baselines.FeatureTransfer(
+        teacher,
+        student,
+        config.method,
+        config.method_weight,
+        switch_points=switch_points,
+    )
 
 
 class Alone(MultiWorkerFit, keras.Model):

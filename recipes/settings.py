@@ -1,6 +1,12 @@
 """What the flags of all recipes have in common."""
 
+import math
+from typing import Literal
+
 import keras_hybrid
+
+Method = Literal["hybrid", "none", "kd", "fitnet", "at", "ft", "ab", "overhaul"]
+"""Hybrid forward, the student alone, or a method of `keras_hybrid.baselines`."""
 
 
 def refuse(flag, rule, value):
@@ -17,6 +23,17 @@ def balance_of(config):
     except ValueError:
         refuse("balance", '"dynamic" or a number of at least 0', config.balance)
     return float(config.balance)
+
+
+def check_method_weight(config):
+    """Refuses a --method_weight that no method takes."""
+    weight = config.method_weight
+    if weight is None:
+        return
+    if config.method in ("hybrid", "none"):
+        refuse("method_weight", f"left out with --method={config.method}", weight)
+    if not 0 <= weight < math.inf:
+        refuse("method_weight", "a number of at least 0", weight)
 
 
 def exports_of(config):

@@ -29,7 +29,8 @@ def config(files, workdir, **changes):
 
 
 def flags(config):
-    return [f"--{name}={value}" for name, value in dataclasses.asdict(config).items()]
+    values = dataclasses.asdict(config).items()
+    return [f"--{name}={value}" for name, value in values if value is not None]
 
 
 def shell(*flags, cwd, environment=(), **settings):

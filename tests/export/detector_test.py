@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from detectors import people, small
 
+from detectors import people, small
 from keras_hybrid.export import to_saved_model, to_tflite
 from keras_hybrid.export.agreement import require_agreement
 from keras_hybrid.export.detections import pair_up

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from detectors import people, small
 
 import equations
 import tiny
+from detectors import people, small
 from keras_hybrid import HybridTransfer, applications, find_stages
 from keras_hybrid.models import faster_rcnn
 from keras_hybrid.models.detection_head import detections_of

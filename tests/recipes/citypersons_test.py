@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from detectors import backbone, people
 from PIL import Image
 
 import tiny
+from detectors import backbone, people
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
 from keras_hybrid.recipes import citypersons, embedded, teachers
@@ -220,3 +220,15 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     with pytest.raises((ValueError, OSError), match=message):
         citypersons.main(config(files, workdir, **changes))
     assert not workdir.exists()
+
+
+def test_a_rival_trains_the_detector(files, tmp_path):
+    results = citypersons.main(config(files, tmp_path, method="fitnet"))
+    assert results["method"] == "fitnet"
+    assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_kd_has_nothing_to_compare(files, tmp_path):
+    with pytest.raises(ValueError, match='`method="kd"` compares outputs'):
+        citypersons.main(config(files, tmp_path, method="kd"))
+    assert list(tmp_path.iterdir()) == []

@@ -123,6 +123,13 @@ def test_none_trains_the_student_alone(files, tmp_path):
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("method", ["at", "ab"])
+def test_a_rival_trains_the_student(method, files, tmp_path):
+    results = cityscapes.main(config(files, tmp_path, method=method))
+    assert results["method"] == method
+    assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
+
+
 def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
     settings = config(files, tmp_path, learning_rate=0.01, steps=40)
     schedule = cityscapes.build_optimizer(settings)._learning_rate

@@ -40,21 +40,15 @@ def test_none_trains_the_student_alone(files, tmp_path):
     assert results["method"] == "none"
 
 
-def test_kd_through_keras_distillation(files, tmp_path):
+@pytest.mark.parametrize("method", ["kd", "at"])
+def test_a_rival_trains_the_student(method, files, tmp_path):
     tiny.student().save(tmp_path / "classifier.keras")
-    settings = {"teacher": str(tmp_path / "classifier.keras"), "method": "kd"}
-    _, model, student = imagenet.prepare(config(files, tmp_path, **settings))
-    assert isinstance(model, keras.distillation.Distiller)
+    settings = {"teacher": str(tmp_path / "classifier.keras"), "method": method}
+    _, model, _ = imagenet.prepare(config(files, tmp_path, method_weight=0.5, **settings))
+    assert (model.method, model.transfer_loss.weight) == (method, 0.5)
     results = imagenet.main(config(files, tmp_path / "run", **settings))
-    assert results["method"] == "kd"
-
-
-def test_logits_are_log_probabilities():
-    student = tiny.student()
-    images, _ = tiny.batch()
-    np.testing.assert_allclose(
-        np.exp(imagenet.logits(student)(images)), student(images), rtol=1e-5
-    )
+    assert results["method"] == method
+    assert "transfer_loss" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
 def test_mixed_precision(files, tmp_path):
@@ -115,6 +109,8 @@ MISTAKES = {
     "no number": (["--epochs=many"], "many"),
     "negative": (["--epochs=-1"], "--epochs must be above 0. Received: --epochs=-1"),
     "balance": (["--balance=often"], "--balance must be"),
+    "weight": (["--method_weight=2"], "--method_weight must be left out with"),
+    "negative weight": (["--method=at", "--method_weight=-2"], "--method_weight must be"),
     "export": (["--export=onnx"], "--export must be"),
     "no data": (["--data_dir=/nowhere"], "Received: data_dir=/nowhere"),
 }
@@ -155,7 +151,7 @@ def test_a_student_of_other_classes(files, tmp_path):
 
 
 def test_kd_needs_a_teacher_of_the_same_classes(files, tmp_path):
-    assert "for --method=kd" in mistaken(files, tmp_path, method="kd")
+    assert "of the same classes" in mistaken(files, tmp_path, method="kd")
 
 
 def test_labels_out_of_range(files, tmp_path):

@@ -1,0 +1,261 @@
+"""The paper's comparisons on real data: runs the tables of `study_plan.py`.
+
+    python benchmarks/study.py TABLE ... --materials=DIR --work=DIR
+
+`--materials` holds cifar10.npz (x_train, y_train, x_test, y_test), camvid/ and teachers/.
+Each cell of a table is a run of a recipe in a process of its own, on one core, `--jobs`
+at a time. A finished one is appended to benchmarks/study/TABLE.jsonl and not run again;
+one that was ended goes on from its checkpoint in `--work`. `study_report.py` makes
+tables and plots of the lines alone.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import pathlib
+import platform
+import queue
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import study_plan
+from study_plan import TUNED_TEACHER
+
+_TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=study_plan.TABLES)
+    parser.add_argument("--materials", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cell", nargs=2, metavar=("ROW", "SEED"), help="run one, here")
+    options = parser.parse_args()
+    if options.cell:
+        row, seed = options.cell
+        run_cell(*options.tables, row, int(seed), options.work)
+        return
+    prepare(options.materials.resolve(), options.work)
+    for table in options.tables:
+        if table.startswith("cifar10") and not (options.work / TUNED_TEACHER).exists():
+            run_table("cifar10_teacher", options, again=True)
+        run_table(table, options)
+
+
+def prepare(materials, work):
+    """Links the materials into `work` and takes CIFAR-10's images for the study."""
+    work.mkdir(parents=True, exist_ok=True)
+    links = {name: materials / "teachers" / name for name in _TEACHERS}
+    links["camvid"] = materials / "camvid"
+    validation = work / "camvid_validation"
+    validation.mkdir(exist_ok=True)
+    for part in (materials / "camvid").iterdir():
+        if "test" not in part.name:
+            links[f"camvid_validation/{part.name}"] = part
+    for name, target in links.items():
+        if not (work / name).exists():
+            (work / name).symlink_to(target)
+    if not (work / "cifar10_validation.npz").exists():
+        split_cifar10(materials / "cifar10.npz", work)
+    if not (work / "vgg16_start.keras").exists():
+        with_classifier(work / _TEACHERS[0]).save(work / "vgg16_start.keras")
+
+
+def with_classifier(path):
+    """ImageNet's VGG16 with ten classes to learn, for raw RGB."""
+    import keras
+
+    from keras_hybrid import applications
+
+    keras.utils.set_random_seed(0)
+    network = applications.with_preprocessing(keras.saving.load_model(path), "torch")
+    network.trainable = True
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
+    x = keras.layers.Dense(10, activation="softmax", name="classifier")(x)
+    return keras.Model(network.input, x, name="vgg16")
+
+
+def split_cifar10(path, work):
+    """The first 5000 images to train on, or 500; the last 5000 to tune weights on."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        x, y = arrays["x_train"], arrays["y_train"]
+        test = {"x_test": arrays["x_test"], "y_test": arrays["y_test"]}
+    validation = {"x_test": x[-5000:], "y_test": y[-5000:]}
+    for name, count, tested in (
+        ("cifar10_5k", 5000, test),
+        ("cifar10_500", 500, test),
+        ("cifar10_validation", 5000, validation),
+    ):
+        np.savez(work / f"{name}.npz", x_train=x[:count], y_train=y[:count], **tested)
+
+
+def run_table(table, options, again=False):
+    """Runs all cells that the table lacks, seed by seed; or all of them, `again`."""
+    plan = study_plan.TABLES[table]
+    done = {} if again else study_plan.read(table)
+    cells = [(row, seed) for seed in plan.seeds for row in plan.rows()]
+    missing = [cell for cell in cells if cell not in done]
+    print(f"{table}: {len(missing)} of {len(cells)} runs to do", flush=True)
+    cores = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
+        cores.put(core)
+
+    def run(cell):
+        core = cores.get()
+        try:
+            return run_process(table, *cell, core, options)
+        finally:
+            cores.put(core)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        runs = {pool.submit(run, cell): cell for cell in missing}
+        for finished in concurrent.futures.as_completed(runs):
+            row, seed = runs[finished]
+            content = finished.result()
+            if content:
+                append(table, content)
+            figure = plan.result(content["results"]) if content else "failed"
+            print(f"{time.strftime('%H:%M')} {table}, {row}, seed {seed}: {figure}")
+            sys.stdout.flush()
+
+
+def append(table, content):
+    study_plan.LINES.mkdir(exist_ok=True)
+    with open(study_plan.LINES / f"{table}.jsonl", "a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def run_process(table, row, seed, core, options):
+    """Runs a cell on one core; returns the content of its line, None if it failed."""
+    directory = cell_directory(options.work, table, row, seed)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        *("taskset", "--cpu-list", str(core), sys.executable, __file__, table),
+        *("--materials", options.materials, "--work", options.work),
+        *("--cell", row, str(seed)),
+    ]
+    with open(f"{directory}.log", "w") as log:
+        process = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+    if process.returncode:
+        return None
+    return json.loads(pathlib.Path(f"{directory}.json").read_text())
+
+
+def cell_directory(work, table, row, seed):
+    name = f"{row} {seed}".replace(",", "").replace("/", "over").replace(" ", "_")
+    return work / "runs" / table / name
+
+
+def run_cell(table, row, seed, work):
+    """Runs a recipe as a row has it, and writes the content of its line."""
+    plan = study_plan.TABLES[table]
+    spec = plan.rows()[row]
+    directory = cell_directory(work.resolve(), table, row, seed)
+    os.chdir(work)
+    recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
+    settings = {**plan.settings, **spec.settings, "seed": seed}
+    config = recipe.Config(**settings, workdir=str(directory))
+    with varied(spec):
+        results = recipe.main(config)
+    content = {
+        "row": row,
+        "seed": seed,
+        "config": {**dataclasses.asdict(config), "workdir": ""},
+        "hybrid": spec.hybrid,
+        "adapter_norm": spec.adapter_norm,
+        "results": results,
+        "epochs": columns(directory / "metrics.csv"),
+        "machine": machine(),
+    }
+    if plan.recipe == "citypersons":
+        content["curves"] = miss_rates(recipe, config)
+    pathlib.Path(f"{directory}.json").write_text(json.dumps(content))
+
+
+def varied(row):
+    """A context in which recipes build what a row asks for beyond their flags."""
+    import keras_hybrid
+    from keras_hybrid import paths
+
+    if row.adapter_norm:
+        return mock.patch.object(paths, "Adapter", adapter_with_norm())
+    build = functools.partial(keras_hybrid.HybridTransfer, **row.hybrid)
+    return mock.patch.object(keras_hybrid, "HybridTransfer", build)
+
+
+def adapter_with_norm():
+    """`Adapter` with batch normalization, for the ablation; it keeps no averages."""
+    import keras
+
+    from keras_hybrid.adapters import Adapter
+
+    class AdapterWithNorm(Adapter):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.norm = keras.layers.BatchNormalization(name="norm")
+
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.norm.build((*input_shape[:-1], self.channels))
+
+        def call(self, x, size):
+            return self.norm(super().call(x, size), training=True)
+
+    return AdapterWithNorm
+
+
+def columns(path):
+    """Of a metrics.csv, name -> values, in five digits."""
+    from keras_hybrid.callbacks import read_rows
+
+    rows = read_rows(path)
+    return {name: [float(f"{row[name]:.5g}") for row in rows] for name in rows[0]}
+
+
+def miss_rates(recipe, config):
+    """Miss rates of a detector at 61 rates of false positives, by subset."""
+    import numpy as np
+
+    from keras_hybrid.metrics import miss_rate_curve
+
+    detections = json.loads(
+        (pathlib.Path(config.workdir) / "detections.json").read_text()
+    )
+    truth = recipe.open_data(config).test.ground_truth()
+    fppi = np.logspace(-2, 1, 61)
+    curves = {"fppi": fppi.round(4).tolist()}
+    for name in ("learned", "reasonable"):
+        curve = miss_rate_curve(truth, detections, recipe.subsets_of(config)[name])
+        at = np.searchsorted(curve.fppi, fppi, side="right") - 1
+        rates = np.where(at < 0, 1.0, curve.miss_rate[at])
+        curves[name] = rates.round(4).tolist()
+    return curves
+
+
+def machine():
+    import keras
+    import tensorflow as tf
+
+    model = "unknown"
+    for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if text.startswith("model name"):
+            model = text.partition(": ")[2]
+    return {
+        "processor": f"{platform.machine()}, {model}",
+        "cores": len(os.sched_getaffinity(0)),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

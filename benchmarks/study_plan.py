@@ -1,0 +1,266 @@
+"""What the study compares: a table is an experiment of the paper's, a row a method.
+
+The rows of a table have data, schedule, student and budget in common but for what a row
+says. `study.py` runs them, `study_report.py` shows them.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+
+LINES = pathlib.Path(__file__).parent / "study"
+SEEDS = 0, 1, 2
+NONE, OURS = "none", "ours"
+
+_VGG16 = {"teacher": "vgg16_imagenet.keras", "teacher_preprocessing": "torch"}
+_POSE = {
+    "teacher": "pose_mobilenet_coco_backbone.keras",
+    "teacher_preprocessing": "bgr",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row: a run for each seed.
+
+    Attributes:
+        settings: Of the recipe's `Config`, besides the table's.
+        hybrid: Arguments of `HybridTransfer` that the recipe leaves at their defaults.
+        adapter_norm: Whether batch normalization follows each adapter.
+    """
+
+    settings: dict
+    hybrid: dict = dataclasses.field(default_factory=dict)
+    adapter_norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """An experiment.
+
+    Attributes:
+        recipe: Name of the module in keras_hybrid.recipes.
+        settings: Of its `Config`, in all rows.
+        rows: A function without arguments to name -> `Row`; it may read results.
+        result: From a run's results.json to the figure that counts, in percent.
+        better: 1 where more is better, -1 where less is.
+        seeds: Those to run.
+    """
+
+    recipe: str
+    settings: dict
+    rows: object
+    result: object
+    better: int = 1
+    seeds: tuple = SEEDS
+
+
+def read(table):
+    """The runs of a table: (row, seed) -> what its line has."""
+    path = LINES / f"{table}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    runs = map(json.loads, lines)
+    return {(run["row"], run["seed"]): run for run in runs}
+
+
+def results(table):
+    """Row -> its figures, by seed, of the rows that have been run."""
+    figures = {}
+    for (row, _), run in sorted(read(table).items(), key=lambda item: item[0][1]):
+        figures.setdefault(row, []).append(TABLES[table].result(run["results"]))
+    return figures
+
+
+def _weights(grids, teachers):
+    """The tuning of each rival's weight, on validation images."""
+    return {
+        f"{teacher}{method} {weight:g}": Row(
+            {"method": method, "method_weight": weight, **settings}
+        )
+        for teacher, settings in teachers.items()
+        for method, weights in grids.items()
+        for weight in weights
+    }
+
+
+def best_weight(table, method):
+    """The weight of `method` (behind its teacher, if there are several) that won."""
+    better, figures = TABLES[table].better, results(table)
+    wanted = [row for row in TABLES[table].rows() if row.rpartition(" ")[0] == method]
+    missing = [row for row in wanted if row not in figures]
+    if missing:
+        raise SystemExit(f"Run the table {table} first: it lacks {', '.join(missing)}.")
+    best = max(wanted, key=lambda row: better * figures[row][0])
+    return float(best.rpartition(" ")[2])
+
+
+def _rival(table, method, settings, teacher=""):
+    weight = best_weight(table, teacher + method)
+    return Row({"method": method, "method_weight": weight, **settings})
+
+
+def epoch_seconds(table, row):
+    """Median over the epochs of all seeds but the first, which has the compilation."""
+    runs = [run for (name, _), run in read(table).items() if name == row]
+    times = [run["epochs"]["seconds"] for run in runs]
+    return statistics.median(b - a for t in times for a, b in zip(t, t[1:]))
+
+
+# Table 1, Fig. 5, 6 and 9, controls and ablations: CIFAR-10.
+
+TUNED_TEACHER = "runs/cifar10_teacher/VGG16_0/student.keras"
+_TUNED = {"teacher": TUNED_TEACHER}
+_CIFAR10_GRIDS = {
+    "kd": (0.3, 1.0, 3.0),
+    "fitnet": (0.01, 0.1, 1.0),
+    "at": (10.0, 100.0, 1000.0),
+    "ft": (50.0, 500.0, 5000.0),
+    "ab": (0.01, 0.1, 1.0),
+    "overhaul": (0.001, 0.01, 0.1),
+}
+CIFAR10_EPOCHS = 9
+_CIFAR10 = {
+    "data_dir": "cifar10_5k.npz",
+    "epochs": CIFAR10_EPOCHS,
+    "batch_size": 64,
+    "balance": "dynamic",
+}
+
+
+def _cifar10():
+    ours = {"method": "hybrid", **_TUNED}
+    rows = {NONE: Row({"method": "none"})}
+    rows |= {m: _rival("cifar10_weights", m, _TUNED) for m in _CIFAR10_GRIDS}
+    rows |= {
+        "ours, plain sum": Row({**ours, "balance": "1"}),
+        OURS: Row(ours),
+        **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
+        "none, rate times 3": Row({"method": "none", "learning_rate": 0.3}),
+        # A third of the loss is a third of the rate, and of the decay three times.
+        "ours, loss / 3": Row({**ours, "learning_rate": 0.1 / 3, "weight_decay": 3e-4}),
+        "ours, batch norm of all paths": Row(ours, {"student_batch_norm": "all"}),
+        "ours, two switches": Row(ours, {"switch_points": (4, 16)}),
+        "ours, adapters with batch norm": Row(ours, adapter_norm=True),
+        "none, 500 images": Row({"method": "none", **_few_images()}),
+        "ours, 500 images": Row({**ours, **_few_images()}),
+    }
+    return rows
+
+
+def _few_images():
+    """A tenth of the images in as many steps: 7 an epoch in place of 78."""
+    return {
+        "data_dir": "cifar10_500.npz",
+        "epochs": round(CIFAR10_EPOCHS * (5000 // 64) / (500 // 64)),
+    }
+
+
+def _cifar10_seconds():
+    """`none` for as long as our method takes, by what the runs of `cifar10` took."""
+    ratio = epoch_seconds("cifar10", OURS) / epoch_seconds("cifar10", NONE)
+    epochs = round(CIFAR10_EPOCHS * ratio)
+    return {"none, as many seconds": Row({"method": "none", "epochs": epochs})}
+
+
+# Tables 2 and 3: CamVid's classes.
+
+_CAMVID = {
+    "data_dir": "camvid",
+    "student": "MobileNet",
+    "student_weights": "random",
+    "crop_height": 256,
+    "crop_width": 320,
+    "output_stride": 16,
+    "batch_size": 4,
+    "steps": 910,
+    "learning_rate": 0.01,
+}
+_CAMVID_TEACHERS = {"VGG16, ": _VGG16, "pose, ": _POSE}
+_FEATURE_GRIDS = {"fitnet": (0.01, 0.1, 1.0), "at": (10.0, 100.0, 1000.0)}
+
+
+def _camvid():
+    rows = {NONE: Row({"method": "none"})}
+    for name, teacher in _CAMVID_TEACHERS.items():
+        for method in _FEATURE_GRIDS:
+            row = _rival("camvid_weights", method, teacher, name)
+            rows[f"{name}{method}"] = row
+        rows[f"{name}{OURS}"] = Row({"method": "hybrid", **teacher})
+    return rows
+
+
+# Table 4: CamVid's people.
+
+_PEOPLE = {
+    "data_dir": "camvid",
+    "student_weights": "random",
+    "upscale": 2.0,
+    "min_height": 20.0,
+    "group_aspect": 0.5,
+    "crop_height": 256,
+    "crop_width": 256,
+    "batch_size": 4,
+    "channels": 64,
+    "units": 256,
+    "steps": 1365,
+    "learning_rate": 2e-3,
+}
+
+
+def _people():
+    rows = {NONE: Row({"method": "none"})}
+    rows |= {m: _rival("people_weights", m, _POSE) for m in _FEATURE_GRIDS}
+    return {**rows, OURS: Row({"method": "hybrid", **_POSE})}
+
+
+def _top1(results):
+    return results["top1"]
+
+
+def _miou(results):
+    return results["miou"]
+
+
+def _learned(results):
+    return results["miss_rate"]["learned"]
+
+
+# Weights are tuned on one seed in half of the schedule.
+_VALIDATION = {"data_dir": "camvid_validation"}
+TABLES = {
+    "cifar10_teacher": Table(
+        "imagenet",
+        {**_CIFAR10, "epochs": 6, "learning_rate": 0.01},
+        lambda: {"VGG16": Row({"method": "none", "student": "vgg16_start.keras"})},
+        _top1,
+        seeds=(0,),
+    ),
+    "cifar10_weights": Table(
+        "imagenet",
+        {**_CIFAR10, "data_dir": "cifar10_validation.npz", "epochs": 5},
+        functools.partial(_weights, _CIFAR10_GRIDS, {"": _TUNED}),
+        _top1,
+        seeds=(0,),
+    ),
+    "cifar10": Table("imagenet", _CIFAR10, _cifar10, _top1),
+    "cifar10_seconds": Table("imagenet", _CIFAR10, _cifar10_seconds, _top1),
+    "camvid_weights": Table(
+        "cityscapes",
+        {**_CAMVID, **_VALIDATION, "steps": 455},
+        functools.partial(_weights, _FEATURE_GRIDS, _CAMVID_TEACHERS),
+        _miou,
+        seeds=(0,),
+    ),
+    "camvid": Table("cityscapes", _CAMVID, _camvid, _miou),
+    "people_weights": Table(
+        "citypersons",
+        {**_PEOPLE, **_VALIDATION, "steps": 683},
+        functools.partial(_weights, _FEATURE_GRIDS, {"": _POSE}),
+        _learned,
+        better=-1,
+        seeds=(0,),
+    ),
+    "people": Table("citypersons", _PEOPLE, _people, _learned, better=-1),
+}

@@ -1,0 +1,69 @@
+"""FT: Kim et al., "Paraphrasing Complex Network: Network Compression via Factor
+Transfer", NeurIPS 2018."""
+
+import keras
+from keras import layers, ops
+
+from keras_hybrid.adapters import resize
+
+# Channels of a factor per channel of the teacher's map: k of the paper.
+_RATE = 0.5
+
+
+class FactorTransfer(keras.layers.Layer):
+    """|F_teacher / |F_teacher| - F_student / |F_student||_1 of the last stage (Eq. 3).
+
+    The paraphraser's encoder makes the teacher's factors of its map, the translator the
+    student's. The mean over elements, as the authors have it. The paper trains the
+    paraphraser first; here it trains alongside, with its own loss alone (Eq. 1).
+
+    Args:
+        weight: Factor of the loss but for the paraphraser's; beta of the paper, 500.
+    """
+
+    takes = "stages"
+
+    def __init__(self, weight=500.0, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def build(self, teacher_maps_shape, student_maps_shape):
+        channels = teacher_maps_shape[-1][-1]
+        factors = max(1, round(_RATE * channels))
+        policy = self.dtype_policy
+        convolution, transposed = layers.Conv2D, layers.Conv2DTranspose
+        widths = channels, factors, factors
+        self.encoder = _three(convolution, widths, policy, "encoder")
+        widths = factors, channels, channels
+        self.decoder = _three(transposed, widths, policy, "decoder")
+        widths = student_maps_shape[-1][-1], factors, factors
+        self.translator = _three(convolution, widths, policy, "translator")
+        self.encoder.build(teacher_maps_shape[-1])
+        self.decoder.build((*teacher_maps_shape[-1][:-1], factors))
+        self.translator.build(student_maps_shape[-1])
+
+    def call(self, teacher_maps, student_maps):
+        teacher = teacher_maps[-1]
+        factors = self.encoder(teacher, training=True)
+        paraphrased = self.decoder(factors, training=True)
+        wrong = ops.cast(paraphrased, "float32") - ops.cast(teacher, "float32")
+        student = resize(student_maps[-1], ops.shape(teacher)[1:3])
+        of_student = self.translator(student, training=True)
+        difference = _as_unit_vectors(of_student) - _as_unit_vectors(
+            ops.stop_gradient(factors)
+        )
+        return self.weight * ops.mean(ops.abs(difference)) + ops.mean(ops.square(wrong))
+
+
+def _three(kind, widths, policy, name):
+    """Three convolutions, each with BatchNorm and leaky ReLU."""
+    network = keras.Sequential(name=name)
+    for width in widths:
+        network.add(kind(width, 3, padding="same", dtype=policy))
+        network.add(layers.BatchNormalization(dtype=policy))
+        network.add(layers.LeakyReLU(0.1, dtype=policy))
+    return network
+
+
+def _as_unit_vectors(x):
+    return ops.normalize(ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1)))

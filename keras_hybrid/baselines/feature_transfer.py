@@ -1,0 +1,153 @@
+"""`FeatureTransfer`: a student that trains with a rival of hybrid forward."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_hybrid import switch_points as switches_lib
+from keras_hybrid import teacher_student
+from keras_hybrid.baselines.activation_boundaries import ActivationBoundaries
+from keras_hybrid.baselines.attention_transfer import AttentionTransfer
+from keras_hybrid.baselines.factor_transfer import FactorTransfer
+from keras_hybrid.baselines.fitnet import FitNet
+from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
+from keras_hybrid.baselines.overhaul import Overhaul
+from keras_hybrid.baselines.taps import Taps
+from keras_hybrid.path_logs import PathLogs
+from keras_hybrid.teacher_student import TeacherStudent, images_of
+
+METHODS = {
+    "kd": KnowledgeDistillation,
+    "fitnet": FitNet,
+    "at": AttentionTransfer,
+    "ft": FactorTransfer,
+    "ab": ActivationBoundaries,
+    "overhaul": Overhaul,
+}
+
+
+@keras.saving.register_keras_serializable("keras_hybrid")
+class FeatureTransfer(TeacherStudent):
+    """Trains `student` on its task's loss and on how it differs from a frozen `teacher`.
+
+    loss = task's loss + weight * method's loss
+
+    What is compared lies where `HybridTransfer` would change network: the last maps of
+    the spatial scales that both have. `fit` logs `student_loss`, the task's, and
+    `transfer_loss`, the weighted rest; `evaluate` and `predict` run the student alone.
+
+    Example:
+
+    >>> model = keras_hybrid.baselines.FeatureTransfer(teacher, student, "at")
+    >>> model.compile("sgd", loss="sparse_categorical_crossentropy")
+    >>> model.fit(train, epochs=90)
+
+    Args:
+        teacher: Any Functional or Sequential network. It is frozen, here and for all
+            uses: its `trainable` becomes False.
+        student: What `HybridTransfer` takes.
+        method: `"kd"`, `"fitnet"`, `"at"`, `"ft"`, `"ab"` or `"overhaul"`.
+        weight: Of the method's loss; None for the one of its paper or, where that does
+            not carry over, 1.
+        switch_points: Where to compare, as `HybridTransfer` takes it; `"kd"` compares
+            the outputs alone.
+        teacher_preprocessing: Layer or function that images go through before the
+            teacher.
+
+    Raises:
+        TypeError, ValueError: The two are no pair, `"kd"` has outputs that cannot be
+            compared, or an argument breaks a rule.
+    """
+
+    def __init__(
+        self,
+        teacher,
+        student,
+        method,
+        weight=None,
+        *,
+        switch_points=None,
+        teacher_preprocessing=None,
+        name="feature_transfer",
+        **kwargs,
+    ):
+        networks = teacher_student.networks_of(teacher, student)
+        transfer_loss = _loss_of(method, weight)
+        switches = switches_lib.resolve(*networks, switch_points)
+        preprocess = teacher_student.without_training(teacher_preprocessing)
+        teacher_student.check_images(*networks, switches, preprocess)
+        taps = [
+            Taps(network, cuts, transfer_loss.takes)
+            for network, cuts in zip(networks, zip(*switches), strict=True)
+        ]
+        transfer_loss.build(*(tap.shapes for tap in taps))
+        logs = PathLogs(("student_loss", "transfer_loss"))
+        super().__init__(
+            teacher, student, teacher_preprocessing, logs, name=name, **kwargs
+        )
+        self.method = method
+        self.transfer_loss = transfer_loss
+        self.switch_points = switch_points
+        self._preprocess = preprocess
+        self._teacher_taps, self._student_taps = taps
+
+    def _training_loss(self, x, y, sample_weight):
+        y_pred, maps = self._student_taps(images_of(x), training=True)
+        return self._sum_of_losses(x, y, y_pred, sample_weight, maps), y_pred
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The sum of a training batch, the student's own loss otherwise.
+
+        Args and result are those of `HybridTransfer.compute_loss`.
+        """
+        if training:
+            return self._sum_of_losses(x, y, y_pred, sample_weight)
+        loss = self._task_loss(x, y, y_pred, sample_weight, training=False)
+        return loss + self._additional_loss()
+
+    def _sum_of_losses(self, x, y, y_pred, sample_weight, maps=None):
+        """`maps` are the student's, where its pass for `y_pred` has kept them."""
+        task = self._task_loss(x, y, y_pred, sample_weight)
+        # Before the student's layers run again, which clears them.
+        additional = self._additional_loss()
+        images = images_of(x)
+        if maps is None:
+            with self._discarding_state():
+                _, maps = self._student_taps(images, training=True)
+        if self._preprocess is not None:
+            images = self._preprocess(images)
+        _, of_teacher = self._teacher_taps(images, training=False)
+        of_teacher = [ops.stop_gradient(x) for x in of_teacher]
+        # Of several replicas each counts for its share, as in the task's loss.
+        transfer = self._aggregate_additional_loss(self.transfer_loss(of_teacher, maps))
+        self._path_logs.update(
+            self._sum_over_replicas([task, transfer]), ops.shape(images)[0]
+        )
+        return task + transfer + additional
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "method": self.method,
+            "weight": self.transfer_loss.weight,
+            "switch_points": keras.saving.serialize_keras_object(self.switch_points),
+        }
+
+
+def _loss_of(method, weight):
+    if method not in METHODS:
+        raise ValueError(
+            f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}"
+        )
+    if weight is None:
+        return METHODS[method](dtype="float32", name="transfer_loss")
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not math.isfinite(weight) or weight < 0:
+        raise ValueError(
+            "`weight` must be a finite number of at least 0, or None. Received: "
+            f"weight={weight!r}"
+        )
+    return METHODS[method](float(weight), dtype="float32", name="transfer_loss")

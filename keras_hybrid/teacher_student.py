@@ -1,0 +1,288 @@
+"""What models have in common that train a student with the help of a teacher."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_hybrid.multi_worker import MultiWorkerFit
+from keras_hybrid.stages import Network
+
+# (height, width) at which `teacher_preprocessing` is tried where the student takes any.
+_UNKNOWN_IMAGE_SIZE = 64
+
+
+class TeacherStudent(MultiWorkerFit, keras.Model):
+    """Trains a student beside a frozen teacher; what a step minimises, subclasses say.
+
+    `evaluate` and `predict` run the student alone.
+
+    Args:
+        teacher, student: Two models that `networks_of` took.
+        teacher_preprocessing: What images go through before the teacher, or None.
+        path_logs: The `PathLogs` of what a step logs beside the loss.
+        **kwargs: To `keras.Model`.
+    """
+
+    def __init__(self, teacher, student, teacher_preprocessing, path_logs, **kwargs):
+        # The student's policy, so that `compile` scales the loss of a float16 student.
+        super().__init__(**{"dtype": student.dtype_policy, **kwargs})
+        self.teacher = teacher
+        self.student = student
+        self.teacher_preprocessing = teacher_preprocessing
+        self._freeze_teacher()
+        if hasattr(student, "output_names"):
+            self.output_names = student.output_names
+        self._path_logs = path_logs
+        self._logs_paths = True
+        self.built = True
+
+    def _training_loss(self, x, y, sample_weight):
+        """What a step minimises, a float32 scalar; and the student's predictions."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=None):
+        return self.student(inputs, training=training)
+
+    def compile(self, *args, **kwargs):
+        self._freeze_teacher()
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _freeze_teacher(self):
+        self.teacher.trainable = False
+        if isinstance(self.teacher_preprocessing, keras.Layer):
+            self.teacher_preprocessing.trainable = False
+
+    def train_step(self, *args):
+        """One step on a batch. On JAX and PyTorch it is Keras's own."""
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*args)
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(*args)
+        self._clear_losses()
+        variables = self.trainable_variables
+        # Only what leads to a trainable weight is recorded: not the teacher's first
+        # stage, nor frozen stages of the student.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
+            loss, y_pred = self._training_loss(x, y, sample_weight)
+            self._loss_tracker.update_state(
+                loss * self.distribute_strategy.num_replicas_in_sync,
+                sample_weight=ops.shape(images_of(x))[0],
+            )
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _task_loss(self, x, y, y_pred, sample_weight, training=True):
+        student = self.student
+        if type(student).compute_loss is not keras.Model.compute_loss:
+            loss = student.compute_loss(
+                x=x,
+                y=y,
+                y_pred=y_pred,
+                sample_weight=sample_weight,
+                training=training,
+            )
+        elif self._compile_loss is None:
+            raise ValueError("No loss to compute. Provide a `loss` in `compile()`.")
+        else:
+            loss = self._compile_loss(y, y_pred, sample_weight)
+        return ops.cast(loss, "float32")
+
+    def _additional_loss(self):
+        losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        return sum((ops.cast(loss, "float32") for loss in losses), 0.0)
+
+    @contextlib.contextmanager
+    def _discarding_state(self, keeps=()):
+        """Runs layers without changing moving averages, but for the variables `keeps`.
+
+        Random numbers of the student do advance.
+        """
+        # JAX trains within a scope of its own, and a scope does not see into another.
+        on_jax = keras.backend.backend() == "jax"
+        state = [(v, v.value) for v in self.variables] if on_jax else None
+        with keras.StatelessScope(state_mapping=state) as scope:
+            yield
+        for variable in (*keeps, *random_state(self.student)):
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+
+    def _sum_over_replicas(self, losses):
+        """Losses of the global batch: Keras has divided each by the replica count."""
+        if keras.backend.backend() != "tensorflow":
+            return losses
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return losses
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self._path_logs.build(y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    @property
+    def metrics(self):
+        return [*super().metrics, *self._path_logs.metrics]
+
+    def get_metrics_result(self):
+        """Log name -> value: the losses, alpha, then the compiled metrics."""
+        results = {}
+        own = {id(metric) for metric in self._path_logs.metrics}
+        for metric in self.metrics:
+            if id(metric) not in own:
+                value = metric.result()
+                results.update(value if isinstance(value, dict) else {metric.name: value})
+        if not self._logs_paths:
+            return results
+        first = {"loss": results.pop("loss")} if "loss" in results else {}
+        paths, per_path = self._path_logs.results()
+        return {**first, **paths, **results, **per_path}
+
+    def evaluate(self, *args, **kwargs):
+        with self._without_path_logs():
+            return super().evaluate(*args, **kwargs)
+
+    def test_step(self, *args):
+        with self._without_path_logs():
+            return super().test_step(*args)
+
+    @contextlib.contextmanager
+    def _without_path_logs(self):
+        before, self._logs_paths = self._logs_paths, False
+        try:
+            yield
+        finally:
+            self._logs_paths = before
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(random_state(self.student)):
+            store[f"random_state_{i}"] = variable
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(random_state(self.student)):
+            variable.assign(store[f"random_state_{i}"])
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "name": self.name,
+            "teacher": serialize(self.teacher),
+            "student": serialize(self.student),
+            "teacher_preprocessing": serialize(self.teacher_preprocessing),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            config = {
+                key: keras.saving.deserialize_keras_object(value)
+                for key, value in config.items()
+                if value is not None
+            }
+        return cls(**config)
+
+
+def networks_of(teacher, student):
+    """The `Network`s of the two; a ValueError or TypeError if they are no pair."""
+    networks = Network(teacher, "teacher"), Network(student, "student")
+    _check_apart(teacher, student)
+    _check_built(teacher, "teacher")
+    _check_built(student, "student")
+    return networks
+
+
+def images_of(x):
+    """The one image tensor of a batch, also where it comes in a list."""
+    return keras.tree.flatten(x)[0]
+
+
+def random_state(model):
+    """The seeds of dropout and the like, which Keras counts as variables, not weights."""
+    weights = {id(weight) for weight in model.weights}
+    metrics = {id(variable) for variable in model.metrics_variables}
+    others = (v for v in model.variables if id(v) not in weights)
+    return [v for v in others if id(v) not in metrics]
+
+
+def without_training(preprocessing):
+    if preprocessing is None or not isinstance(preprocessing, keras.Layer):
+        if preprocessing is not None and not callable(preprocessing):
+            raise TypeError(
+                "`teacher_preprocessing` must be a layer or a callable. Received: "
+                f"teacher_preprocessing={preprocessing!r}"
+            )
+        return preprocessing
+    return lambda images: preprocessing(images, training=False)
+
+
+def _check_apart(teacher, student):
+    if teacher is student:
+        raise ValueError(
+            "`teacher` and `student` must be two models. Received the same one twice: "
+            f"{teacher.name!r}. `keras.models.clone_model` makes another."
+        )
+    shared = {id(w) for w in teacher.weights} & {id(w) for w in student.weights}
+    if shared:
+        raise ValueError(
+            "`teacher` and `student` must not share weights, since the teacher is "
+            f"frozen. Received: teacher={teacher.name!r} and student={student.name!r} "
+            f"with {len(shared)} weights in common"
+        )
+
+
+def _check_built(model, argument):
+    unbuilt = [layer.name for layer in model._flatten_layers(False) if not layer.built]
+    if unbuilt:
+        raise ValueError(
+            f"`{argument}` must be built: call it on a batch of images first. Received: "
+            f"{argument}={model.name!r} with unbuilt {unbuilt[:5]}"
+        )
+
+
+def check_images(teacher, student, switches, preprocess):
+    """Refuses a pair whose images do not fit; runs only the preprocessing."""
+    size = tuple(student.graph.input_spec.shape[1:3])
+    channels = teacher.graph.input_spec.shape[-1], student.graph.input_spec.shape[-1]
+    received = (
+        f"Received: teacher={teacher.model.name!r} for {channels[0]} channels and "
+        f"student={student.model.name!r} for {channels[1]}"
+    )
+    teacher_size = size
+    if preprocess is not None:
+        probe = tuple(n or _UNKNOWN_IMAGE_SIZE for n in size)
+        shape = ops.shape(preprocess(ops.zeros((1, *probe, channels[1]))))
+        channels = channels[0], shape[-1]
+        received = f"Received images of shape {tuple(shape)} from it"
+        teacher_size = tuple(
+            n if known else None for n, known in zip(shape[1:3], size, strict=True)
+        )
+    if channels[0] != channels[1]:
+        raise ValueError(
+            "`teacher` and `student` must take images of as many channels, or "
+            f"`teacher_preprocessing` must make them fit. {received}"
+        )
+    for network, images, cuts in (
+        (teacher, teacher_size, [t for t, _ in switches]),
+        (student, size, [s for _, s in switches]),
+    ):
+        if None in images:
+            continue
+        for cut in cuts:
+            if min(cut.size(images)) < 1:
+                raise ValueError(
+                    f"The images must be larger for {network.model.name!r}: nothing is "
+                    f"left at {cut.layer_name!r} (stride {cut.stride}) of images of "
+                    f"(height, width) {images}."
+                )
