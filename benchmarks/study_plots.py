@@ -1,0 +1,130 @@
+"""Plots of docs/results.md, from benchmarks/study/*.jsonl alone."""
+
+import matplotlib
+import numpy as np
+import study_plan
+from matplotlib.figure import Figure
+from study_plan import NONE, OURS, TABLES
+
+_COLOURS = matplotlib.color_sequences["tab10"]
+
+
+def draw_cifar10(path):
+    """Figures of all rows; losses and accuracies in training (Fig. 5, 6); alpha."""
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    parts = figure.subplot_mosaic([["rows", "loss", "top1"], ["rows", "paths", "alpha"]])
+    runs = study_plan.read("cifar10")
+    draw_rows(parts["rows"], "cifar10", "top-1 in % of the test images, a dot a seed")
+    for row, label in ((NONE, "student alone"), (OURS, "hybrid forward")):
+        parts["loss"].plot(
+            *mean_curve(runs, row, "loss"), label=f"{label}, what is minimised"
+        )
+        parts["top1"].plot(*mean_curve(runs, row, "top1", 100), label=label)
+    for path_name in ("student_first", "teacher_first"):
+        parts["paths"].plot(
+            *mean_curve(runs, OURS, f"{path_name}_top1", 100), label=f"{path_name} path"
+        )
+    parts["paths"].plot(*mean_curve(runs, OURS, "top1", 100), label="plain path")
+    parts["alpha"].plot(*mean_curve(runs, OURS, "balance"), label="dynamic")
+    parts["loss"].plot(
+        *mean_curve(runs, OURS, "student_loss"), label="hybrid forward, L3"
+    )
+    titles = {
+        "loss": "training loss (Fig. 5)",
+        "top1": "training top-1 in % (Fig. 5)",
+        "paths": "training top-1 in % of the paths (Fig. 6)",
+        "alpha": "alpha",
+    }
+    for name, title in titles.items():
+        parts[name].set(title=f"{title}, mean of the seeds", xlabel="epoch")
+        parts[name].grid(alpha=0.3)
+        parts[name].legend()
+    figure.savefig(path, dpi=100)
+
+
+def draw_camvid(path):
+    """Figures of all rows; IoU of each class; alpha."""
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 2])
+    runs = study_plan.read("camvid")
+    draw_rows(left, "camvid", "mIoU in %, a dot a seed")
+    ours = [NONE, *(row for row in TABLES["camvid"].rows() if OURS in row)]
+    for i, row in enumerate(ours):
+        for seed in TABLES["camvid"].seeds:
+            run = runs[row, seed]
+            iou = run["results"]["iou"]
+            middle.scatter(
+                np.arange(len(iou)) + 0.25 * (i - 1),
+                list(iou.values()),
+                color=_COLOURS[i],
+                s=14,
+                label=row if seed == 0 else None,
+            )
+            if "balance" in run["epochs"]:
+                alpha = run["epochs"]["balance"]
+                right.plot(np.arange(1, 1 + len(alpha)), alpha, color=_COLOURS[i])
+    middle.set_xticks(np.arange(len(iou)), list(iou), rotation=45, ha="right")
+    middle.set(ylabel="IoU in %", title="each class, a dot a seed")
+    middle.legend()
+    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a seed")
+    for axis in (middle, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def draw_people(path):
+    """Miss rates over false positives, and alpha over the epochs, a line a seed."""
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    *rates, balance = figure.subplots(1, 3)
+    runs = study_plan.read("people")
+    rows = [row for row in TABLES["people"].rows() if (row, 0) in runs]
+    for (row, seed), run in runs.items():
+        colour = _COLOURS[rows.index(row)]
+        for axis, subset in zip(rates, ("learned", "reasonable"), strict=True):
+            axis.plot(
+                run["curves"]["fppi"],
+                100 * np.array(run["curves"][subset]),
+                color=colour,
+                label=row if seed == 0 else None,
+            )
+            axis.set(xscale="log", yscale="log", title=f"{subset} people, a line a seed")
+            axis.set(xlabel="false positives per image", ylabel="miss rate in %")
+            axis.set_yticks([30, 40, 50, 60, 80, 100], [30, 40, 50, 60, 80, 100])
+            axis.set_yticks([], minor=True)
+        if "balance" in run["epochs"]:
+            alpha = run["epochs"]["balance"]
+            balance.plot(np.arange(1, 1 + len(alpha)), alpha, color=colour)
+    balance.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a seed")
+    for axis in (*rates, balance):
+        axis.grid(alpha=0.3)
+    for axis in rates:
+        axis.legend()
+    figure.savefig(path, dpi=100)
+
+
+PICTURES = {"cifar10": draw_cifar10, "camvid": draw_camvid, "people": draw_people}
+"""Name of the picture, and of the table."""
+
+
+def draw_rows(axis, table, title):
+    """A line a row, a dot a seed, a bar at the mean."""
+    figures = study_plan.results(table)
+    rows = [row for row in TABLES[table].rows() if row in figures]
+    for i, row in enumerate(rows):
+        axis.plot(
+            figures[row], [i] * len(figures[row]), "o", color=_COLOURS[0], alpha=0.6
+        )
+        axis.plot([np.mean(figures[row])], [i], "|", color="black", markersize=14)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.invert_yaxis()
+    axis.set(title=title)
+    axis.grid(alpha=0.3)
+
+
+def mean_curve(runs, row, name, factor=1):
+    """(epochs, mean over the seeds) of a column of metrics.csv; empty without runs."""
+    curves = [run["epochs"][name] for (r, _), run in runs.items() if r == row]
+    if not curves:
+        return [], []
+    values = factor * np.mean(curves, axis=0)
+    return np.arange(1, 1 + len(values)), values

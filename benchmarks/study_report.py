@@ -1,0 +1,171 @@
+"""Tables and plots of docs/results.md, from benchmarks/study/*.jsonl alone.
+
+    python benchmarks/study_report.py
+
+What stands between `<!-- NAME -->` and `<!-- end -->` in the page is what `BLOCKS[NAME]`
+returns; the rest is prose and stays.
+"""
+
+import functools
+import pathlib
+import re
+import statistics
+
+import study_plan
+import study_plots
+from study_plan import NONE, OURS, TABLES
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+# Student's t at 97.5 %, by degrees of freedom.
+_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+def main():
+    page = DOCS / "results.md"
+    page.write_text(rendered(page.read_text()))
+    for name, draw in study_plots.PICTURES.items():
+        draw(DOCS / f"{name}.png")
+
+
+def rendered(page):
+    """`page` with its blocks as the lines have them now."""
+
+    def block(match):
+        name = match[1]
+        return f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", block, page, flags=re.S)
+
+
+def table(name, control=NONE, rows=None, figure=None):
+    """A row a method: its figure at each seed, mean, spread, and the gain on `control`.
+
+    Args:
+        name: Of the table.
+        control: The row that the others are compared with, seed by seed.
+        rows: Those to show; all if not given.
+        figure: From results to the figure; the table's own if not given.
+    """
+    plan, runs = TABLES[name], study_plan.read(name)
+    figure = figure or plan.result
+    seeds = " | ".join(f"seed {seed}" for seed in plan.seeds)
+    lines = [
+        f"| | {seeds} | mean | s.d. | better than `{control}` by | s/epoch |",
+        "|---" * (len(plan.seeds) + 5) + "|",
+    ]
+    planned = plan.rows()
+    for row in rows or planned:
+        if row not in planned:
+            continue
+        of_row = {seed: run for (name, seed), run in runs.items() if name == row}
+        values = {seed: figure(of_row[seed]["results"]) for seed in sorted(of_row)}
+        cells = [f"{values[s]:.2f}" if s in values else "" for s in plan.seeds]
+        cells += _mean_and_deviation(list(values.values()))
+        gains = [
+            plan.better * (value - figure(runs[control, seed]["results"]))
+            for seed, value in values.items()
+            if row != control and (control, seed) in runs
+        ]
+        cells += [_interval(gains), _seconds(name, row) if values else ""]
+        lines.append(f"| {_label(row, runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _label(row, runs):
+    config = next((run["config"] for (name, _), run in runs.items() if name == row), {})
+    weight = config.get("method_weight")
+    return row if weight is None else f"{row}, weight {weight:g}"
+
+
+def _mean_and_deviation(values):
+    if len(values) < 2:
+        return ["", ""]
+    return [f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}"]
+
+
+def _interval(gains):
+    """The mean of paired differences and its 95 % confidence interval."""
+    if len(gains) < 2:
+        return ""
+    half = _T[len(gains) - 1] * statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{statistics.mean(gains):+.2f} ± {half:.2f}"
+
+
+def _seconds(name, row):
+    return f"{study_plan.epoch_seconds(name, row):.0f}"
+
+
+def weights(name):
+    """A row a method: its figure on the validation images at each weight."""
+    runs = study_plan.read(name)
+    lines = ["| | least | | most | chosen |", "|---|---|---|---|---|"]
+    methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
+    for method in methods:
+        rows = [r for r in TABLES[name].rows() if r.rpartition(" ")[0] == method]
+        cells = [_at_weight(name, row, runs) for row in rows]
+        best = study_plan.best_weight(name, method)
+        chosen = "" if best is None else f"{best:g}"
+        lines.append(f"| {method} | {' | '.join(cells)} | {chosen} |")
+    return "\n".join(lines)
+
+
+def _at_weight(name, row, runs):
+    weight = row.rpartition(" ")[2]
+    if (row, 0) not in runs:
+        return f"{weight}:"
+    return f"{weight}: {TABLES[name].result(runs[row, 0]['results']):.2f}"
+
+
+def reasonable(results):
+    return results["miss_rate"]["reasonable"]
+
+
+def machines():
+    """Processors and versions of all runs, and their number."""
+    kinds = {}
+    for name in TABLES:
+        for run in study_plan.read(name).values():
+            m = run["machine"]
+            kind = f"{m['processor']}, TensorFlow {m['tensorflow']}, Keras {m['keras']}"
+            kinds[kind] = kinds.get(kind, 0) + 1
+    return "\n".join(f"- {count} runs: {kind}" for kind, count in kinds.items())
+
+
+def teacher():
+    runs = study_plan.read("cifar10_teacher").values()
+    return "\n".join(
+        f"The teacher's own top-1 is {run['results']['top1']:.2f} % of the test images."
+        for run in runs
+    )
+
+
+_MAIN = (
+    *(NONE, "kd", "fitnet", "at", "ft", "ab", "overhaul", "ours, plain sum", OURS),
+    *("none, rate times 3", "none, as many seconds", "ours, loss / 3"),
+)
+_BALANCES = "ours, alpha 0.1", "ours, alpha 0.3", "ours, plain sum", "ours, alpha 3", OURS
+_ABLATIONS = (
+    *(OURS, "ours, batch norm of all paths", "ours, two switches"),
+    "ours, adapters with batch norm",
+)
+_FEW = "none, 500 images", "ours, 500 images"
+BLOCKS = {
+    "cifar10_teacher": teacher,
+    "cifar10_weights": functools.partial(weights, "cifar10_weights"),
+    "cifar10": functools.partial(table, "cifar10", rows=_MAIN),
+    "cifar10_balances": functools.partial(table, "cifar10", rows=_BALANCES),
+    "cifar10_ablations": functools.partial(
+        table, "cifar10", rows=_ABLATIONS, control=OURS
+    ),
+    "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
+    "camvid_weights": functools.partial(weights, "camvid_weights"),
+    "camvid": functools.partial(table, "camvid"),
+    "people_weights": functools.partial(weights, "people_weights"),
+    "people": functools.partial(table, "people"),
+    "people_reasonable": functools.partial(table, "people", figure=reasonable),
+    "machines": machines,
+}
+
+
+if __name__ == "__main__":
+    main()

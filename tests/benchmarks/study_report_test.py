@@ -1,0 +1,105 @@
+"""docs/results.md has the figures of the committed lines, and the lines their runs."""
+
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The modules of benchmarks/ as they import each other; no package has them."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import study_plan
+    import study_plots
+    import study_report
+
+    yield study_plan, study_plots, study_report
+    for name in ("study_plan", "study_plots", "study_report"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def lines(study, monkeypatch, tmp_path):
+    """A table of CamVid with a line a tuple (row, seed, mIoU, seconds)."""
+    plan, _, _ = study
+    monkeypatch.setattr(plan, "LINES", tmp_path)
+
+    def write(*runs):
+        texts = [
+            f'{{"row": "{row}", "seed": {seed}, "results": {{"miou": {miou}}}, '
+            f'"config": {{}}, "epochs": {{"seconds": {seconds}}}}}\n'
+            for row, seed, miou, seconds in runs
+        ]
+        (tmp_path / "camvid.jsonl").write_text("".join(texts))
+
+    return write
+
+
+def test_the_page_is_what_the_lines_say(study):
+    _, _, report = study
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert report.rendered(page) == page, "run benchmarks/study_report.py"
+    for name in report.BLOCKS:
+        assert f"<!-- {name} -->" in page
+
+
+def test_a_block_is_replaced_and_prose_stays(study, monkeypatch):
+    _, _, report = study
+    monkeypatch.setattr(report, "BLOCKS", {"one": lambda: "new", "two": lambda: "newer"})
+    page = "a\n<!-- one -->\n{}<!-- end -->\nb\n<!-- two -->\n{}<!-- end -->\nc\n"
+    page, expected = page.format("", "old\nolder\n"), page.format("new\n", "newer\n")
+    assert report.rendered(page) == expected
+    assert report.rendered(expected) == expected
+
+
+def test_gains_are_paired_by_seed(study, lines):
+    _, _, report = study
+    none = [("none", 0, 20.0, [3, 5, 7]), ("none", 1, 30.0, [3, 5, 7])]
+    ours = [("pose, ours", 0, 21.0, [9, 19, 29]), ("pose, ours", 1, 33.0, [9, 19, 29])]
+    # The runs that were done first stand last.
+    lines(*ours[::-1], *none)
+    rows = report.table("camvid").splitlines()
+    # Gains 1 and 3: mean 2, deviation sqrt(2), t of one degree of freedom 12.71, and
+    # 12.71 * sqrt(2) / sqrt(2) = 12.71. Epochs of 10 s.
+    row = "| pose, ours | 21.00 | 33.00 |  | 27.00 | 8.49 | +2.00 ± 12.71 | 10 |"
+    assert row in rows
+    assert "| none | 20.00 | 30.00 |  | 25.00 | 7.07 |  | 2 |" in rows
+    assert "| VGG16, ours |  |  |  |  |  |  |  |" in rows
+
+
+def test_a_weight_is_chosen_once_all_were_tried(study, monkeypatch):
+    plan, _, _ = study
+    rows = plan.TABLES["people_weights"].rows()
+    at = [row for row in rows if row.startswith("at ")]
+    figures = dict(zip(at, ([61.0], [59.0], [60.0]), strict=True))
+    monkeypatch.setattr(plan, "results", lambda table: figures)
+    # Of miss rates the lowest.
+    assert plan.best_weight("people_weights", "at") == float(at[1].split()[1])
+    assert "at" in plan.TABLES["people"].rows()
+    del figures[at[0]]
+    assert plan.best_weight("people_weights", "at") is None
+    assert "at" not in plan.TABLES["people"].rows()
+
+
+def test_every_line_is_the_run_that_its_row_plans(study):
+    plan, _, _ = study
+    for name, table in plan.TABLES.items():
+        rows = table.rows()
+        for (row, seed), run in plan.read(name).items():
+            assert seed in table.seeds
+            settings = plan.settings_of(table, rows[row], seed)
+            found = {key: run["config"].get(key) for key in settings}
+            assert found == settings, f"{name}, {row}"
+            assert run["hybrid"] == rows[row].hybrid
+            assert run["adapter_norm"] == rows[row].adapter_norm
+
+
+def test_pictures(study, tmp_path):
+    _, plots, _ = study
+    for name, draw in plots.PICTURES.items():
+        draw(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert (ROOT / "docs" / f"{name}.png").exists()
