@@ -11,23 +11,22 @@ import keras
 import numpy as np
 
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
 
 
 def one_step(path, images, labels):
     """Logs of a step on one batch, moving averages included, and what it left."""
     model = keras.saving.load_model(path)
-    assert isinstance(model, HybridTransfer)
+    assert isinstance(model, HybridTransfer | FeatureTransfer)
+    student = {id(weight) for weight in model.student.weights}
     logs = model.fit(images, labels, epochs=1, batch_size=len(images), verbose=0).history
     arrays = {f"log {name}": values for name, values in logs.items()}
     arrays |= {f"weight {w.path}": w for w in model.student.weights}
-    arrays |= {f"adapter {i}": w for i, w in enumerate(adapter_weights(model))}
+    others = [w for w in model.trainable_weights if id(w) not in student]
+    arrays |= {f"adapter {i}": w for i, w in enumerate(others)}
     arrays["predictions"] = model.predict(images, verbose=0)
     arrays["evaluation"] = model.evaluate(images, labels, verbose=0)
     return {name: keras.ops.convert_to_numpy(value) for name, value in arrays.items()}
-
-
-def adapter_weights(model):
-    return [weight for adapter in model.adapters for weight in adapter.weights]
 
 
 def main(folder):

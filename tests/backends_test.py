@@ -12,6 +12,7 @@ import pytest
 import backend_process
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
 from runs import PATH
 
 MODELS = {
@@ -26,6 +27,7 @@ MODELS = {
         "teacher": tiny.teacher(size=24),
         "teacher_preprocessing": keras.layers.Resizing(24, 24),
     },
+    "rival": lambda: {"method": "overhaul"},
 }
 
 
@@ -35,7 +37,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backends")
     for name, settings in MODELS.items():
         networks = {"teacher": tiny.teacher(), "student": tiny.student()}
-        model = HybridTransfer(**{**networks, **settings()})
+        settings = settings()
+        kind = FeatureTransfer if "method" in settings else HybridTransfer
+        model = kind(**{**networks, **settings})
         model.compile(
             keras.optimizers.SGD(0.1, momentum=0.9),
             loss="sparse_categorical_crossentropy",
