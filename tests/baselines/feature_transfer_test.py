@@ -210,6 +210,17 @@ def test_teacher_preprocessing():
     assert flipped != pytest.approx(straight, rel=1e-3)
 
 
+def test_the_teacher_drops_nothing_out():
+    x = image = keras.Input((32, 32, 3))
+    for i in (1, 2, 3):
+        x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{i}")(x)
+        x = keras.layers.Dropout(0.5, name=f"out{i}")(x)
+    model = FeatureTransfer(keras.Model(image, x), tiny.student(), "at")
+    model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY)
+    first, again = (model.train_on_batch(*tiny.batch(), return_dict=True) for _ in "12")
+    assert first["transfer_loss"] == again["transfer_loss"]
+
+
 def test_switch_points_say_where_to_compare():
     model = FeatureTransfer(
         tiny.teacher(),
