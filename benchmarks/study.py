@@ -25,10 +25,8 @@ import sys
 import time
 from unittest import mock
 
+import study_materials
 import study_plan
-from study_plan import TUNED_TEACHER
-
-_TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
 
 def main():
@@ -43,82 +41,12 @@ def main():
         row, seed = options.cell
         run_cell(*options.tables, row, int(seed), options.work)
         return
-    prepare(options.materials.resolve(), options.work)
+    study_materials.prepare(options.materials.resolve(), options.work)
     for table in options.tables:
-        if table.startswith("cifar10") and not (options.work / TUNED_TEACHER).exists():
+        has_teacher = (options.work / study_plan.TUNED_TEACHER).exists()
+        if table.startswith("cifar10") and not has_teacher:
             run_table("cifar10_teacher", options, again=True)
         run_table(table, options)
-
-
-def prepare(materials, work):
-    """Links the materials into `work` and takes CIFAR-10's images for the study."""
-    work.mkdir(parents=True, exist_ok=True)
-    links = {name: materials / "teachers" / name for name in _TEACHERS}
-    links["camvid"] = materials / "camvid"
-    validation = work / "camvid_validation"
-    validation.mkdir(exist_ok=True)
-    for part in (materials / "camvid").iterdir():
-        if "test" not in part.name:
-            links[f"camvid_validation/{part.name}"] = part
-    for name, target in links.items():
-        if not (work / name).exists():
-            (work / name).symlink_to(target)
-    if not (work / "cifar10_validation.npz").exists():
-        split_cifar10(materials / "cifar10.npz", work)
-    if not (work / "vgg16_start.keras").exists():
-        with_classifier(work / _TEACHERS[0]).save(work / "vgg16_start.keras")
-    for seed in study_plan.SEEDS:
-        if not (work / f"mobilenet_{seed}.keras").exists():
-            mobilenet(seed).save(work / f"mobilenet_{seed}.keras")
-
-
-def mobilenet(seed):
-    """A student to start from, whose moving averages follow within tens of steps.
-
-    Keras's own take hundreds: after 390 steps a MobileNet was evaluated at chance.
-    """
-    import keras
-
-    from keras_hybrid import applications
-    from keras_hybrid.recipes.teachers import quicken_norms
-
-    keras.utils.set_random_seed(seed)
-    size = {"input_shape": (32, 32, 3), "classes": 10}
-    network = applications.load("MobileNet", weights=None, **size)
-    quicken_norms(network)
-    return network
-
-
-def with_classifier(path):
-    """ImageNet's VGG16 with ten classes to learn, for raw RGB."""
-    import keras
-
-    from keras_hybrid import applications
-
-    keras.utils.set_random_seed(0)
-    network = keras.saving.load_model(path)
-    network.trainable = True
-    network = applications.with_preprocessing(network, "torch")
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
-    x = keras.layers.Dense(10, activation="softmax", name="classifier")(x)
-    return keras.Model(network.input, x, name="vgg16")
-
-
-def split_cifar10(path, work):
-    """The first 5000 images to train on, or 500 ten times; the last 5000 to tune on."""
-    import numpy as np
-
-    with np.load(path) as arrays:
-        x, y = arrays["x_train"], arrays["y_train"]
-        test = {"x_test": arrays["x_test"], "y_test": arrays["y_test"]}
-    validation = {"x_test": x[-5000:], "y_test": y[-5000:]}
-    for name, count, tested in (
-        ("cifar10_5k", 5000, test),
-        ("cifar10_500", 500, test),
-        ("cifar10_validation", 5000, validation),
-    ):
-        chosen = np.arange(5000) % count
-        np.savez(work / f"{name}.npz", x_train=x[chosen], y_train=y[chosen], **tested)
 
 
 def run_table(table, options, again=False):
