@@ -128,9 +128,9 @@ def epoch_seconds(table, row):
 TUNED_TEACHER = "runs/cifar10_teacher/VGG16_0/student.keras"
 _TUNED = {"teacher": TUNED_TEACHER}
 _CIFAR10_GRIDS = {
-    "kd": (0.3, 1.0, 3.0),
+    "kd": (0.3, 1.0, 3.0, 10.0),
     "fitnet": (0.01, 0.1, 1.0),
-    "at": (10.0, 100.0, 1000.0),
+    "at": (10.0, 100.0, 1000.0, 10000.0),
     "ft": (50.0, 500.0, 5000.0),
     "ab": (0.01, 0.1, 1.0),
     "overhaul": (0.001, 0.01, 0.1),

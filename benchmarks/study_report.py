@@ -98,21 +98,21 @@ def _seconds(name, row):
 def weights(name):
     """A row a method: its figure on the validation images at each weight."""
     runs = study_plan.read(name)
-    lines = ["| | least | | most | chosen |", "|---|---|---|---|---|"]
+    lines = ["| | weight: figure | chosen |", "|---|---|---|"]
     methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
     for method in methods:
         rows = [r for r in TABLES[name].rows() if r.rpartition(" ")[0] == method]
-        cells = [_at_weight(name, row, runs) for row in rows]
+        tried = ", ".join(_at_weight(name, row, runs) for row in rows)
         best = study_plan.best_weight(name, method)
         chosen = "" if best is None else f"{best:g}"
-        lines.append(f"| {method} | {' | '.join(cells)} | {chosen} |")
+        lines.append(f"| {method} | {tried} | {chosen} |")
     return "\n".join(lines)
 
 
 def _at_weight(name, row, runs):
     weight = row.rpartition(" ")[2]
     if (row, 0) not in runs:
-        return f"{weight}:"
+        return f"{weight}: not run"
     return f"{weight}: {TABLES[name].result(runs[row, 0]['results']):.2f}"
 
 
