@@ -4,7 +4,7 @@ Hidden Neurons", AAAI 2019."""
 import keras
 from keras import ops
 
-from keras_hybrid.baselines.connector import build_connectors
+from keras_hybrid.baselines.connector import build_connectors, connected
 
 _MARGIN = 1.0
 
@@ -35,9 +35,7 @@ class ActivationBoundaries(keras.layers.Layer):
 
     def call(self, teacher_maps, student_maps):
         loss = 0.0
-        maps = zip(self.connectors, teacher_maps, student_maps, strict=True)
-        for connector, teacher, student in maps:
-            student = connector(student, size=ops.shape(teacher)[1:3])
+        for teacher, student in connected(self.connectors, teacher_maps, student_maps):
             sign = ops.where(teacher > 0, 1.0, -1.0)
             loss += ops.mean(ops.square(ops.relu(_MARGIN - sign * student)))
         return self.weight * loss

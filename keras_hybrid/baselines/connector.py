@@ -38,3 +38,12 @@ def build_connectors(teacher_shapes, student_shapes, dtype):
         connector.build(student_shape)
         connectors.append(connector)
     return connectors
+
+
+def connected(connectors, teacher_maps, student_maps):
+    """Yields the pairs (teacher's map, student's map made to fit it), both float32."""
+    for connector, teacher, student in zip(
+        connectors, teacher_maps, student_maps, strict=True
+    ):
+        size = ops.shape(teacher)[1:3]
+        yield ops.cast(teacher, "float32"), connector(student, size=size)

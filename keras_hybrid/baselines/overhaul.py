@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_hybrid.baselines.connector import build_connectors
+from keras_hybrid.baselines.connector import build_connectors, connected
 
 
 class Overhaul(keras.layers.Layer):
@@ -33,10 +33,8 @@ class Overhaul(keras.layers.Layer):
 
     def call(self, teacher_maps, student_maps):
         loss = 0.0
-        maps = zip(self.connectors, teacher_maps, student_maps, strict=True)
-        for connector, teacher, student in maps:
-            student = connector(student, size=ops.shape(teacher)[1:3])
-            target = margin_relu(ops.cast(teacher, "float32"))
+        for teacher, student in connected(self.connectors, teacher_maps, student_maps):
+            target = margin_relu(teacher)
             counts = ops.logical_or(student > target, target > 0)
             distance = ops.square(target - student)
             loss += ops.mean(ops.where(counts, distance, 0.0))
