@@ -132,7 +132,7 @@ _CIFAR10_GRIDS = {
     "fitnet": (0.01, 0.1, 1.0),
     "at": (10.0, 100.0, 1000.0, 10000.0),
     "ft": (50.0, 500.0, 5000.0),
-    "ab": (0.01, 0.1, 1.0),
+    "ab": (0.001, 0.01, 0.1, 1.0),
     "overhaul": (0.001, 0.01, 0.1),
 }
 CIFAR10_EPOCHS = 9
@@ -156,6 +156,7 @@ def _cifar10():
     rows |= _rivals("cifar10_weights", _CIFAR10_GRIDS, _TUNED)
     rows |= {
         "none, rate times 3": Row({"method": "none", "learning_rate": 0.3}),
+        "none, rate / 3": Row({"method": "none", "learning_rate": 0.1 / 3}),
         # A third of the loss is a third of the rate, and of the decay three times.
         "ours, loss / 3": Row({**ours, "learning_rate": 0.1 / 3, "weight_decay": 3e-4}),
         **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},

@@ -141,7 +141,7 @@ def teacher():
 
 _MAIN = (
     *(NONE, "kd", "fitnet", "at", "ft", "ab", "overhaul", "ours, plain sum", OURS),
-    *("none, rate times 3", "none, as many seconds", "ours, loss / 3"),
+    *("none, rate times 3", "none, rate / 3", "none, as many seconds", "ours, loss / 3"),
 )
 _BALANCES = "ours, alpha 0.1", "ours, alpha 0.3", "ours, plain sum", "ours, alpha 3", OURS
 _ABLATIONS = (

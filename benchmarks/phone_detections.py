@@ -1,0 +1,81 @@
+"""Does a phone find on photographs what Keras finds?
+
+    python benchmarks/phone_detections.py WORKDIR ... > benchmarks/phone_detections.txt
+
+A WORKDIR is that of a finished run of recipes.citypersons whose test images have one
+size. Its detector is exported for whole test images, compared on twenty of them, and
+both it and the file run on these and on twenty others. Prints how many detections the two
+have in common, how far apart these are at most, and how many only one of both has.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_hybrid.export import to_tflite
+from keras_hybrid.export.detections import pair_up
+from keras_hybrid.models.faster_rcnn import with_detections
+from keras_hybrid.recipes import citypersons
+
+_IMAGES = 20
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, metavar="WORKDIR")
+    for workdir in parser.parse_args().workdirs:
+        config = citypersons.Config(**json.loads((workdir / "config.json").read_text()))
+        images = test_images(config, 2 * _IMAGES)
+        shown, others = images[:_IMAGES], images[_IMAGES:]
+        student = keras.saving.load_model(workdir / "student.keras")
+        network = with_detections(student, *images.shape[1:3])
+        for quantization in (None, "float16"):
+            file = exported(network, quantization, shown)
+            name = f"{workdir.name}, {quantization or 'float32'}"
+            print(f"{name}, exported with: {compare(network, file, shown)}")
+            print(f"{name}, others: {compare(network, file, others)}", flush=True)
+
+
+def test_images(config, count):
+    """(N, H, W, 3), from all over the test set."""
+    data = citypersons.open_data(config)
+    step = len(data.test) // count
+    batches = citypersons.evaluation_batches(config, data)
+    chosen = itertools.islice(batches, 0, count * step, step)
+    return np.concatenate([images for images, _ in chosen])
+
+
+def exported(network, quantization, images):
+    """The file's detections, as a function of an image."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "detector.tflite"
+        to_tflite(network, path, quantization=quantization, calibration_data=images)
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+    return interpreter.get_signature_runner()
+
+
+def compare(network, file, images):
+    pairs, alone = [], 0
+    for image in images:
+        expected = network.predict_on_batch(image[None])
+        received = file(image=image[None])
+        pairs.extend(pair_up(expected, received)[0])
+        alone += sum(int(y["count"].sum()) for y in (expected, received))
+    pairs = np.reshape(pairs, (-1, 2, 5))
+    distance = np.abs(pairs[:, 0] - pairs[:, 1])
+    boxes, scores = distance[:, :4].max(axis=1), distance[:, 4]
+    return (
+        f"{len(pairs)} pairs, boxes at most {boxes.max(initial=0):.2g} pixels apart "
+        f"({np.sum(boxes > 1)} more than 1), scores {scores.max(initial=0):.2g}; "
+        f"{alone - 2 * len(pairs)} unpaired"
+    )
+
+
+if __name__ == "__main__":
+    main()
