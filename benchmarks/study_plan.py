@@ -187,7 +187,10 @@ _CAMVID = {
     "learning_rate": 0.01,
 }
 _CAMVID_TEACHERS = {"VGG16, ": _VGG16, "pose, ": _POSE}
-_FEATURE_GRIDS = {"fitnet": (0.01, 0.1, 1.0), "at": (10.0, 100.0, 1000.0)}
+_FEATURE_GRIDS = {
+    "fitnet": (0.001, 0.01, 0.1, 1.0),
+    "at": (1.0, 10.0, 100.0, 1000.0),
+}
 
 
 def _camvid():
