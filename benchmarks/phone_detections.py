@@ -32,14 +32,16 @@ def main():
     for workdir in parser.parse_args().workdirs:
         config = citypersons.Config(**json.loads((workdir / "config.json").read_text()))
         images = test_images(config, 2 * _IMAGES)
-        shown, others = images[:_IMAGES], images[_IMAGES:]
         student = keras.saving.load_model(workdir / "student.keras")
         network = with_detections(student, *images.shape[1:3])
+        expected = [network.predict_on_batch(image[None]) for image in images]
         for quantization in (None, "float16"):
-            file = exported(network, quantization, shown)
+            file = exported(network, quantization, images[:_IMAGES])
+            received = [file(image=image[None]) for image in images]
+            both = list(zip(expected, received, strict=True))
             name = f"{workdir.name}, {quantization or 'float32'}"
-            print(f"{name}, exported with: {compare(network, file, shown)}")
-            print(f"{name}, others: {compare(network, file, others)}", flush=True)
+            print(f"{name}, exported with: {compare(both[:_IMAGES])}")
+            print(f"{name}, others: {compare(both[_IMAGES:])}", flush=True)
 
 
 def test_images(config, count):
@@ -60,13 +62,12 @@ def exported(network, quantization, images):
     return interpreter.get_signature_runner()
 
 
-def compare(network, file, images):
+def compare(runs):
+    """Says how far apart what was expected and received for each image is."""
     pairs, alone = [], 0
-    for image in images:
-        expected = network.predict_on_batch(image[None])
-        received = file(image=image[None])
+    for expected, received in runs:
         pairs.extend(pair_up(expected, received)[0])
-        alone += sum(int(y["count"].sum()) for y in (expected, received))
+        alone += int(expected["count"].sum()) + int(received["count"].sum())
     pairs = np.reshape(pairs, (-1, 2, 5))
     distance = np.abs(pairs[:, 0] - pairs[:, 1])
     boxes, scores = distance[:, :4].max(axis=1), distance[:, 4]
