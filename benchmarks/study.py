@@ -122,7 +122,9 @@ def run_cell(table, row, seed, work):
         "seed": seed,
         "config": {**dataclasses.asdict(config), "workdir": ""},
         "hybrid": spec.hybrid,
+        "loss_factor": spec.loss_factor,
         "adapter_norm": spec.adapter_norm,
+        "adapter_rate": spec.adapter_rate,
         "results": results,
         "epochs": columns(directory / "metrics.csv"),
         "machine": machine(),
@@ -138,22 +140,42 @@ def varied(row):
 
     The curves of Fig. 5 and 6 are of the training, and seconds are to be those of it.
     """
+    import keras
+
     import keras_hybrid
     from keras_hybrid import paths
     from keras_hybrid.recipes import run
 
     def fit(*args, validation_data=None, **kwargs):
-        return original(*args, **kwargs)
+        return original_fit(*args, **kwargs)
 
-    original = run.fit
-    hybrid = functools.partial(keras_hybrid.HybridTransfer, **row.hybrid)
+    def update_step(self, gradient, variable, learning_rate):
+        if "_adapter" in variable.path:
+            learning_rate = learning_rate * row.adapter_rate
+        return original_step(self, gradient, variable, learning_rate)
+
+    original_fit, original_step = run.fit, keras.optimizers.SGD.update_step
+    hybrid = functools.partial(scaled_hybrid(row.loss_factor), **row.hybrid)
     adapter = adapter_with_norm() if row.adapter_norm else paths.Adapter
     with (
         mock.patch.object(run, "fit", fit),
+        mock.patch.object(keras.optimizers.SGD, "update_step", update_step),
         mock.patch.object(keras_hybrid, "HybridTransfer", hybrid),
         mock.patch.object(paths, "Adapter", adapter),
     ):
         yield
+
+
+def scaled_hybrid(factor):
+    """`HybridTransfer` that minimises its loss times `factor`."""
+    from keras_hybrid import HybridTransfer
+
+    class ScaledHybrid(HybridTransfer):
+        def _training_loss(self, *args):
+            loss, y_pred = super()._training_loss(*args)
+            return factor * loss, y_pred
+
+    return ScaledHybrid
 
 
 def adapter_with_norm():

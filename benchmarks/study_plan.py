@@ -28,12 +28,16 @@ class Row:
     Attributes:
         settings: Of the recipe's `Config`, besides the table's.
         hybrid: Arguments of `HybridTransfer` that the recipe leaves at their defaults.
+        loss_factor: Of the hybrid loss.
         adapter_norm: Whether batch normalization follows each adapter.
+        adapter_rate: Factor of the learning rate of the adapters.
     """
 
     settings: dict
     hybrid: dict = dataclasses.field(default_factory=dict)
+    loss_factor: float = 1.0
     adapter_norm: bool = False
+    adapter_rate: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +161,12 @@ def _cifar10():
     rows |= {
         "none, rate times 3": Row({"method": "none", "learning_rate": 0.3}),
         "none, rate / 3": Row({"method": "none", "learning_rate": 0.1 / 3}),
-        # A third of the loss is a third of the rate, and of the decay three times.
-        "ours, loss / 3": Row({**ours, "learning_rate": 0.1 / 3, "weight_decay": 3e-4}),
-        **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
+        "ours, loss / 3": Row(ours, loss_factor=1 / 3),
+        "ours, adapters with batch norm": Row(ours, adapter_norm=True),
+        "ours, adapters' rate times 10": Row(ours, adapter_rate=10.0),
         "ours, batch norm of all paths": Row(ours, {"student_batch_norm": "all"}),
         "ours, two switches": Row(ours, {"switch_points": [4, 16]}),
-        "ours, adapters with batch norm": Row(ours, adapter_norm=True),
+        **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
         "none, 500 images": Row({"method": "none", "data_dir": "cifar10_500.npz"}),
         "ours, 500 images": Row({**ours, "data_dir": "cifar10_500.npz"}),
     }

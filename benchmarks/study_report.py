@@ -145,8 +145,8 @@ _MAIN = (
 )
 _BALANCES = "ours, alpha 0.1", "ours, alpha 0.3", "ours, plain sum", "ours, alpha 3", OURS
 _ABLATIONS = (
-    *(OURS, "ours, batch norm of all paths", "ours, two switches"),
-    "ours, adapters with batch norm",
+    *(OURS, "ours, adapters with batch norm", "ours, adapters' rate times 10"),
+    *("ours, batch norm of all paths", "ours, two switches"),
 )
 _FEW = "none, 500 images", "ours, 500 images"
 BLOCKS = {

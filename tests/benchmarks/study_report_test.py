@@ -94,7 +94,8 @@ def test_every_line_is_the_run_that_its_row_plans(study):
             found = {key: run["config"].get(key) for key in settings}
             assert found == settings, f"{name}, {row}"
             assert run["hybrid"] == rows[row].hybrid
-            assert run["adapter_norm"] == rows[row].adapter_norm
+            for field in ("loss_factor", "adapter_norm", "adapter_rate"):
+                assert run[field] == getattr(rows[row], field)
 
 
 def test_pictures(study, tmp_path):
