@@ -150,7 +150,8 @@ def varied(row):
         return original_fit(*args, **kwargs)
 
     def update_step(self, gradient, variable, learning_rate):
-        if "_adapter" in variable.path:
+        weight = self._trainable_variables[self._get_variable_index(variable)]
+        if "_adapter" in weight.path:
             learning_rate = learning_rate * row.adapter_rate
         return original_step(self, gradient, variable, learning_rate)
 
