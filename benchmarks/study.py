@@ -53,7 +53,7 @@ def run_table(table, options, again=False):
     """Runs all cells that the table lacks, row by row; or all of them, `again`."""
     plan = study_plan.TABLES[table]
     done = {} if again else study_plan.read(table)
-    cells = [(row, seed) for row in plan.rows() for seed in plan.seeds]
+    cells = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
     missing = [cell for cell in cells if cell not in done]
     print(f"{table}: {len(missing)} of {len(cells)} runs to do", flush=True)
     cores = queue.SimpleQueue()

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from study_plan import SEEDS
+from study_plan import MORE_SEEDS
 
 from keras_hybrid import applications
 from keras_hybrid.recipes.teachers import quicken_norms
@@ -27,7 +27,7 @@ def prepare(materials, work):
         split_cifar10(materials / "cifar10.npz", work)
     if not (work / "vgg16_start.keras").exists():
         with_classifier(work / _TEACHERS[0]).save(work / "vgg16_start.keras")
-    for seed in SEEDS:
+    for seed in MORE_SEEDS:
         if not (work / f"mobilenet_{seed}.keras").exists():
             mobilenet(seed).save(work / f"mobilenet_{seed}.keras")
 

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import study_plan
 from matplotlib.figure import Figure
-from study_plan import NONE, OURS, TABLES
+from study_plan import NONE, OURS, SEEDS, TABLES
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 
@@ -50,7 +50,7 @@ def draw_camvid(path):
     draw_rows(left, "camvid", "mIoU in %, a dot a seed")
     ours = [NONE, *(row for row in TABLES["camvid"].rows() if OURS in row)]
     for i, row in enumerate(ours):
-        for seed in TABLES["camvid"].seeds:
+        for seed in SEEDS:
             run = runs[row, seed]
             iou = run["results"]["iou"]
             middle.scatter(
