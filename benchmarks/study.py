@@ -13,7 +13,6 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import importlib
 import json
 import os
@@ -149,6 +148,9 @@ def varied(row):
     def fit(*args, validation_data=None, **kwargs):
         return original_fit(*args, **kwargs)
 
+    def hybrid(*args, **kwargs):
+        return scaled(*args, **{**kwargs, **row.hybrid})
+
     def update_step(self, gradient, variable, learning_rate):
         weight = self._trainable_variables[self._get_variable_index(variable)]
         if "_adapter" in weight.path:
@@ -156,7 +158,7 @@ def varied(row):
         return original_step(self, gradient, variable, learning_rate)
 
     original_fit, original_step = run.fit, keras.optimizers.SGD.update_step
-    hybrid = functools.partial(scaled_hybrid(row.loss_factor), **row.hybrid)
+    scaled = scaled_hybrid(row.loss_factor)
     adapter = adapter_with_norm() if row.adapter_norm else paths.Adapter
     with (
         mock.patch.object(run, "fit", fit),

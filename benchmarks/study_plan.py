@@ -209,6 +209,13 @@ _CAMVID = {
     "learning_rate": 0.01,
 }
 _CAMVID_TEACHERS = {"VGG16, ": _VGG16, "pose, ": _POSE}
+# The pose network ends at stride 8; by default so do the paths, five blocks deep.
+_POSE_TO_THE_END = [
+    ["MobilenetV1_Conv2d_1_pointwise_Relu", "conv_pw_1_relu"],
+    ["MobilenetV1_Conv2d_3_pointwise_Relu", "conv_pw_3_relu"],
+    ["MobilenetV1_Conv2d_7_pointwise_Relu", "conv_pw_5_relu"],
+    ["MobilenetV1_Conv2d_11_pointwise_Relu", "conv_pw_13_relu"],
+]
 _FEATURE_GRIDS = {
     "fitnet": (0.001, 0.01, 0.1, 1.0),
     "at": (1.0, 10.0, 100.0, 1000.0),
@@ -220,6 +227,9 @@ def _camvid():
     for name, teacher in _CAMVID_TEACHERS.items():
         rows |= _rivals("camvid_weights", _FEATURE_GRIDS, teacher, name)
         rows[f"{name}{OURS}"] = Row({"method": "hybrid", **teacher})
+    rows[f"pose, {OURS}, paths to the student's end"] = dataclasses.replace(
+        rows[f"pose, {OURS}"], hybrid={"switch_points": _POSE_TO_THE_END}
+    )
     return rows
 
 

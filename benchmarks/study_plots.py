@@ -48,13 +48,15 @@ def draw_camvid(path):
     left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 2])
     runs = study_plan.read("camvid")
     draw_rows(left, "camvid", "mIoU in %, a dot a seed")
-    ours = [NONE, *(row for row in TABLES["camvid"].rows() if OURS in row)]
+    ours = [row for row in TABLES["camvid"].rows() if row == NONE or OURS in row]
     for i, row in enumerate(ours):
         for seed in SEEDS:
+            if (row, seed) not in runs:
+                continue
             run = runs[row, seed]
             iou = run["results"]["iou"]
             middle.scatter(
-                np.arange(len(iou)) + 0.25 * (i - 1),
+                np.arange(len(iou)) + 0.2 * (i - (len(ours) - 1) / 2),
                 list(iou.values()),
                 color=_COLOURS[i],
                 s=14,

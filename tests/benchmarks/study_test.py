@@ -1,0 +1,78 @@
+"""A run of the study is what its row says."""
+
+import pathlib
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import tiny
+from keras_hybrid.recipes import run
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = types.SimpleNamespace(method="hybrid", balance="dynamic")
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """`stepped(**row)`: the model after a step as such a row has it, and its changes."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import study
+    import study_plan
+
+    def step(**row):
+        with study.varied(study_plan.Row({}, **row)):
+            keras.utils.set_random_seed(0)
+            model = run.build_model(CONFIG, tiny.teacher(), tiny.student())
+            loss = "sparse_categorical_crossentropy"
+            model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
+            before = [weight.numpy() for weight in model.trainable_variables]
+            logs = model.train_on_batch(*tiny.batch(), return_dict=True)
+        changes = {
+            weight.path: weight.numpy() - old
+            for weight, old in zip(model.trainable_variables, before, strict=True)
+        }
+        return model, changes, logs
+
+    yield step
+    for name in ("study", "study_materials", "study_plan"):
+        del sys.modules[name]
+
+
+def test_arguments_of_the_model(stepped):
+    model, _, _ = stepped(hybrid={"switch_points": [4]})
+    assert [path.owners for path in model.paths] == [
+        ("student", "teacher"),
+        ("teacher", "student"),
+        ("student", "student"),
+    ]
+
+
+def test_the_loss_and_its_gradients_are_scaled(stepped):
+    _, whole, logs = stepped()
+    _, third, third_logs = stepped(loss_factor=1 / 3)
+    np.testing.assert_allclose(third_logs["loss"], logs["loss"] / 3, rtol=1e-6)
+    assert third_logs["student_loss"] == logs["student_loss"]
+    for path, change in whole.items():
+        np.testing.assert_allclose(third[path], change / 3, rtol=1e-3, atol=2e-6)
+
+
+def test_adapters_learn_at_a_rate_of_their_own(stepped):
+    _, plain, _ = stepped()
+    _, faster, _ = stepped(adapter_rate=10.0)
+    for path, change in plain.items():
+        factor = 10 if "_adapter" in path else 1
+        np.testing.assert_allclose(faster[path], factor * change, rtol=1e-3, atol=2e-6)
+    assert any("_adapter" in path for path in plain)
+
+
+def test_batch_normalization_behind_adapters(stepped):
+    model, changes, _ = stepped(adapter_norm=True)
+    for adapter in model.adapters:
+        assert f"{adapter.name}/norm/gamma" in changes
+    x = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 4)).astype("float32")
+    y = model.adapters[0](x, size=(4, 4)).numpy()
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=0.1)
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=0.1)
