@@ -147,6 +147,7 @@ _ABLATIONS = (
     *(OURS, "ours, adapters with batch norm", "ours, adapters' rate times 10"),
     *("ours, batch norm of all paths", "ours, two switches"),
 )
+_LONG = "none, as many seconds", "ours, as many epochs", "at, as many epochs"
 _FEW = "none, 500 images", "ours, 500 images"
 BLOCKS = {
     "cifar10_teacher": teacher,
@@ -156,6 +157,7 @@ BLOCKS = {
     "cifar10_ablations": functools.partial(
         table, "cifar10", rows=_ABLATIONS, control=OURS
     ),
+    "cifar10_long": functools.partial(table, "cifar10", rows=_LONG, control=_LONG[0]),
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
     "camvid": functools.partial(table, "camvid"),
