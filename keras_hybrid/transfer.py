@@ -49,7 +49,8 @@ class HybridTransfer(TeacherStudent):
         balance: `"dynamic"` (Eq. 1), or a number, or a `DynamicBalance` or
             `FixedBalance`.
         student_batch_norm: Which paths feed the moving averages of the student:
-            `"plain"`, the one that is deployed, or `"all"`.
+            `"plain"`, the one that is deployed, or `"all"`, whose averages fit none
+            of them: a student at chance on CIFAR-10 (docs/results.md).
         teacher_preprocessing: A layer or callable between the batch and the teacher, for
             a teacher that does not take what the student takes. A layer is frozen too.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
