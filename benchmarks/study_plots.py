@@ -36,7 +36,7 @@ def draw_cifar10(path):
         "alpha": "alpha",
     }
     for name, title in titles.items():
-        parts[name].set(title=f"{title}, mean of the seeds", xlabel="epoch")
+        parts[name].set(title=title, xlabel="epoch (mean of the seeds)")
         parts[name].grid(alpha=0.3)
         parts[name].legend()
     figure.savefig(path, dpi=100)
