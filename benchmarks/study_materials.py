@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from study_plan import MORE_SEEDS
+from study_plan import IMAGENET_TEACHER, MORE_SEEDS, RANDOM_TEACHER
 
 from keras_hybrid import applications
 from keras_hybrid.recipes.teachers import quicken_norms
@@ -25,8 +25,11 @@ def prepare(materials, work):
             (work / name).symlink_to(target)
     if not (work / "cifar10_validation.npz").exists():
         split_cifar10(materials / "cifar10.npz", work)
-    if not (work / "vgg16_start.keras").exists():
-        with_classifier(work / _TEACHERS[0]).save(work / "vgg16_start.keras")
+    if not (work / RANDOM_TEACHER).exists():
+        teacher = with_classifier(work / _TEACHERS[0])
+        teacher.save(work / IMAGENET_TEACHER)
+        forget(teacher)
+        teacher.save(work / RANDOM_TEACHER)
     for seed in MORE_SEEDS:
         if not (work / f"mobilenet_{seed}.keras").exists():
             mobilenet(seed).save(work / f"mobilenet_{seed}.keras")
@@ -53,6 +56,14 @@ def with_classifier(path):
     x = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     x = keras.layers.Dense(10, activation="softmax", name="classifier")(x)
     return keras.Model(network.input, x, name="vgg16")
+
+
+def forget(network):
+    """Weights at random, of the scale that keeps that of the maps (He et al., 2015)."""
+    for i, kernel in enumerate(w for w in network.weights if w.name == "kernel"):
+        kernel.assign(keras.initializers.HeNormal(seed=i)(kernel.shape))
+    for bias in (w for w in network.weights if w.name == "bias"):
+        bias.assign(keras.ops.zeros_like(bias))
 
 
 def split_cifar10(path, work):

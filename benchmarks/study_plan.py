@@ -143,6 +143,7 @@ def epoch_seconds(table, row):
 # Table 1, Fig. 5, 6 and 9, controls and ablations: CIFAR-10.
 
 TUNED_TEACHER = "runs/cifar10_teacher/VGG16_0/student.keras"
+IMAGENET_TEACHER, RANDOM_TEACHER = "vgg16_start.keras", "vgg16_random.keras"
 _TUNED = {"teacher": TUNED_TEACHER}
 _CIFAR10_GRIDS = {
     "kd": (0.3, 1.0, 3.0, 10.0),
@@ -164,7 +165,7 @@ _CIFAR10 = {
 
 
 def _cifar10_teacher():
-    settings = {"method": "none", "student": "vgg16_start.keras"}
+    settings = {"method": "none", "student": IMAGENET_TEACHER}
     return {"VGG16": Row(settings, seeds=(0,))}
 
 
@@ -184,6 +185,8 @@ def _cifar10():
         "ours, adapters' rate times 10": Row(ours, adapter_rate=10.0),
         "ours, batch norm of all paths": Row(ours, {"student_batch_norm": "all"}),
         "ours, two switches": Row(ours, {"switch_points": [4, 16]}),
+        "ours, teacher of ImageNet": Row({**ours, "teacher": IMAGENET_TEACHER}),
+        "ours, teacher at random": Row({**ours, "teacher": RANDOM_TEACHER}),
         **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
         "none, 500 images": Row({"method": "none", "data_dir": "cifar10_500.npz"}),
         "ours, 500 images": Row({**ours, "data_dir": "cifar10_500.npz"}),

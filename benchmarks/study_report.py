@@ -148,6 +148,7 @@ _ABLATIONS = (
     *("ours, batch norm of all paths", "ours, two switches"),
 )
 _LONG = "none, as many seconds", "ours, as many epochs", "at, as many epochs"
+_TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
 _FEW = "none, 500 images", "ours, 500 images"
 BLOCKS = {
     "cifar10_teacher": teacher,
@@ -157,6 +158,7 @@ BLOCKS = {
     "cifar10_ablations": functools.partial(
         table, "cifar10", rows=_ABLATIONS, control=OURS
     ),
+    "cifar10_teachers": functools.partial(table, "cifar10", rows=_TEACHERS),
     "cifar10_long": functools.partial(table, "cifar10", rows=_LONG, control=_LONG[0]),
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
