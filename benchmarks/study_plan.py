@@ -175,6 +175,8 @@ def _cifar10():
         NONE: Row({"method": "none"}),
         OURS: Row(ours, {"track_paths": True}),
         "ours, plain sum": Row({**ours, "balance": "1"}),
+        "ours, teacher of ImageNet": Row({**ours, "teacher": IMAGENET_TEACHER}),
+        "ours, teacher at random": Row({**ours, "teacher": RANDOM_TEACHER}),
     }
     rows |= _rivals("cifar10_weights", _CIFAR10_GRIDS, _TUNED)
     rows |= {
@@ -185,8 +187,6 @@ def _cifar10():
         "ours, adapters' rate times 10": Row(ours, adapter_rate=10.0),
         "ours, batch norm of all paths": Row(ours, {"student_batch_norm": "all"}),
         "ours, two switches": Row(ours, {"switch_points": [4, 16]}),
-        "ours, teacher of ImageNet": Row({**ours, "teacher": IMAGENET_TEACHER}),
-        "ours, teacher at random": Row({**ours, "teacher": RANDOM_TEACHER}),
         **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
         "none, 500 images": Row({"method": "none", "data_dir": "cifar10_500.npz"}),
         "ours, 500 images": Row({**ours, "data_dir": "cifar10_500.npz"}),
