@@ -16,11 +16,22 @@ CONFIG = types.SimpleNamespace(method="hybrid", balance="dynamic")
 
 
 @pytest.fixture
-def stepped(monkeypatch):
-    """`stepped(**row)`: the model after a step as such a row has it, and its changes."""
+def modules(monkeypatch):
+    """Those of benchmarks/ as they import each other; no package has them."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import study
+    import study_materials
     import study_plan
+
+    yield study, study_materials, study_plan
+    for name in ("study", "study_materials", "study_plan"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def stepped(modules):
+    """`stepped(**row)`: the model after a step as such a row has it, and its changes."""
+    study, _, study_plan = modules
 
     def step(**row):
         with study.varied(study_plan.Row({}, **row)):
@@ -36,9 +47,7 @@ def stepped(monkeypatch):
         }
         return model, changes, logs
 
-    yield step
-    for name in ("study", "study_materials", "study_plan"):
-        del sys.modules[name]
+    return step
 
 
 def test_arguments_of_the_model(stepped):
@@ -76,3 +85,22 @@ def test_batch_normalization_behind_adapters(stepped):
     y = model.adapters[0](x, size=(4, 4)).numpy()
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=0.1)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=0.1)
+
+
+def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(modules):
+    _, study_materials, _ = modules
+    keras.utils.set_random_seed(0)
+    teacher = keras.Sequential([keras.Input((16, 16, 3))])
+    for _ in range(5):
+        teacher.add(keras.layers.Conv2D(64, 3, padding="same", activation="relu"))
+    known = [weight.numpy() + 1 for weight in teacher.weights]
+    teacher.set_weights(known)
+    study_materials.forget(teacher)
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+    # He et al. (2015): the second moment of what comes in is that of what goes out.
+    power = np.mean(np.square(keras.ops.convert_to_numpy(teacher(x))))
+    assert 0.5 < power < 2, power
+    for weight, old in zip(teacher.weights, known, strict=True):
+        assert not np.allclose(weight.numpy(), old)
+        if weight.name == "bias":
+            assert not weight.numpy().any()
