@@ -305,11 +305,8 @@ def evaluation_batches(config, data):
 
 def build_student(config, data):
     """Faster R-CNN with anchors as high as the people to learn are."""
-    backbone = load_backbone(config)
-    if not config.data_dir:
-        teachers.quicken_norms(backbone)
     return FasterRCNN(
-        backbone,
+        load_backbone(config),
         feature_strides=_FEATURE_STRIDES,
         anchor_heights=anchor_heights(config, data.train.people),
         channels=config.channels,
@@ -321,11 +318,14 @@ def load_backbone(config):
     if config.student_backbone.endswith(".keras"):
         return load(config.student_backbone, "--student_backbone")
     weights = config.student_weights if config.data_dir else "random"
-    return applications.load(
+    backbone = applications.load(
         config.student_backbone,
         weights=None if weights == "random" else weights,
         input_shape=(None, None, 3),
     )
+    if weights == "random":
+        teachers.quicken_norms(backbone)
+    return backbone
 
 
 def anchor_heights(config, people):

@@ -245,7 +245,7 @@ def load_student(config, data):
             weights=None if weights == "random" else weights,
             input_shape=(None, None, 3),
         )
-        if not config.data_dir:
+        if weights == "random":
             teachers.quicken_norms(backbone)
         return deeplab_v2(backbone, classes, output_stride=config.output_stride)
     student = load(config.student, "--student")

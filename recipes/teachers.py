@@ -153,10 +153,12 @@ def _joint_loss(joints, logits):
 
 
 def quicken_norms(model):
-    """Lets moving averages follow within tens of steps, as runs of minutes need it.
+    """Lets moving averages follow within tens of steps, for networks from scratch.
 
-    Keras Applications' own take hundreds: a MobileNet was right about 57 % of the pixels
-    of its training batches, and 30 % with its averages.
+    With Keras's own 0.99 the variances that they start from, 1, outweigh those of a
+    MobileNet's maps, some thousandths, for hundreds of steps: after 455 steps on CamVid a
+    student had 27 % mIoU on its training batches, and 3 % with its averages. 0.9 is
+    PyTorch's default, there called 0.1.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -141,6 +141,14 @@ def test_anchors_are_as_high_as_people_are(files, tmp_path):
     assert heights[-1] == 128  # a map of stride 32 has some in any case
 
 
+def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+    random = {"student_backbone": "MobileNet", "student_weights": "random"}
+    network = citypersons.load_backbone(config(files, tmp_path, **random))
+    norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) == 27
+    assert {norm.momentum for norm in norms} == {0.9}
+
+
 def test_not_a_number_names_the_images_of_the_batch(files, tmp_path):
     settings = config(files, tmp_path, learning_rate=1e30, steps=30)
     with pytest.raises(

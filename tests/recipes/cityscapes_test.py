@@ -138,6 +138,14 @@ def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
     assert float(schedule(40)) == float(schedule(41)) == 0
 
 
+def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+    settings = config(files, tmp_path, student="MobileNet", student_weights="random")
+    student = cityscapes.load_student(settings, cityscapes.open_data(settings))
+    norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) == 27
+    assert {norm.momentum for norm in norms} == {0.9}
+
+
 def test_mixed_precision(files, tmp_path):
     settings = {"student": "MobileNet", "student_weights": "random"}
     results = cityscapes.main(config(files, tmp_path, mixed_precision=True, **settings))
