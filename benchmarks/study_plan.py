@@ -195,10 +195,10 @@ def _cifar10():
         ratio = epoch_seconds("cifar10", OURS) / epoch_seconds("cifar10", NONE)
         epochs = round(CIFAR10_EPOCHS * ratio)
         rows["none, as many seconds"] = Row({"method": "none", "epochs": epochs})
-        rows["ours, as many epochs"] = Row({**ours, "epochs": epochs})
-        if "at" in rows:
-            settings = {**rows["at"].settings, "epochs": epochs}
-            rows["at, as many epochs"] = Row(settings)
+        for name in (OURS, "ours, teacher at random", "at"):
+            if name in rows:
+                settings = {**rows[name].settings, "epochs": epochs}
+                rows[f"{name}, as many epochs"] = Row(settings)
     return rows | _at_more_seeds(rows, (NONE, "kd", "at", OURS))
 
 

@@ -147,7 +147,10 @@ _ABLATIONS = (
     *(OURS, "ours, adapters with batch norm", "ours, adapters' rate times 10"),
     *("ours, batch norm of all paths", "ours, two switches"),
 )
-_LONG = "none, as many seconds", "ours, as many epochs", "at, as many epochs"
+_LONG = (
+    *("none, as many seconds", "at, as many epochs"),
+    *("ours, teacher at random, as many epochs", "ours, as many epochs"),
+)
 _TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
 _FEW = "none, 500 images", "ours, 500 images"
 BLOCKS = {
