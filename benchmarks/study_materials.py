@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from study_plan import IMAGENET_TEACHER, MORE_SEEDS, RANDOM_TEACHER
+from study_plan import HALF_VGG16, IMAGENET_TEACHER, MORE_SEEDS, RANDOM_TEACHER
 
 from keras_hybrid import applications
 from keras_hybrid.recipes.teachers import quicken_norms
@@ -23,6 +23,10 @@ def prepare(materials, work):
     for name, target in links.items():
         if not (work / name).exists():
             (work / name).symlink_to(target)
+    if not (work / HALF_VGG16).exists():
+        network = keras.saving.load_model(work / _TEACHERS[0])
+        in_bfloat16(network)
+        network.save(work / HALF_VGG16)
     if not (work / "cifar10_validation.npz").exists():
         split_cifar10(materials / "cifar10.npz", work)
     if not (work / RANDOM_TEACHER).exists():
@@ -56,6 +60,13 @@ def with_classifier(path):
     x = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     x = keras.layers.Dense(10, activation="softmax", name="classifier")(x)
     return keras.Model(network.input, x, name="vgg16")
+
+
+def in_bfloat16(network):
+    """Convolutions and pools compute so; weights and other layers stay as they are."""
+    for layer in network.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D)):
+            layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
 
 
 def forget(network):

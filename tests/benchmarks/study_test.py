@@ -104,3 +104,18 @@ def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(modules):
         assert not np.allclose(weight.numpy(), old)
         if weight.name == "bias":
             assert not weight.numpy().any()
+
+
+def test_a_teacher_in_half_precision(modules):
+    _, study_materials, _ = modules
+    keras.utils.set_random_seed(0)
+    teacher = tiny.teacher()
+    x, _ = tiny.batch()
+    full = keras.ops.convert_to_numpy(teacher(x))
+    study_materials.in_bfloat16(teacher)
+    convolution = next(x for x in teacher.layers if isinstance(x, keras.layers.Conv2D))
+    assert convolution(convolution.input).dtype == "bfloat16"
+    assert all(weight.dtype == "float32" for weight in teacher.weights)
+    half = keras.ops.convert_to_numpy(teacher(x)).astype("float32")
+    # Eight bits of a number are kept.
+    assert 0 < np.abs(half - full).max() < 2**-5 * np.abs(full).max()
