@@ -192,6 +192,7 @@ def load_student(config, data):
             classes=classes,
             classifier_activation=None,
         )
+        teachers.quicken_norms(network)
         # In float16 a softmax is too coarse, and top-5 does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)

@@ -51,6 +51,14 @@ def test_a_rival_trains_the_student(method, files, tmp_path):
     assert "transfer_loss" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
+def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+    settings = config(files, tmp_path, student="MobileNet")
+    student = imagenet.load_student(settings, imagenet.open_data(settings))
+    norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) == 27
+    assert {norm.momentum for norm in norms} == {0.9}
+
+
 def test_mixed_precision(files, tmp_path):
     settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
     results = imagenet.main(config(files, tmp_path, **settings))
