@@ -148,7 +148,7 @@ _ABLATIONS = (
     *("ours, batch norm of all paths", "ours, two switches"),
 )
 _LONG = (
-    *("none, as many seconds", "at, as many epochs"),
+    "none, as many seconds",
     *("ours, teacher at random, as many epochs", "ours, as many epochs"),
 )
 _TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
