@@ -149,7 +149,8 @@ _ABLATIONS = (
 )
 _LONG = (
     "none, as many seconds",
-    *("ours, teacher at random, as many epochs", "ours, as many epochs"),
+    "ours, teacher at random, as many epochs",
+    "ours, as many epochs",
 )
 _TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
 _FEW = "none, 500 images", "ours, 500 images"
