@@ -11,10 +11,9 @@ import keras
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from keras_hybrid import applications
 from keras_hybrid.data import augment_boxes
 from keras_hybrid.models.faster_rcnn import FasterRCNN
-from keras_hybrid.recipes import embedded, teachers
+from keras_hybrid.recipes import embedded, networks
 
 _STEPS = {"MobileNet": 300, "ResNet50": 400}
 _LEARNING_RATE = 2e-3
@@ -27,8 +26,7 @@ def main():
     truth = {name: truth[name] for name in ("boxes", "labels")}
     for name, steps in _STEPS.items():
         keras.utils.set_random_seed(0)
-        backbone = applications.load(name, weights=None, input_shape=(None, None, 3))
-        teachers.quicken_norms(backbone)
+        backbone = networks.from_scratch(name, input_shape=(None, None, 3))
         detector = FasterRCNN(
             backbone, anchor_heights=np.geomspace(16, 128, 11), channels=64, units=256
         )

@@ -39,6 +39,7 @@ from keras_hybrid.models.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes import (
     embedded,
+    networks,
     pictures,
     run,
     settings,
@@ -317,15 +318,7 @@ def build_student(config, data):
 def load_backbone(config):
     if config.student_backbone.endswith(".keras"):
         return load(config.student_backbone, "--student_backbone")
-    weights = config.student_weights if config.data_dir else "random"
-    backbone = applications.load(
-        config.student_backbone,
-        weights=None if weights == "random" else weights,
-        input_shape=(None, None, 3),
-    )
-    if weights == "random":
-        teachers.quicken_norms(backbone)
-    return backbone
+    return networks.backbone(config, config.student_backbone)
 
 
 def anchor_heights(config, people):

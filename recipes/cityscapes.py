@@ -37,6 +37,7 @@ from keras_hybrid.models.deeplab_v2 import at_size, deeplab_v2, with_label_map
 from keras_hybrid.models.dilation import undilated_stages
 from keras_hybrid.recipes import (
     embedded,
+    networks,
     pictures,
     run,
     settings,
@@ -239,14 +240,7 @@ def load_student(config, data):
     """Takes images of any size, in multiples of the output stride."""
     classes = len(data.class_names)
     if not config.student.endswith(".keras"):
-        weights = config.student_weights if config.data_dir else "random"
-        backbone = applications.load(
-            config.student,
-            weights=None if weights == "random" else weights,
-            input_shape=(None, None, 3),
-        )
-        if weights == "random":
-            teachers.quicken_norms(backbone)
+        backbone = networks.backbone(config, config.student)
         return deeplab_v2(backbone, classes, output_stride=config.output_stride)
     student = load(config.student, "--student")
     if student.output_shape != (None, *student.input_shape[1:3], classes):

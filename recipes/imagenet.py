@@ -27,7 +27,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
 from keras_hybrid.export.student import load
-from keras_hybrid.recipes import run, settings, shell, teachers, workdir
+from keras_hybrid.recipes import networks, run, settings, shell, teachers, workdir
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -185,14 +185,12 @@ def evaluation_batches(config, data, batch_size=None):
 def load_student(config, data):
     size, classes = image_size(data), len(data.class_names)
     if not config.student.endswith(".keras"):
-        network = applications.load(
+        network = networks.from_scratch(
             config.student,
-            weights=None,
             input_shape=(size, size, 3),
             classes=classes,
             classifier_activation=None,
         )
-        teachers.quicken_norms(network)
         # In float16 a softmax is too coarse, and top-5 does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)

@@ -11,7 +11,7 @@ from keras import ops
 from keras_hybrid import applications, find_stages
 from keras_hybrid.data import augment, augment_maps, label_maps, streets
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes import embedded
+from keras_hybrid.recipes import embedded, networks
 from keras_hybrid.recipes.workdir import save_model
 
 # Another drawing or another training makes another teacher: raise it then.
@@ -51,8 +51,7 @@ def street_segmenter():
 
     def train():
         data = embedded.streets_with_labels("dusk")
-        backbone = applications.load("DenseNet121", weights=None)
-        quicken_norms(backbone)
+        backbone = networks.from_scratch("DenseNet121")
         model = deeplab_v2(backbone, len(data.class_names), output_stride=16)
         batch_size, epochs = 4, 8
         loss = keras.losses.SparseCategoricalCrossentropy(
@@ -75,8 +74,7 @@ def pose_network():
 
     def train():
         images, joints = joints_at_dusk(400)
-        network = applications.load("DenseNet121", weights=None)
-        quicken_norms(network)
+        network = networks.from_scratch("DenseNet121")
         end = next(s for s in find_stages(network) if s.stride == _JOINT_STRIDE)
         features = keras.Model(
             network.input, network.get_layer(end.layer_name).output, name="pose_network"
@@ -150,19 +148,6 @@ def _joint_loss(joints, logits):
     joints = ops.cast(joints, "float32")
     loss = ops.binary_crossentropy(joints, logits, from_logits=True)
     return ops.mean(loss * (1 + _JOINT_WEIGHT * joints))
-
-
-def quicken_norms(model):
-    """Lets moving averages follow within tens of steps, for networks from scratch.
-
-    With Keras's own 0.99 the variances keep some of the 1 that they start from for
-    hundreds of steps: after 455 on CamVid a MobileNet's were up to five times too large,
-    and a student with 27 % mIoU on its training batches had 3 % with them. 0.9 is
-    PyTorch's default, there called 0.1.
-    """
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
 
 
 def cache_dir():
