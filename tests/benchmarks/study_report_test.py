@@ -1,7 +1,6 @@
 """docs/results.md has the figures of the committed lines, and the lines their runs."""
 
 import pathlib
-import sys
 
 import pytest
 
@@ -9,22 +8,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
-def study(monkeypatch):
-    """The modules of benchmarks/ as they import each other; no package has them."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import study_plan
-    import study_plots
-    import study_report
-
-    yield study_plan, study_plots, study_report
-    for name in ("study_plan", "study_plots", "study_report"):
-        del sys.modules[name]
-
-
-@pytest.fixture
-def lines(study, monkeypatch, tmp_path):
+def lines(module, monkeypatch, tmp_path):
     """A table of CamVid with a line a tuple (row, seed, mIoU, seconds)."""
-    plan, _, _ = study
+    plan = module("study_plan")
     monkeypatch.setattr(plan, "LINES", tmp_path)
 
     def write(*runs):
@@ -38,16 +24,16 @@ def lines(study, monkeypatch, tmp_path):
     return write
 
 
-def test_the_page_is_what_the_lines_say(study):
-    _, _, report = study
+def test_the_page_is_what_the_lines_say(module):
+    report = module("study_report")
     page = (ROOT / "docs" / "results.md").read_text()
     assert report.rendered(page) == page, "run benchmarks/study_report.py"
     for name in report.BLOCKS:
         assert f"<!-- {name} -->" in page
 
 
-def test_a_block_is_replaced_and_prose_stays(study, monkeypatch):
-    _, _, report = study
+def test_a_block_is_replaced_and_prose_stays(module, monkeypatch):
+    report = module("study_report")
     monkeypatch.setattr(report, "BLOCKS", {"one": lambda: "new", "two": lambda: "newer"})
     page = "a\n<!-- one -->\n{}<!-- end -->\nb\n<!-- two -->\n{}<!-- end -->\nc\n"
     page, expected = page.format("", "old\nolder\n"), page.format("new\n", "newer\n")
@@ -55,8 +41,8 @@ def test_a_block_is_replaced_and_prose_stays(study, monkeypatch):
     assert report.rendered(expected) == expected
 
 
-def test_gains_are_paired_by_seed(study, lines):
-    _, _, report = study
+def test_gains_are_paired_by_seed(module, lines):
+    report = module("study_report")
     none = [("none", 0, 20.0, [3, 5, 7]), ("none", 1, 30.0, [3, 5, 7])]
     ours = [("pose, ours", 0, 21.0, [9, 19, 29]), ("pose, ours", 1, 33.0, [9, 19, 29])]
     # The runs that were done first stand last.
@@ -70,8 +56,8 @@ def test_gains_are_paired_by_seed(study, lines):
     assert "| VGG16, ours |  |  |  |  |  |" in rows
 
 
-def test_a_weight_is_chosen_once_all_were_tried(study, monkeypatch):
-    plan, _, _ = study
+def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
+    plan = module("study_plan")
     rows = plan.TABLES["people_weights"].rows()
     at = [row for row in rows if row.startswith("at ")]
     figures = {row: [60.0] for row in at} | {at[1]: [59.0]}
@@ -84,8 +70,8 @@ def test_a_weight_is_chosen_once_all_were_tried(study, monkeypatch):
     assert "at" not in plan.TABLES["people"].rows()
 
 
-def test_every_line_is_the_run_that_its_row_plans(study):
-    plan, _, _ = study
+def test_every_line_is_the_run_that_its_row_plans(module):
+    plan = module("study_plan")
     for name, table in plan.TABLES.items():
         rows = table.rows()
         for (row, seed), run in plan.read(name).items():
@@ -98,8 +84,8 @@ def test_every_line_is_the_run_that_its_row_plans(study):
                 assert run[field] == getattr(rows[row], field)
 
 
-def test_pictures(study, tmp_path):
-    _, plots, _ = study
+def test_pictures(module, tmp_path):
+    plots = module("study_plots")
     for name, draw in plots.PICTURES.items():
         draw(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000

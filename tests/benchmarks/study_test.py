@@ -1,7 +1,5 @@
 """A run of the study is what its row says."""
 
-import pathlib
-import sys
 import types
 
 import keras
@@ -11,27 +9,13 @@ import pytest
 import tiny
 from keras_hybrid.recipes import run
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = types.SimpleNamespace(method="hybrid", balance="dynamic")
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    """Those of benchmarks/ as they import each other; no package has them."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import study
-    import study_materials
-    import study_plan
-
-    yield study, study_materials, study_plan
-    for name in ("study", "study_materials", "study_plan"):
-        del sys.modules[name]
-
-
-@pytest.fixture
-def stepped(modules):
+def stepped(module):
     """`stepped(**row)`: the model after a step as such a row has it, and its changes."""
-    study, _, study_plan = modules
+    study, study_plan = module("study"), module("study_plan")
 
     def step(**row):
         with study.varied(study_plan.Row({}, **row)):
@@ -87,8 +71,8 @@ def test_batch_normalization_behind_adapters(stepped):
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=0.1)
 
 
-def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(modules):
-    _, study_materials, _ = modules
+def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(module):
+    study_materials = module("study_materials")
     keras.utils.set_random_seed(0)
     teacher = keras.Sequential([keras.Input((16, 16, 3))])
     for _ in range(5):
@@ -106,8 +90,8 @@ def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(modules):
             assert not weight.numpy().any()
 
 
-def test_a_teacher_in_half_precision(modules):
-    _, study_materials, _ = modules
+def test_a_teacher_in_half_precision(module):
+    study_materials = module("study_materials")
     keras.utils.set_random_seed(0)
     teacher = tiny.teacher()
     x, _ = tiny.batch()
