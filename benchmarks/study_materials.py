@@ -2,10 +2,11 @@
 
 import keras
 import numpy as np
-from study_plan import HALF_VGG16, IMAGENET_TEACHER, MORE_SEEDS, RANDOM_TEACHER
+from study_plan import HALF_VGG16, IMAGENET_TEACHER, MOBILENET, MORE_SEEDS, RANDOM_TEACHER
 
-from keras_hybrid import applications
+from keras_hybrid import applications, staging
 from keras_hybrid.recipes import networks
+from keras_hybrid.recipes.workdir import save_model
 
 _TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
@@ -26,17 +27,18 @@ def prepare(materials, work):
     if not (work / HALF_VGG16).exists():
         network = keras.saving.load_model(work / _TEACHERS[0])
         in_bfloat16(network)
-        network.save(work / HALF_VGG16)
+        save_model(network, work / HALF_VGG16)
     if not (work / "cifar10_validation.npz").exists():
         split_cifar10(materials / "cifar10.npz", work)
     if not (work / RANDOM_TEACHER).exists():
         teacher = with_classifier(work / _TEACHERS[0])
-        teacher.save(work / IMAGENET_TEACHER)
+        save_model(teacher, work / IMAGENET_TEACHER)
         forget(teacher)
-        teacher.save(work / RANDOM_TEACHER)
+        save_model(teacher, work / RANDOM_TEACHER)
     for seed in MORE_SEEDS:
-        if not (work / f"mobilenet_{seed}.keras").exists():
-            mobilenet(seed).save(work / f"mobilenet_{seed}.keras")
+        student = work / MOBILENET.format(seed)
+        if not student.exists():
+            save_model(mobilenet(seed), student)
 
 
 def mobilenet(seed):
@@ -83,4 +85,5 @@ def split_cifar10(path, work):
         ("cifar10_validation", 5000, validation),
     ):
         chosen = np.arange(5000) % count
-        np.savez(work / f"{name}.npz", x_train=x[chosen], y_train=y[chosen], **tested)
+        with staging.staged(work / f"{name}.npz") as new, open(new, "wb") as file:
+            np.savez(file, x_train=x[chosen], y_train=y[chosen], **tested)
