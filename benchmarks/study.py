@@ -173,6 +173,9 @@ def scaled_hybrid(factor):
     """`HybridTransfer` that minimises its loss times `factor`."""
     from keras_hybrid import HybridTransfer
 
+    if factor == 1:
+        return HybridTransfer
+
     class ScaledHybrid(HybridTransfer):
         def _training_loss(self, *args):
             loss, y_pred = super()._training_loss(*args)

@@ -2,19 +2,26 @@
 
 import keras
 import numpy as np
-from study_plan import HALF_VGG16, IMAGENET_TEACHER, MOBILENET, MORE_SEEDS, RANDOM_TEACHER
+from study_plan import (
+    GPU_TEACHER,
+    HALF_VGG16,
+    IMAGENET_TEACHER,
+    MOBILENET,
+    MORE_SEEDS,
+    RANDOM_TEACHER,
+)
 
 from keras_hybrid import applications, staging
 from keras_hybrid.recipes import networks
 from keras_hybrid.recipes.workdir import save_model
 
-_TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
+TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
 
 def prepare(materials, work):
     """Links the materials into `work` and takes CIFAR-10's images for the study."""
     work.mkdir(parents=True, exist_ok=True)
-    links = {name: materials / "teachers" / name for name in _TEACHERS}
+    links = {name: materials / "teachers" / name for name in TEACHERS}
     links["camvid"] = materials / "camvid"
     validation = work / "camvid_validation"
     validation.mkdir(exist_ok=True)
@@ -25,14 +32,16 @@ def prepare(materials, work):
         if not (work / name).exists():
             (work / name).symlink_to(target)
     if not (work / HALF_VGG16).exists():
-        network = keras.saving.load_model(work / _TEACHERS[0])
+        network = keras.saving.load_model(work / TEACHERS[0])
         in_bfloat16(network)
         save_model(network, work / HALF_VGG16)
     if not (work / "cifar10_validation.npz").exists():
         split_cifar10(materials / "cifar10.npz", work)
     if not (work / RANDOM_TEACHER).exists():
-        teacher = with_classifier(work / _TEACHERS[0])
+        teacher = with_classifier(work / TEACHERS[0])
         save_model(teacher, work / IMAGENET_TEACHER)
+        # What it is made of; its weights come where the GPU is.
+        save_model(teacher, work / GPU_TEACHER)
         forget(teacher)
         save_model(teacher, work / RANDOM_TEACHER)
     for seed in MORE_SEEDS:
@@ -70,7 +79,7 @@ def forget(network):
     for i, kernel in enumerate(w for w in network.weights if w.name == "kernel"):
         kernel.assign(keras.initializers.HeNormal(seed=i)(kernel.shape))
     for bias in (w for w in network.weights if w.name == "bias"):
-        bias.assign(keras.ops.zeros_like(bias))
+        bias.assign(keras.ops.zeros(bias.shape))
 
 
 def split_cifar10(path, work):

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import study_plan
 from matplotlib.figure import Figure
-from study_plan import NONE, OURS, SEEDS, TABLES
+from study_plan import NONE, OURS, TABLES
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 
@@ -14,7 +14,7 @@ def draw_cifar10(path):
     figure = Figure(figsize=(15, 8), layout="constrained")
     parts = figure.subplot_mosaic([["rows", "loss", "top1"], ["rows", "paths", "alpha"]])
     runs = study_plan.read("cifar10")
-    draw_rows(parts["rows"], "cifar10", "top-1 in % of the test images, a dot a seed")
+    draw_rows(parts["rows"], ["cifar10"], "top-1 in % of the test images, a dot a seed")
     for row, label in ((NONE, "student alone"), (OURS, "hybrid forward")):
         parts["loss"].plot(
             *mean_curve(runs, row, "loss"), label=f"{label}, what is minimised"
@@ -46,29 +46,30 @@ def draw_camvid(path):
     """Figures of all rows; IoU of each class; alpha."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 2])
-    runs = study_plan.read("camvid")
-    draw_rows(left, "camvid", "mIoU in %, a dot a seed")
+    tables = "camvid", "camvid_gpu"
+    runs = [
+        (*cell, run) for table in tables for cell, run in study_plan.read(table).items()
+    ]
+    draw_rows(left, tables, "mIoU in %, a dot a run, orange on a GPU")
     ours = [row for row in TABLES["camvid"].rows() if row == NONE or OURS in row]
     for i, row in enumerate(ours):
-        for seed in SEEDS:
-            if (row, seed) not in runs:
-                continue
-            run = runs[row, seed]
+        of_row = [run for name, _, run in runs if name == row]
+        for j, run in enumerate(of_row):
             iou = run["results"]["iou"]
             middle.scatter(
                 np.arange(len(iou)) + 0.2 * (i - (len(ours) - 1) / 2),
                 list(iou.values()),
                 color=_COLOURS[i],
                 s=14,
-                label=row if seed == 0 else None,
+                label=row if j == 0 else None,
             )
             if "balance" in run["epochs"]:
                 alpha = run["epochs"]["balance"]
                 right.plot(np.arange(1, 1 + len(alpha)), alpha, color=_COLOURS[i])
     middle.set_xticks(np.arange(len(iou)), list(iou), rotation=45, ha="right")
-    middle.set(ylabel="IoU in %", title="each class, a dot a seed")
-    middle.legend()
-    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a seed")
+    middle.set(ylabel="IoU in %", title="each class, a dot a run")
+    middle.legend(fontsize=8)
+    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a run")
     for axis in (middle, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
@@ -108,15 +109,15 @@ PICTURES = {"cifar10": draw_cifar10, "camvid": draw_camvid, "people": draw_peopl
 """Name of the picture, and of the table."""
 
 
-def draw_rows(axis, table, title):
-    """A line a row, a dot a seed, a bar at the mean."""
-    figures = study_plan.results(table)
-    rows = [row for row in TABLES[table].rows() if row in figures]
+def draw_rows(axis, tables, title):
+    """A line a row, a dot a run in the colour of its table, a bar at the mean."""
+    figures = [study_plan.results(table) for table in tables]
+    rows = [row for row in TABLES[tables[0]].rows() if any(row in f for f in figures)]
     for i, row in enumerate(rows):
-        axis.plot(
-            figures[row], [i] * len(figures[row]), "o", color=_COLOURS[0], alpha=0.6
-        )
-        axis.plot([np.mean(figures[row])], [i], "|", color="black", markersize=14)
+        of_row = [of_table.get(row, []) for of_table in figures]
+        for values, colour in zip(of_row, _COLOURS):
+            axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.6)
+        axis.plot([np.mean(sum(of_row, []))], [i], "|", color="black", markersize=14)
     axis.set_yticks(range(len(rows)), rows)
     axis.invert_yaxis()
     axis.set(title=title)

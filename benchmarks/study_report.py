@@ -37,7 +37,7 @@ def rendered(page):
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", block, page, flags=re.S)
 
 
-def table(name, control=NONE, rows=None, figure=None):
+def table(name, control=NONE, rows=None, figure=None, also=None):
     """A row a method: its figure at each seed, mean, spread, and the gain on `control`.
 
     Args:
@@ -45,9 +45,11 @@ def table(name, control=NONE, rows=None, figure=None):
         control: The row that the others are compared with, seed by seed.
         rows: Those to show; all if not given.
         figure: From results to the figure; the table's own if not given.
+        also: A table of the same rows, whose figures stand behind a stroke.
     """
-    plan, runs = TABLES[name], study_plan.read(name)
+    plan = TABLES[name]
     figure = figure or plan.result
+    parts = [study_plan.read(part) for part in (name, also) if part]
     lines = [
         f"| | at seed 0, 1, ... | mean | s.d. | better than `{control}` by | s/epoch |",
         "|---" * 6 + "|",
@@ -56,17 +58,21 @@ def table(name, control=NONE, rows=None, figure=None):
     for row in rows or planned:
         if row not in planned:
             continue
-        of_row = {seed: run for (name, seed), run in runs.items() if name == row}
-        values = {seed: figure(of_row[seed]["results"]) for seed in sorted(of_row)}
-        cells = [" ".join(f"{value:.2f}" for value in values.values())]
-        cells += _mean_and_deviation(list(values.values()))
+        seeds = [sorted(seed for name, seed in runs if name == row) for runs in parts]
+        values = [
+            [figure(runs[row, seed]["results"]) for seed in of_part]
+            for runs, of_part in zip(parts, seeds)
+        ]
+        cells = [" / ".join(" ".join(f"{v:.2f}" for v in part) for part in values)]
+        cells += _mean_and_deviation(sum(values, []))
         gains = [
             plan.better * (value - figure(runs[control, seed]["results"]))
-            for seed, value in values.items()
+            for runs, *part in zip(parts, seeds, values)
+            for seed, value in zip(*part)
             if row != control and (control, seed) in runs
         ]
-        cells += [_interval(gains), _seconds(name, row) if values else ""]
-        lines.append(f"| {_label(row, runs)} | {' | '.join(cells)} |")
+        cells += [_interval(gains), _seconds(name, row) if values[0] else ""]
+        lines.append(f"| {_label(row, parts[0])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -91,7 +97,8 @@ def _interval(gains):
 
 
 def _seconds(name, row):
-    return f"{study_plan.epoch_seconds(name, row):.0f}"
+    seconds = study_plan.epoch_seconds(name, row)
+    return f"{seconds:.0f}" if seconds >= 2 else f"{seconds:.1f}"
 
 
 def weights(name):
@@ -125,13 +132,14 @@ def machines():
     for name in TABLES:
         for run in study_plan.read(name).values():
             m = run["machine"]
-            kind = f"{m['processor']}, TensorFlow {m['tensorflow']}, Keras {m['keras']}"
+            backend = f"JAX {m['jax']}" if "jax" in m else f"TensorFlow {m['tensorflow']}"
+            kind = f"{m['processor']}, {backend}, Keras {m['keras']}"
             kinds[kind] = kinds.get(kind, 0) + 1
     return "\n".join(f"- {count} runs: {kind}" for kind, count in kinds.items())
 
 
-def teacher():
-    runs = study_plan.read("cifar10_teacher").values()
+def teacher(name):
+    runs = study_plan.read(name).values()
     return "\n".join(
         f"The teacher's own top-1 is {run['results']['top1']:.2f} % of the test images."
         for run in runs
@@ -147,15 +155,11 @@ _ABLATIONS = (
     *(OURS, "ours, adapters with batch norm", "ours, adapters' rate times 10"),
     *("ours, batch norm of all paths", "ours, two switches"),
 )
-_LONG = (
-    "none, as many seconds",
-    "ours, teacher at random, as many epochs",
-    "ours, as many epochs",
-)
 _TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
 _FEW = "none, 500 images", "ours, 500 images"
 BLOCKS = {
-    "cifar10_teacher": teacher,
+    "cifar10_teacher": functools.partial(teacher, "cifar10_teacher"),
+    "cifar10_gpu_teacher": functools.partial(teacher, "cifar10_gpu_teacher"),
     "cifar10_weights": functools.partial(weights, "cifar10_weights"),
     "cifar10": functools.partial(table, "cifar10", rows=_MAIN),
     "cifar10_balances": functools.partial(table, "cifar10", rows=_BALANCES),
@@ -163,10 +167,10 @@ BLOCKS = {
         table, "cifar10", rows=_ABLATIONS, control=OURS
     ),
     "cifar10_teachers": functools.partial(table, "cifar10", rows=_TEACHERS),
-    "cifar10_long": functools.partial(table, "cifar10", rows=_LONG, control=_LONG[0]),
+    "cifar10_gpu": functools.partial(table, "cifar10_gpu"),
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
-    "camvid": functools.partial(table, "camvid"),
+    "camvid": functools.partial(table, "camvid", also="camvid_gpu"),
     "people_weights": functools.partial(weights, "people_weights"),
     "people": functools.partial(table, "people"),
     "people_reasonable": functools.partial(table, "people", figure=reasonable),

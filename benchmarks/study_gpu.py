@@ -1,0 +1,223 @@
+"""Tables of the study on a GPU, by Keras's JAX backend; TensorFlow may be missing there.
+
+    python benchmarks/study_gpu.py pack TABLE ... --pack=DIR --materials=DIR --work=DIR
+    KERAS_BACKEND=jax python benchmarks/study_gpu.py run TABLE ... --pack=DIR
+
+`pack`, where TensorFlow is, has the recipes build and compile the model of each row, and
+writes what it is made of, the teachers' weights in float16 and the images. `run` trains
+and evaluates cells of it, each in a process of its own, `--jobs` at a time, and none that
+would start after `--seconds`. A finished one is appended to TABLE.jsonl in `--lines`, and
+not run again. Weights to start from, orders and crops are drawn by JAX and NumPy.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import study_materials
+import study_plan
+from study_arrays import LabelMaps, SmallImages, pack_small
+
+from keras_hybrid import HybridTransfer, baselines
+
+_KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer)}
+_TUNED = "tuned.npz"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("pack", "run"))
+    parser.add_argument("tables", nargs="+", choices=study_plan.TABLES)
+    parser.add_argument("--pack", type=pathlib.Path, required=True)
+    parser.add_argument("--materials", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path)
+    parser.add_argument("--lines", type=pathlib.Path, default=study_plan.LINES)
+    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--cell", nargs=2, metavar=("ROW", "SEED"), help="run one, here")
+    options = parser.parse_args()
+    options.pack = options.pack.resolve()
+    if options.cell:
+        row, seed = options.cell
+        print(json.dumps(run_cell(*options.tables, row, int(seed), options.pack)))
+    elif options.command == "pack":
+        study_materials.prepare(options.materials.resolve(), options.work)
+        options.pack.mkdir(parents=True, exist_ok=True)
+        os.chdir(options.work)
+        for table in options.tables:
+            pack(table, options.pack)
+    else:
+        end = time.monotonic() + options.seconds
+        for table in options.tables:
+            run_table(table, options, end)
+
+
+def pack(table, folder):
+    """Writes TABLE.json, row -> what its cells are made of; teachers and images."""
+    import study
+
+    plan = study_plan.TABLES[table]
+    recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
+    rows = {}
+    for row, spec in plan.rows().items():
+        settings = study_plan.settings_of(plan, spec, 0)
+        config = recipe.Config(**settings, workdir=f"runs/{table}")
+        with study.varied(spec):
+            *_, model, student = recipe.prepare(config)
+        compiled = {**model.get_compile_config(), "jit_compile": "auto"}
+        if plan.recipe == "cityscapes":
+            compiled["metrics"] = None  # in training; it takes longer than the step
+        network = student if config.method == "none" else model
+        serialized = keras.saving.serialize_keras_object(network)
+        rows[row] = {
+            "config": {**dataclasses.asdict(config), "workdir": ""},
+            "model": {**serialized, "compile_config": compiled},
+        }
+    (folder / f"{table}.json").write_text(json.dumps(rows))
+    for name in study_materials.TEACHERS:
+        weights = keras.saving.load_model(name).weights
+        halves = {w.path: w.numpy().astype("float16") for w in weights}
+        np.savez_compressed(folder / f"{name}.npz", **halves)
+    if plan.recipe == "imagenet":
+        pack_small(config.data_dir, folder / "small")
+    else:
+        shutil.copytree(config.data_dir, folder / "maps", dirs_exist_ok=True)
+
+
+def run_table(table, options, end):
+    """Runs the cells that the table lacks; all rows at one seed before the next."""
+    options.lines.mkdir(parents=True, exist_ok=True)
+    plan, done = study_plan.TABLES[table], study_plan.read(table, options.lines)
+    planned = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
+    missing = [cell for cell in planned if cell not in done]
+    missing.sort(key=lambda cell: cell[1])
+    print(f"{table}: {len(missing)} of {len(planned)} runs to do", flush=True)
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(options.pack / "compiled"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / options.jobs:.3f}",
+    }
+
+    def run(cell):
+        row, seed = cell
+        if time.monotonic() > end:
+            return None
+        command = [sys.executable, __file__, "run", table, "--pack", options.pack]
+        process = subprocess.run(
+            [*command, "--cell", row, str(seed)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return None if process.returncode else process.stdout.splitlines()[-1]
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        runs = {pool.submit(run, cell): cell for cell in missing}
+        for finished in concurrent.futures.as_completed(runs):
+            row, seed = runs[finished]
+            line, figure = finished.result(), "failed, or out of time"
+            if line:
+                with open(options.lines / f"{table}.jsonl", "a") as file:
+                    file.write(f"{line}\n")
+                figure = plan.result(json.loads(line)["results"])
+            print(f"{time.strftime('%H:%M')} {table}, {row}, seed {seed}: {figure}")
+            sys.stdout.flush()
+
+
+def run_cell(table, row, seed, folder):
+    """Trains and evaluates a model; returns the content of its line."""
+    plan = study_plan.TABLES[table]
+    spec = plan.rows()[row]
+    cell = json.loads((folder / f"{table}.json").read_text())[row]
+    config = {**cell["config"], "seed": seed}
+    keras.utils.set_random_seed(seed)
+    model = keras.saving.deserialize_keras_object(cell["model"], _KINDS)
+    start(model, config, folder)
+    if plan.recipe == "imagenet":
+        data = SmallImages(config, folder / "small")
+    else:
+        data = LabelMaps(config, folder / "maps")
+    seconds = Seconds()
+    history = model.fit(
+        data.training_batches(),
+        epochs=data.epochs,
+        steps_per_epoch=data.steps_per_epoch,
+        shuffle=False,  # the batches are
+        callbacks=[seconds],
+        verbose=0,
+    )
+    if table == study_plan.GPU_TEACHER_TABLE:
+        weights = {w.path: keras.ops.convert_to_numpy(w) for w in model.weights}
+        np.savez(folder / _TUNED, **weights)
+    epochs = {"seconds": seconds.at_ends, **history.history}
+    return {
+        "row": row,
+        "seed": seed,
+        "config": config,
+        "hybrid": spec.hybrid,
+        "loss_factor": spec.loss_factor,
+        "adapter_norm": spec.adapter_norm,
+        "adapter_rate": spec.adapter_rate,
+        "results": data.evaluate(getattr(model, "student", model)),
+        "epochs": {k: [float(f"{v:.5g}") for v in vs] for k, vs in epochs.items()},
+        "machine": machine(),
+    }
+
+
+class Seconds(keras.callbacks.Callback):
+    """Since the start, at the end of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.at_ends, self._begun = [], time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at_ends.append(time.monotonic() - self._begun)
+
+
+def start(model, config, folder):
+    """Gives the teacher its weights; all others are at random already."""
+    network = model if config["method"] == "none" else model.teacher
+    file = config["student" if config["method"] == "none" else "teacher"]
+    if file == study_plan.RANDOM_TEACHER:
+        study_materials.forget(network)
+    elif file == study_plan.GPU_TEACHER:
+        assign(network, folder / _TUNED)
+    elif file.endswith(".keras"):
+        name = study_materials.TEACHERS["pose" in file]
+        assign(network, folder / f"{name}.npz")
+
+
+def assign(network, path):
+    """Its weights from a file, but for those of a new classifier."""
+    with np.load(path) as weights:
+        known = [weight for weight in network.weights if weight.path in weights]
+        assert len(known) == len(weights.files), f"{path} is of another network"
+        for weight in known:
+            weight.assign(weights[weight.path].astype("float32"))
+
+
+def machine():
+    import jax
+
+    return {
+        "processor": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+        "keras": keras.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()
