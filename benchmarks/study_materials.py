@@ -12,7 +12,6 @@ from study_plan import (
 )
 
 from keras_hybrid import applications, staging
-from keras_hybrid.recipes import networks
 from keras_hybrid.recipes.workdir import save_model
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
@@ -52,6 +51,9 @@ def prepare(materials, work):
 
 def mobilenet(seed):
     """A student to start from."""
+    # Needs TensorFlow; what `study_gpu` takes of this module does not.
+    from keras_hybrid.recipes import networks
+
     keras.utils.set_random_seed(seed)
     return networks.from_scratch("MobileNet", input_shape=(32, 32, 3), classes=10)
 

@@ -31,7 +31,6 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_hybrid import applications
 from keras_hybrid.data import augment_boxes, pedestrians
 from keras_hybrid.export.student import load
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
@@ -352,13 +351,9 @@ def with_embedded_teacher(config):
 
 
 def load_teacher(config):
-    suffix = pathlib.Path(config.teacher).suffix
-    if suffix in _STATE_DICTS:
+    if pathlib.Path(config.teacher).suffix in _STATE_DICTS:
         return load_resnet50(config.teacher, config.teacher_epsilon or None)
-    if suffix == ".keras":
-        teacher = load(config.teacher, "--teacher")
-        return applications.with_preprocessing(teacher, config.teacher_preprocessing)
-    return applications.load(config.teacher)
+    return networks.teacher(config)
 
 
 def build_model(config, student):

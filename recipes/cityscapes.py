@@ -29,7 +29,6 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_hybrid import applications
 from keras_hybrid.data import augment_maps, label_maps, segmentation
 from keras_hybrid.export.student import load
 from keras_hybrid.metrics import MeanIoU
@@ -259,18 +258,11 @@ def with_embedded_teacher(config):
     return dataclasses.replace(config, teacher=str(teachers.street_segmenter()))
 
 
-def load_teacher(config):
-    if config.teacher.endswith(".keras"):
-        teacher = load(config.teacher, "--teacher")
-        return applications.with_preprocessing(teacher, config.teacher_preprocessing)
-    return applications.load(config.teacher)
-
-
 def build_model(config, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
-    teacher = load_teacher(config)
+    teacher = networks.teacher(config)
     points = switch_points(teacher, student)
     return run.build_model(config, teacher, student, points)
 

@@ -24,7 +24,6 @@ import numpy as np
 from absl import logging
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_hybrid import applications
 from keras_hybrid.data import augment, images, streets
 from keras_hybrid.export.student import load
 from keras_hybrid.recipes import networks, run, settings, shell, teachers, workdir
@@ -208,19 +207,13 @@ def with_embedded_teacher(config, data):
     return dataclasses.replace(config, teacher=str(path))
 
 
-def load_teacher(config, data):
-    if config.teacher.endswith(".keras"):
-        teacher = load(config.teacher, "--teacher")
-        return applications.with_preprocessing(teacher, config.teacher_preprocessing)
-    classes = len(data.class_names) if config.method == "kd" else None
-    return applications.load(config.teacher, classes=classes)
-
-
 def build_model(config, data, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
-    return run.build_model(config, load_teacher(config, data), student)
+    classes = len(data.class_names) if config.method == "kd" else None
+    teacher = networks.teacher(config, classes=classes)
+    return run.build_model(config, teacher, student)
 
 
 def build_optimizer(config, steps_per_epoch):

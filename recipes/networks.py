@@ -1,8 +1,9 @@
-"""Networks of `keras.applications` as the recipes start from them."""
+"""Networks as the recipes start from them."""
 
 import keras
 
 from keras_hybrid import applications
+from keras_hybrid.export.student import load
 
 
 def from_scratch(name, **kwargs):
@@ -26,3 +27,16 @@ def backbone(config, name):
     if config.student_weights == "random" or not config.data_dir:
         return from_scratch(name, input_shape=shape)
     return applications.load(name, weights=config.student_weights, input_shape=shape)
+
+
+def teacher(config, **kwargs):
+    """The network of --teacher, from raw RGB on.
+
+    Args:
+        config: The recipe's.
+        **kwargs: To `applications.load`, for one of Keras Applications.
+    """
+    if config.teacher.endswith(".keras"):
+        network = load(config.teacher, "--teacher")
+        return applications.with_preprocessing(network, config.teacher_preprocessing)
+    return applications.load(config.teacher, **kwargs)
