@@ -30,7 +30,8 @@ import study_plan
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="+", choices=study_plan.TABLES)
+    tables = [name for name, table in study_plan.TABLES.items() if not table.gpu]
+    parser.add_argument("tables", nargs="+", choices=tables)
     parser.add_argument("--materials", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)

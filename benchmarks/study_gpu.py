@@ -38,7 +38,8 @@ _TUNED = "tuned.npz"
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("pack", "run"))
-    parser.add_argument("tables", nargs="+", choices=study_plan.TABLES)
+    tables = [name for name, table in study_plan.TABLES.items() if table.gpu]
+    parser.add_argument("tables", nargs="+", choices=tables)
     parser.add_argument("--pack", type=pathlib.Path, required=True)
     parser.add_argument("--materials", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path)

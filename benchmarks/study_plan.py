@@ -54,6 +54,7 @@ class Table:
         rows: A function without arguments to name -> `Row`; it may read results.
         result: From a run's results.json to the figure that counts, in percent.
         better: 1 where more is better, -1 where less is.
+        gpu: Whether it is one of `study_gpu`.
     """
 
     recipe: str
@@ -61,6 +62,7 @@ class Table:
     rows: object
     result: object
     better: int = 1
+    gpu: bool = False
 
 
 def settings_of(table, row, seed):
@@ -313,8 +315,9 @@ TABLES = {
         {**_CIFAR10_GPU, "epochs": 4, "learning_rate": 0.01},
         _cifar10_gpu_teacher,
         _top1,
+        gpu=True,
     ),
-    "cifar10_gpu": Table("imagenet", _CIFAR10_GPU, _cifar10_gpu, _top1),
+    "cifar10_gpu": Table("imagenet", _CIFAR10_GPU, _cifar10_gpu, _top1, gpu=True),
     "camvid_weights": Table(
         "cityscapes",
         {**_CAMVID, **_VALIDATION, "steps": 273},
@@ -322,7 +325,7 @@ TABLES = {
         _miou,
     ),
     "camvid": Table("cityscapes", _CAMVID, _camvid, _miou),
-    "camvid_gpu": Table("cityscapes", _CAMVID, _camvid, _miou),
+    "camvid_gpu": Table("cityscapes", _CAMVID, _camvid, _miou, gpu=True),
     "people_weights": Table(
         "citypersons",
         {**_PEOPLE, **_VALIDATION, "steps": 683},
