@@ -251,6 +251,8 @@ def _camvid():
     for name, teacher in _CAMVID_TEACHERS.items():
         rows |= _rivals("camvid_weights", _FEATURE_GRIDS, teacher, name)
         rows[f"{name}{OURS}"] = Row({"method": "hybrid", **teacher})
+    random = {"method": "hybrid", "teacher": RANDOM_TEACHER}
+    rows[f"VGG16 at random, {OURS}"] = Row(random)
     rows[f"pose, {OURS}, paths to the student's end"] = dataclasses.replace(
         rows[f"pose, {OURS}"], hybrid={"switch_points": _POSE_TO_THE_END}
     )
