@@ -278,9 +278,9 @@ _PEOPLE = {
 
 
 def _people():
-    rows = {NONE: Row({"method": "none"})}
+    rows = {NONE: Row({"method": "none"}, seeds=MORE_SEEDS)}
     rows |= _rivals("people_weights", _FEATURE_GRIDS, _POSE)
-    rows[OURS] = Row({"method": "hybrid", **_POSE})
+    rows[OURS] = Row({"method": "hybrid", **_POSE}, seeds=MORE_SEEDS)
     return rows
 
 

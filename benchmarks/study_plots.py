@@ -92,8 +92,6 @@ def draw_people(path):
             )
             axis.set(xscale="log", yscale="log", title=f"{subset} people, a line a seed")
             axis.set(xlabel="false positives per image", ylabel="miss rate in %")
-            axis.set_yticks([30, 40, 50, 60, 80, 100], [30, 40, 50, 60, 80, 100])
-            axis.set_yticks([], minor=True)
         if "balance" in run["epochs"]:
             alpha = run["epochs"]["balance"]
             balance.plot(np.arange(1, 1 + len(alpha)), alpha, color=colour)
@@ -101,6 +99,10 @@ def draw_people(path):
     for axis in (*rates, balance):
         axis.grid(alpha=0.3)
     for axis in rates:
+        limits, ticks = axis.get_ylim(), [10, 20, 30, 40, 50, 60, 80, 100]
+        axis.set_yticks(ticks, ticks)
+        axis.set_yticks([], minor=True)
+        axis.set_ylim(limits)
         axis.legend()
     figure.savefig(path, dpi=100)
 
