@@ -50,25 +50,40 @@ def main():
 
 
 def run_table(table, options, again=False):
-    """Runs all cells that the table lacks, row by row; or all of them, `again`."""
-    plan = study_plan.TABLES[table]
-    done = {} if again else study_plan.read(table)
-    cells = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
-    missing = [cell for cell in cells if cell not in done]
-    print(f"{table}: {len(missing)} of {len(cells)} runs to do", flush=True)
+    """Runs all cells that the table lacks, a core each; or all of them, `again`."""
     cores = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
         cores.put(core)
 
-    def run(cell):
+    def run(row, seed):
         core = cores.get()
         try:
-            return run_process(table, *cell, core, options)
+            return run_process(table, row, seed, core, options)
         finally:
             cores.put(core)
 
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        runs = {pool.submit(run, cell): cell for cell in missing}
+    run_cells(table, run, options.jobs, again)
+
+
+def run_cells(table, run, jobs, again=False):
+    """Appends the lines of the cells that the table lacks; of all of them, `again`.
+
+    Args:
+        table: Its name.
+        run: From a row and a seed to the content of a line, or None if that failed.
+        jobs: How many at a time.
+        again: Whether to run what has been run, too.
+    """
+    plan = study_plan.TABLES[table]
+    done = {} if again else study_plan.read(table)
+    cells = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
+    # All rows at one seed before the next: what ends early is still to be compared.
+    missing = sorted(
+        (cell for cell in cells if cell not in done), key=lambda cell: cell[1]
+    )
+    print(f"{table}: {len(missing)} of {len(cells)} runs to do", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        runs = {pool.submit(run, *cell): cell for cell in missing}
         for finished in concurrent.futures.as_completed(runs):
             row, seed = runs[finished]
             content = finished.result()
@@ -118,20 +133,22 @@ def run_cell(table, row, seed, work):
     with varied(spec):
         results = recipe.main(config)
     content = {
-        "row": row,
-        "seed": seed,
+        **planned(table, row, seed),
         "config": {**dataclasses.asdict(config), "workdir": ""},
-        "hybrid": spec.hybrid,
-        "loss_factor": spec.loss_factor,
-        "adapter_norm": spec.adapter_norm,
-        "adapter_rate": spec.adapter_rate,
         "results": results,
-        "epochs": columns(directory / "metrics.csv"),
+        "epochs": in_five_digits(columns(directory / "metrics.csv")),
         "machine": machine(),
     }
     if plan.recipe == "citypersons":
         content["curves"] = miss_rates(recipe, config)
     pathlib.Path(f"{directory}.json").write_text(json.dumps(content))
+
+
+def planned(table, row, seed):
+    """What a line has of its row, besides settings of the recipe."""
+    spec = study_plan.TABLES[table].rows()[row]
+    names = "hybrid", "loss_factor", "adapter_norm", "adapter_rate"
+    return {"row": row, "seed": seed, **{name: getattr(spec, name) for name in names}}
 
 
 @contextlib.contextmanager
@@ -207,11 +224,15 @@ def adapter_with_norm():
 
 
 def columns(path):
-    """Of a metrics.csv, name -> values, in five digits."""
+    """Of a metrics.csv, name -> values."""
     from keras_hybrid.callbacks import read_rows
 
     rows = read_rows(path)
-    return {name: [float(f"{row[name]:.5g}") for row in rows] for name in rows[0]}
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def in_five_digits(columns):
+    return {k: [float(f"{value:.5g}") for value in v] for k, v in columns.items()}
 
 
 def miss_rates(recipe, config):
@@ -235,17 +256,21 @@ def miss_rates(recipe, config):
 
 
 def machine():
+    """What a run was on; of GPUs JAX alone is asked, since all tables of them are its."""
     import keras
-    import tensorflow as tf
 
     model = "unknown"
     for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
         if text.startswith("model name"):
             model = text.partition(": ")[2]
+    backend = keras.backend.backend()
+    library = importlib.import_module(backend)
+    if backend == "jax" and library.default_backend() == "gpu":
+        model = library.devices()[0].device_kind
     return {
         "processor": f"{platform.machine()}, {model}",
         "cores": len(os.sched_getaffinity(0)),
-        "tensorflow": tf.__version__,
+        backend: library.__version__,
         "keras": keras.__version__,
     }
 

@@ -5,19 +5,18 @@
 
 `pack`, where TensorFlow is, has the recipes build and compile the model of each row, and
 writes what it is made of, the teachers' weights in float16 and the images. `run` trains
-and evaluates cells of it, each in a process of its own, `--jobs` at a time, and none that
-would start after `--seconds`. A finished one is appended to TABLE.jsonl in `--lines`, and
-not run again. Weights to start from, orders and crops are drawn by JAX and NumPy.
+and evaluates cells of it, each in a process of its own, `--jobs` at a time. A finished
+one is appended to benchmarks/study/TABLE.jsonl, and not run again. Weights to start from,
+orders and crops are drawn by JAX and NumPy.
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
+import functools
 import importlib
 import json
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import time
 
 import keras
 import numpy as np
+import study
 import study_materials
 import study_plan
 from study_arrays import LabelMaps, SmallImages, pack_small
@@ -43,9 +43,7 @@ def main():
     parser.add_argument("--pack", type=pathlib.Path, required=True)
     parser.add_argument("--materials", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path)
-    parser.add_argument("--lines", type=pathlib.Path, default=study_plan.LINES)
     parser.add_argument("--jobs", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--cell", nargs=2, metavar=("ROW", "SEED"), help="run one, here")
     options = parser.parse_args()
     options.pack = options.pack.resolve()
@@ -56,18 +54,25 @@ def main():
         study_materials.prepare(options.materials.resolve(), options.work)
         options.pack.mkdir(parents=True, exist_ok=True)
         os.chdir(options.work)
+        pack_teachers(options.pack)
         for table in options.tables:
             pack(table, options.pack)
     else:
-        end = time.monotonic() + options.seconds
         for table in options.tables:
-            run_table(table, options, end)
+            run = functools.partial(run_process, table, options)
+            study.run_cells(table, run, options.jobs)
+
+
+def pack_teachers(folder):
+    """Writes their weights, path -> float16."""
+    for name in study_materials.TEACHERS:
+        weights = keras.saving.load_model(name).weights
+        halves = {w.path: w.numpy().astype("float16") for w in weights}
+        np.savez_compressed(folder / f"{name}.npz", **halves)
 
 
 def pack(table, folder):
-    """Writes TABLE.json, row -> what its cells are made of; teachers and images."""
-    import study
-
+    """Writes TABLE.json, row -> what its cells are made of, and their images."""
     plan = study_plan.TABLES[table]
     recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
     rows = {}
@@ -85,71 +90,41 @@ def pack(table, folder):
             "config": {**dataclasses.asdict(config), "workdir": ""},
             "model": {**serialized, "compile_config": compiled},
         }
+        images = folder / pathlib.Path(config.data_dir).stem
+        if not images.exists():
+            pack_images = pack_small if plan.recipe == "imagenet" else shutil.copytree
+            pack_images(config.data_dir, images)
     (folder / f"{table}.json").write_text(json.dumps(rows))
-    for name in study_materials.TEACHERS:
-        weights = keras.saving.load_model(name).weights
-        halves = {w.path: w.numpy().astype("float16") for w in weights}
-        np.savez_compressed(folder / f"{name}.npz", **halves)
-    if plan.recipe == "imagenet":
-        pack_small(config.data_dir, folder / "small")
-    else:
-        shutil.copytree(config.data_dir, folder / "maps", dirs_exist_ok=True)
 
 
-def run_table(table, options, end):
-    """Runs the cells that the table lacks; all rows at one seed before the next."""
-    options.lines.mkdir(parents=True, exist_ok=True)
-    plan, done = study_plan.TABLES[table], study_plan.read(table, options.lines)
-    planned = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
-    missing = [cell for cell in planned if cell not in done]
-    missing.sort(key=lambda cell: cell[1])
-    print(f"{table}: {len(missing)} of {len(planned)} runs to do", flush=True)
+def run_process(table, options, row, seed):
+    """Runs a cell; returns the content of its line, None if it failed."""
+    command = [sys.executable, __file__, "run", table, "--pack", options.pack]
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(options.pack / "compiled"),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / options.jobs:.3f}",
     }
-
-    def run(cell):
-        row, seed = cell
-        if time.monotonic() > end:
-            return None
-        command = [sys.executable, __file__, "run", table, "--pack", options.pack]
-        process = subprocess.run(
-            [*command, "--cell", row, str(seed)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return None if process.returncode else process.stdout.splitlines()[-1]
-
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        runs = {pool.submit(run, cell): cell for cell in missing}
-        for finished in concurrent.futures.as_completed(runs):
-            row, seed = runs[finished]
-            line, figure = finished.result(), "failed, or out of time"
-            if line:
-                with open(options.lines / f"{table}.jsonl", "a") as file:
-                    file.write(f"{line}\n")
-                figure = plan.result(json.loads(line)["results"])
-            print(f"{time.strftime('%H:%M')} {table}, {row}, seed {seed}: {figure}")
-            sys.stdout.flush()
+    process = subprocess.run(
+        [*command, "--cell", row, str(seed)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return None if process.returncode else json.loads(process.stdout.splitlines()[-1])
 
 
 def run_cell(table, row, seed, folder):
     """Trains and evaluates a model; returns the content of its line."""
-    plan = study_plan.TABLES[table]
-    spec = plan.rows()[row]
     cell = json.loads((folder / f"{table}.json").read_text())[row]
     config = {**cell["config"], "seed": seed}
     keras.utils.set_random_seed(seed)
     model = keras.saving.deserialize_keras_object(cell["model"], _KINDS)
     start(model, config, folder)
-    if plan.recipe == "imagenet":
-        data = SmallImages(config, folder / "small")
-    else:
-        data = LabelMaps(config, folder / "maps")
+    small = study_plan.TABLES[table].recipe == "imagenet"
+    images = folder / pathlib.Path(config["data_dir"]).stem
+    data = (SmallImages if small else LabelMaps)(config, images)
     seconds = Seconds()
     history = model.fit(
         data.training_batches(),
@@ -164,21 +139,16 @@ def run_cell(table, row, seed, folder):
         np.savez(folder / _TUNED, **weights)
     epochs = {"seconds": seconds.at_ends, **history.history}
     return {
-        "row": row,
-        "seed": seed,
+        **study.planned(table, row, seed),
         "config": config,
-        "hybrid": spec.hybrid,
-        "loss_factor": spec.loss_factor,
-        "adapter_norm": spec.adapter_norm,
-        "adapter_rate": spec.adapter_rate,
         "results": data.evaluate(getattr(model, "student", model)),
-        "epochs": {k: [float(f"{v:.5g}") for v in vs] for k, vs in epochs.items()},
-        "machine": machine(),
+        "epochs": study.in_five_digits(epochs),
+        "machine": study.machine(),
     }
 
 
 class Seconds(keras.callbacks.Callback):
-    """Since the start, at the end of each epoch."""
+    """Since the start, at the end of each epoch; `TransferCurves` needs TensorFlow."""
 
     def on_train_begin(self, logs=None):
         self.at_ends, self._begun = [], time.monotonic()
@@ -196,8 +166,9 @@ def start(model, config, folder):
     elif file == study_plan.GPU_TEACHER:
         assign(network, folder / _TUNED)
     elif file.endswith(".keras"):
-        name = study_materials.TEACHERS["pose" in file]
-        assign(network, folder / f"{name}.npz")
+        # All others are made of the first.
+        known = study_materials.TEACHERS
+        assign(network, folder / f"{file if file in known else known[0]}.npz")
 
 
 def assign(network, path):
@@ -207,17 +178,6 @@ def assign(network, path):
         assert len(known) == len(weights.files), f"{path} is of another network"
         for weight in known:
             weight.assign(weights[weight.path].astype("float32"))
-
-
-def machine():
-    import jax
-
-    return {
-        "processor": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-        "cores": len(os.sched_getaffinity(0)),
-        "jax": jax.__version__,
-        "keras": keras.__version__,
-    }
 
 
 if __name__ == "__main__":

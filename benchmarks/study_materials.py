@@ -39,10 +39,11 @@ def prepare(materials, work):
     if not (work / RANDOM_TEACHER).exists():
         teacher = with_classifier(work / TEACHERS[0])
         save_model(teacher, work / IMAGENET_TEACHER)
-        # What it is made of; its weights come where the GPU is.
-        save_model(teacher, work / GPU_TEACHER)
         forget(teacher)
         save_model(teacher, work / RANDOM_TEACHER)
+    if not (work / GPU_TEACHER).exists():
+        # What it is made of; its weights come where the GPU is.
+        (work / GPU_TEACHER).symlink_to(IMAGENET_TEACHER)
     for seed in MORE_SEEDS:
         student = work / MOBILENET.format(seed)
         if not student.exists():

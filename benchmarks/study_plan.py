@@ -73,9 +73,9 @@ def settings_of(table, row, seed):
     return settings
 
 
-def read(table, folder=None):
+def read(table):
     """The runs of a table: (row, seed) -> what its line has."""
-    path = (folder or LINES) / f"{table}.jsonl"
+    path = LINES / f"{table}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     runs = map(json.loads, lines)
     return {(run["row"], run["seed"]): run for run in runs}

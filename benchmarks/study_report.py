@@ -72,13 +72,13 @@ def table(name, control=NONE, rows=None, figure=None, also=None):
             if row != control and (control, seed) in runs
         ]
         cells += [_interval(gains), _seconds(name, row) if values[0] else ""]
-        lines.append(f"| {_label(row, parts[0])} | {' | '.join(cells)} |")
+        lines.append(f"| {_label(row, parts)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _label(row, runs):
-    config = next((run["config"] for (name, _), run in runs.items() if name == row), {})
-    weight = config.get("method_weight")
+def _label(row, parts):
+    lines = (run for runs in parts for run in runs.values() if run["row"] == row)
+    weight = next((run["config"].get("method_weight") for run in lines), None)
     return row if weight is None else f"{row}, weight {weight:g}"
 
 

@@ -32,6 +32,7 @@ def packed(module, monkeypatch, tmp_path):
     monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pack").mkdir()
+    gpu.pack_teachers(tmp_path / "pack")
     gpu.pack("tiny", tmp_path / "pack")
     cells = (tmp_path / "pack" / "tiny.json").read_text()
     # XLA takes a minute here.

@@ -13,13 +13,13 @@ def lines(module, monkeypatch, tmp_path):
     plan = module("study_plan")
     monkeypatch.setattr(plan, "LINES", tmp_path)
 
-    def write(*runs):
+    def write(*runs, table="camvid"):
         texts = [
             f'{{"row": "{row}", "seed": {seed}, "results": {{"miou": {miou}}}, '
             f'"config": {{}}, "epochs": {{"seconds": {seconds}}}}}\n'
             for row, seed, miou, seconds in runs
         ]
-        (tmp_path / "camvid.jsonl").write_text("".join(texts))
+        (tmp_path / f"{table}.jsonl").write_text("".join(texts))
 
     return write
 
@@ -54,6 +54,18 @@ def test_gains_are_paired_by_seed(module, lines):
     assert row in rows
     assert "| none | 20.00 30.00 | 25.00 | 7.07 |  | 2 |" in rows
     assert "| VGG16, ours |  |  |  |  |  |" in rows
+
+
+def test_figures_of_two_machines_are_paired_on_each(module, lines):
+    report = module("study_report")
+    lines(("none", 0, 20.0, [3, 5]), ("pose, ours", 0, 21.0, [9, 19]))
+    there = ("none", 0, 30.0, [1, 2]), ("pose, ours", 0, 33.0, [1, 2])
+    lines(*there, ("VGG16, ours", 0, 29.0, [1, 2]), table="camvid_gpu")
+    rows = report.table("camvid", also="camvid_gpu").splitlines()
+    # Gains 1 here and 3 there; across machines it would be -9 and 13.
+    assert "| pose, ours | 21.00 / 33.00 | 27.00 | 8.49 | +2.00 ± 12.71 | 10 |" in rows
+    assert "| none | 20.00 / 30.00 | 25.00 | 7.07 |  | 2 |" in rows
+    assert "| VGG16, ours |  / 29.00 |  |  |  |  |" in rows
 
 
 def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
