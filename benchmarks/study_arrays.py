@@ -23,7 +23,7 @@ _AHEAD, _THREADS = 8, 2  # batches, and those who make them
 
 def pack_small(path, folder):
     """Writes an .npz of small images as lossless WebP files of many, half as large."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     with np.load(path) as arrays:
         for part in ("train", "test"):
             images = arrays[f"x_{part}"]

@@ -29,7 +29,7 @@ import study_materials
 import study_plan
 from study_arrays import LabelMaps, SmallImages, pack_small
 
-from keras_hybrid import HybridTransfer, baselines
+from keras_hybrid import HybridTransfer, baselines, staging
 
 _KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer)}
 _TUNED = "tuned.npz"
@@ -93,7 +93,8 @@ def pack(table, folder):
         images = folder / pathlib.Path(config.data_dir).stem
         if not images.exists():
             pack_images = pack_small if plan.recipe == "imagenet" else shutil.copytree
-            pack_images(config.data_dir, images)
+            with staging.staged(images) as new:
+                pack_images(config.data_dir, new)
     (folder / f"{table}.json").write_text(json.dumps(rows))
 
 
