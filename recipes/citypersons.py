@@ -34,6 +34,7 @@ from absl import logging
 from keras_hybrid.data import augment_boxes, pedestrians
 from keras_hybrid.export.student import load
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
+from keras_hybrid.models.anchors import CELLS
 from keras_hybrid.models.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes import (
@@ -334,8 +335,8 @@ def anchor_heights(config, people):
             "min_height", "such that there are people of it", min_height_of(config)
         )
     low, high = upscale_of(config) * np.quantile(heights, [0.01, 0.99])
-    low = min(low, 4 * _FEATURE_STRIDES[1] - 1)
-    high = max(high, 4 * _FEATURE_STRIDES[-1])
+    low = min(low, CELLS * _FEATURE_STRIDES[1] - 1)
+    high = max(high, CELLS * _FEATURE_STRIDES[-1])
     return tuple(np.geomspace(low, high, _ANCHORS).round(1).tolist())
 
 

@@ -18,8 +18,8 @@ def backbone(channels=(8, 16, 16), scale=1.0):
     return keras.Model(image, x, name="backbone")
 
 
-def small(strides=(4, 8), **kwargs):
-    settings = {"anchor_heights": (12, 24, 48), "channels": 16, "units": 32, **kwargs}
+def small(strides=(2, 4, 8), **kwargs):
+    settings = {"anchor_heights": (12, 24, 48, 96), "channels": 16, "units": 32, **kwargs}
     keras.utils.set_random_seed(0)
     return FasterRCNN(backbone(), feature_strides=strides, **settings)
 
@@ -31,7 +31,7 @@ def people(count=4, height=64, width=96):
     boxes, labels = np.zeros((count, 3, 4), "float32"), np.zeros((count, 3), "int32")
     for i in range(count):
         for j in range(1 + i % 2):
-            tall = generator.integers(20, 44)
+            tall = generator.integers(20, 60)
             x, y = generator.integers(4, 36) + 44 * j, generator.integers(2, 62 - tall)
             boxes[i, j] = x, y, x + round(tall / 2.44), y + tall
             labels[i, j] = 1

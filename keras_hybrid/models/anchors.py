@@ -9,14 +9,15 @@ from keras import ops
 HEIGHT_PER_WIDTH = 2.44
 # The span of CityPersons' people in pixels.
 HEIGHTS = tuple(round(37 * (742 / 37) ** (i / 10), 1) for i in range(11))
-# A box is looked for on the coarsest map on which it is this many cells high.
-CELLS = 4
+# A box is looked for on the coarsest map on which it is this many cells high; as
+# torchvision's anchors, whose area is 8 x 8 cells, are with pedestrians' shape.
+CELLS = 12
 
 
 def level_of(height, strides):
     """Index of the map on which a box is looked for.
 
-    >>> [level_of(height, strides=(8, 16, 32)) for height in (20, 63, 64, 500)]
+    >>> [level_of(height, strides=(8, 16, 32)) for height in (20, 191, 192, 500)]
     [0, 0, 1, 2]
 
     Args:

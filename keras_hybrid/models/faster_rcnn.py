@@ -48,7 +48,7 @@ class FasterRCNN(MultiWorkerFit, keras.Model):
         num_classes: Without the background.
         feature_strides: Of the maps to look for objects on. One is enough.
         anchor_heights: In pixels; each belongs to the coarsest map on which it is at
-            least 4 cells high.
+            least 12 cells high.
         height_per_width: Shape of the anchors; 2.44 for pedestrians.
         channels: Width of the pyramid.
         units: Of the dense layers for each proposal.

@@ -18,17 +18,17 @@ def test_published_heights_of_citypersons():
     assert HEIGHTS[-1] == 742
 
 
-def test_level_is_the_coarsest_on_which_a_box_is_four_cells_high():
+def test_level_is_the_coarsest_on_which_a_box_is_twelve_cells_high():
     strides = 8, 16, 32
-    heights = 10, 32, 63.9, 64, 127, 128, 742
+    heights = 10, 96, 191.9, 192, 383, 384, 742
     assert [level_of(h, strides) for h in heights] == [0, 0, 0, 1, 1, 2, 2]
 
 
 def test_heights_go_to_their_maps():
-    assert heights_by_level((200, 40, 64), (8, 16, 32)) == ((40,), (64,), (200,))
-    assert heights_by_level((200, 40, 64), (16,)) == ((40, 64, 200),)
+    assert heights_by_level((400, 40, 192), (8, 16, 32)) == ((40,), (192,), (400,))
+    assert heights_by_level((400, 40, 192), (16,)) == ((40, 192, 400),)
     with pytest.raises(ValueError, match="for the map of stride 16.* Received: .*40"):
-        heights_by_level((40, 200), (8, 16, 32))
+        heights_by_level((40, 400), (8, 16, 32))
 
 
 def test_a_hand_sized_example():

@@ -87,11 +87,11 @@ def test_gradient_reaches_the_cells_that_were_sampled():
 
 
 def test_each_box_is_taken_from_its_own_map():
-    fine, coarse = np.full((1, 16, 16, 1), 1.0), np.full((1, 8, 8, 1), 2.0)
-    boxes = np.array([[[8.0, 8, 16, 71.9], [8, 8, 16, 72], [0, 0, 4, 4]]])
+    fine, coarse = np.full((1, 32, 16, 1), 1.0), np.full((1, 16, 8, 1), 2.0)
+    boxes = np.array([[[8.0, 8, 16, 199.9], [8, 8, 16, 200], [0, 0, 4, 4]]])
     pooled = pyramid_roi_align([fine, coarse], boxes, (8, 16), size=2)
-    assert np.unique(pooled[0, 0]) == 1  # 63.9 pixels high
-    assert np.unique(pooled[0, 1]) == 2  # 64: four cells of 16
+    assert np.unique(pooled[0, 0]) == 1  # 191.9 pixels high
+    assert np.unique(pooled[0, 1]) == 2  # 192: twelve cells of 16
     assert np.unique(pooled[0, 2]) == 1
 
 

@@ -138,7 +138,7 @@ def test_anchors_are_as_high_as_people_are(files, tmp_path):
     assert len(heights) == 11
     real = [box[3] for of_image in data.train.people for box in of_image.boxes]
     assert heights[0] == pytest.approx(1.5 * min(real), rel=0.05)
-    assert heights[-1] == 128  # a map of stride 32 has some in any case
+    assert heights[-1] == 384  # a map of stride 32 has some in any case
 
 
 def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
