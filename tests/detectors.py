@@ -32,7 +32,7 @@ def people(count=4, height=64, width=96):
     for i in range(count):
         for j in range(1 + i % 2):
             tall = generator.integers(20, 60)
-            x, y = generator.integers(4, 36) + 44 * j, generator.integers(2, 62 - tall)
+            x, y = generator.integers(4, 24) + 44 * j, generator.integers(2, 62 - tall)
             boxes[i, j] = x, y, x + round(tall / 2.44), y + tall
             labels[i, j] = 1
             images[i, y : y + tall, x : x + round(tall / 2.44)] += 0.8

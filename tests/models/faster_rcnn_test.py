@@ -52,7 +52,7 @@ def test_detections_are_ordered_clipped_and_zero_behind_the_last():
         assert np.all(detections["boxes"][i].max(0) <= [96, 64, 96, 64])
 
 
-@pytest.mark.parametrize("strides", [(2, 4, 8), (4,)])
+@pytest.mark.parametrize("strides", [(2, 4, 8), (8,)])
 def test_it_learns_four_images_by_heart_and_finds_every_box(strides):
     detector = small(strides)
     images, truth = people(4)
