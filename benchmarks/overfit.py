@@ -28,7 +28,7 @@ def main():
         keras.utils.set_random_seed(0)
         backbone = networks.from_scratch(name, input_shape=(None, None, 3))
         detector = FasterRCNN(
-            backbone, anchor_heights=np.geomspace(16, 128, 11), channels=64, units=256
+            backbone, anchor_heights=np.geomspace(16, 384, 11), channels=64, units=256
         )
         schedule = keras.optimizers.schedules.PolynomialDecay(_LEARNING_RATE, steps, 0.0)
         optimizer = keras.optimizers.Adam(schedule, global_clipnorm=10.0)
