@@ -140,7 +140,9 @@ def run_cell(table, row, seed, work):
         "machine": machine(),
     }
     if plan.recipe == "citypersons":
-        content["curves"] = miss_rates(recipe, config)
+        detections = json.loads((directory / "detections.json").read_text())
+        truth = recipe.open_data(config).test.ground_truth()
+        content["curves"] = miss_rates(truth, detections, recipe.subsets_of(config))
     pathlib.Path(f"{directory}.json").write_text(json.dumps(content))
 
 
@@ -235,20 +237,16 @@ def in_five_digits(columns):
     return {k: [float(f"{value:.5g}") for value in v] for k, v in columns.items()}
 
 
-def miss_rates(recipe, config):
+def miss_rates(truth, detections, subsets):
     """Miss rates of a detector at 61 rates of false positives, by subset."""
     import numpy as np
 
     from keras_hybrid.metrics import miss_rate_curve
 
-    detections = json.loads(
-        (pathlib.Path(config.workdir) / "detections.json").read_text()
-    )
-    truth = recipe.open_data(config).test.ground_truth()
     fppi = np.logspace(-2, 1, 61)
     curves = {"fppi": fppi.round(4).tolist()}
     for name in ("learned", "reasonable"):
-        curve = miss_rate_curve(truth, detections, recipe.subsets_of(config)[name])
+        curve = miss_rate_curve(truth, detections, subsets[name])
         at = np.searchsorted(curve.fppi, fppi, side="right") - 1
         rates = np.where(at < 0, 1.0, curve.miss_rate[at])
         curves[name] = rates.round(4).tolist()

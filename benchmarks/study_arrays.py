@@ -7,6 +7,7 @@ drawn otherwise; the same evaluation.
 import collections
 import concurrent.futures
 
+import keras
 import numpy as np
 from PIL import Image
 
@@ -16,7 +17,7 @@ from keras_hybrid.models.deeplab_v2 import at_size, with_label_map
 _TILES = 25, 40  # rows and columns of small images in a file
 _PADDING = 4  # of small images, in pixels
 _SCALE = 0.5, 1.5  # of crops of photographs
-_MULTIPLE = 32  # of pixels, to which photographs are padded for evaluation
+MULTIPLE = 32  # of pixels, to which photographs are padded for evaluation
 _IGNORED = 255
 _AHEAD, _THREADS = 8, 2  # batches, and those who make them
 
@@ -75,7 +76,7 @@ class SmallImages:
             image = padded[index, top : top + size, left : left + size]
             return image[:, :: random.choice([-1, 1])], self._labels[index]
 
-        return _batches(crop, len(self._images), self.epochs, self._config)
+        return batches(crop, len(self._images), self.epochs, self._config)
 
     def evaluate(self, student):
         """Top-1 and top-5 in percent."""
@@ -134,12 +135,12 @@ class LabelMaps:
             step = random.choice([-1, 1])
             return image[:, ::step], labels[:, ::step].astype("int32")
 
-        return _batches(crop, len(self._train), self.epochs, self._config)
+        return batches(crop, len(self._train), self.epochs, self._config)
 
     def evaluate(self, student):
         """mIoU and IoU of each class in percent; None for classes that do not occur."""
         width, height = self._test[0][0].size
-        padding = [(0, -height % _MULTIPLE), (0, -width % _MULTIPLE)]
+        padding = [(0, -height % MULTIPLE), (0, -width % MULTIPLE)]
         size = height + padding[0][1], width + padding[1][1]
         network = with_label_map(at_size(student, *size))
         metric = MeanIoU(len(self._names))
@@ -159,11 +160,11 @@ class LabelMaps:
         }
 
 
-def _batches(crop, count, epochs, config):
+def batches(crop, count, epochs, config):
     """Batches of all epochs, a few of which threads make in advance.
 
     Args:
-        crop: From an index and a `np.random.Generator` to an image and its label.
+        crop: From an index and a `np.random.Generator` to an image and its labels.
         count: Of the images, each of which comes once an epoch at most.
         epochs: Their number.
         config: Has "batch_size" and "seed".
@@ -175,7 +176,8 @@ def _batches(crop, count, epochs, config):
         random = np.random.default_rng((seed, epoch, step))
         chosen = order[step * size : (step + 1) * size]
         images, labels = zip(*(crop(index, random) for index in chosen))
-        return np.stack(images).astype("float32"), np.stack(labels)
+        labels = keras.tree.map_structure(lambda *x: np.stack(x), *labels)
+        return np.stack(images).astype("float32"), labels
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         waiting = collections.deque()

@@ -4,13 +4,15 @@
     KERAS_BACKEND=jax python benchmarks/study_gpu.py run TABLE ... --pack=DIR
 
 `pack`, where TensorFlow is, has the recipes build and compile the model of each row, and
-writes what it is made of, the teachers' weights in float16 and the images. `run` trains
+writes what it is made of, the teachers' weights in float16, the images, and the anchors
+of detectors, which keras-cv makes by TensorFlow. `run` trains
 and evaluates cells of it, each in a process of its own, `--jobs` at a time. A finished
 one is appended to benchmarks/study/TABLE.jsonl, and not run again. Weights to start from,
 orders and crops are drawn by JAX and NumPy.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -21,18 +23,27 @@ import shutil
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import keras
 import numpy as np
 import study
+import study_arrays
 import study_materials
+import study_people
 import study_plan
-from study_arrays import LabelMaps, SmallImages, pack_small
 
 from keras_hybrid import HybridTransfer, baselines, staging
+from keras_hybrid.models import anchors
+from keras_hybrid.models.faster_rcnn import FasterRCNN
 
-_KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer)}
-_TUNED = "tuned.npz"
+_KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer, FasterRCNN)}
+_DATA = {
+    "imagenet": study_arrays.SmallImages,
+    "cityscapes": study_arrays.LabelMaps,
+    "citypersons": study_people.PeopleBoxes,
+}
+_TUNED, _ANCHORS = "tuned.npz", "anchors.npz"
 
 
 def main():
@@ -80,7 +91,7 @@ def pack(table, folder):
         settings = study_plan.settings_of(plan, spec, 0)
         config = recipe.Config(**settings, workdir=f"runs/{table}")
         with study.varied(spec):
-            *_, model, student = recipe.prepare(config)
+            *data, model, student = recipe.prepare(config)
         compiled = {**model.get_compile_config(), "jit_compile": "auto"}
         if plan.recipe == "cityscapes":
             compiled["metrics"] = None  # in training; it takes longer than the step
@@ -92,10 +103,41 @@ def pack(table, folder):
         }
         images = folder / pathlib.Path(config.data_dir).stem
         if not images.exists():
-            pack_images = pack_small if plan.recipe == "imagenet" else shutil.copytree
+            is_small = plan.recipe == "imagenet"
+            pack_images = study_arrays.pack_small if is_small else shutil.copytree
             with staging.staged(images) as new:
                 pack_images(config.data_dir, new)
+        if plan.recipe == "citypersons":
+            study_people.pack_people(config, *data, images)
+            people = study_people.PeopleBoxes(rows[row]["config"], images)
+            pack_anchors(student.head, people.sizes, folder)
     (folder / f"{table}.json").write_text(json.dumps(rows))
+
+
+def pack_anchors(head, sizes, folder):
+    """Writes those of images of such (height, width), by the sizes of their maps."""
+    arrays = {}
+    for height, width in sizes:
+        cells = [(height // stride, width // stride) for stride in head.strides]
+        settings = head.strides, head.levels, head.height_per_width
+        arrays[str(cells)] = anchors.anchors_of(cells, *settings)
+    np.savez_compressed(folder / _ANCHORS, **arrays)
+
+
+@contextlib.contextmanager
+def packed_anchors(folder):
+    """Detectors take those of `pack_anchors`, if there are any."""
+    if not (folder / _ANCHORS).exists():
+        yield
+        return
+    with np.load(folder / _ANCHORS) as arrays:
+        known = dict(arrays)
+
+    def take(cells, *_):
+        return known[str([tuple(size) for size in cells])]
+
+    with mock.patch.object(anchors, "anchors_of", take):
+        yield
 
 
 def run_process(table, options, row, seed):
@@ -123,29 +165,34 @@ def run_cell(table, row, seed, folder):
     keras.utils.set_random_seed(seed)
     model = keras.saving.deserialize_keras_object(cell["model"], _KINDS)
     start(model, config, folder)
-    small = study_plan.TABLES[table].recipe == "imagenet"
     images = folder / pathlib.Path(config["data_dir"]).stem
-    data = (SmallImages if small else LabelMaps)(config, images)
+    data = _DATA[study_plan.TABLES[table].recipe](config, images)
     seconds = Seconds()
-    history = model.fit(
-        data.training_batches(),
-        epochs=data.epochs,
-        steps_per_epoch=data.steps_per_epoch,
-        shuffle=False,  # the batches are
-        callbacks=[seconds],
-        verbose=0,
-    )
+    with packed_anchors(folder):
+        history = model.fit(
+            data.training_batches(),
+            epochs=data.epochs,
+            steps_per_epoch=data.steps_per_epoch,
+            shuffle=False,  # the batches are
+            callbacks=[seconds],
+            verbose=0,
+        )
+        results = data.evaluate(getattr(model, "student", model))
     if table == study_plan.GPU_TEACHER_TABLE:
         weights = {w.path: keras.ops.convert_to_numpy(w) for w in model.weights}
         np.savez(folder / _TUNED, **weights)
     epochs = {"seconds": seconds.at_ends, **history.history}
-    return {
+    content = {
         **study.planned(table, row, seed),
         "config": config,
-        "results": data.evaluate(getattr(model, "student", model)),
+        "results": results,
         "epochs": study.in_five_digits(epochs),
         "machine": study.machine(),
     }
+    if isinstance(data, study_people.PeopleBoxes):
+        found = data.ground_truth, data.detections, data.subsets
+        content["curves"] = study.miss_rates(*found)
+    return content
 
 
 class Seconds(keras.callbacks.Callback):
@@ -160,8 +207,10 @@ class Seconds(keras.callbacks.Callback):
 
 def start(model, config, folder):
     """Gives the teacher its weights; all others are at random already."""
-    network = model if config["method"] == "none" else model.teacher
-    file = config["student" if config["method"] == "none" else "teacher"]
+    if config["method"] == "none":
+        network, file = model, config.get("student", "")
+    else:
+        network, file = model.teacher, config["teacher"]
     if file == study_plan.RANDOM_TEACHER:
         study_materials.forget(network)
     elif file == study_plan.GPU_TEACHER:

@@ -13,11 +13,10 @@ import statistics
 
 import study_plan
 import study_plots
+from scipy import stats
 from study_plan import NONE, OURS, TABLES
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
-# Student's t at 97.5 %, by degrees of freedom.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 
 
 def main():
@@ -92,7 +91,8 @@ def _interval(gains):
     """The mean of paired differences and its 95 % confidence interval."""
     if len(gains) < 2:
         return ""
-    half = _T[len(gains) - 1] * statistics.stdev(gains) / len(gains) ** 0.5
+    student_t = stats.t.ppf(0.975, len(gains) - 1)
+    half = student_t * statistics.stdev(gains) / len(gains) ** 0.5
     return f"{statistics.mean(gains):+.2f} ± {half:.2f}"
 
 
@@ -172,8 +172,10 @@ BLOCKS = {
     "camvid_weights": functools.partial(weights, "camvid_weights"),
     "camvid": functools.partial(table, "camvid", also="camvid_gpu"),
     "people_weights": functools.partial(weights, "people_weights"),
-    "people": functools.partial(table, "people"),
-    "people_reasonable": functools.partial(table, "people", figure=reasonable),
+    "people": functools.partial(table, "people", also="people_gpu"),
+    "people_reasonable": functools.partial(
+        table, "people", figure=reasonable, also="people_gpu"
+    ),
     "machines": machines,
 }
 

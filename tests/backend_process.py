@@ -1,7 +1,7 @@
 """Another backend of Keras: `KERAS_BACKEND=jax python backend_process.py FOLDER`.
 
 Goes on with each FOLDER/*.keras on FOLDER/data.npz, and writes what became of it to
-FOLDER/*.npz.
+FOLDER/*.npz; the last one is a detector, on FOLDER/people.npz.
 """
 
 import pathlib
@@ -12,29 +12,44 @@ import numpy as np
 
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.models.faster_rcnn import FasterRCNN
+
+DETECTOR = "detector"
 
 
 def one_step(path, images, labels):
     """Logs of a step on one batch, moving averages included, and what it left."""
     model = keras.saving.load_model(path)
     assert isinstance(model, HybridTransfer | FeatureTransfer)
+    assert isinstance(model.student, FasterRCNN) == (path.stem == DETECTOR)
     student = {id(weight) for weight in model.student.weights}
     logs = model.fit(images, labels, epochs=1, batch_size=len(images), verbose=0).history
     arrays = {f"log {name}": values for name, values in logs.items()}
     arrays |= {f"weight {w.path}": w for w in model.student.weights}
     others = [w for w in model.trainable_weights if id(w) not in student]
     arrays |= {f"adapter {i}": w for i, w in enumerate(others)}
-    arrays["predictions"] = model.predict(images, verbose=0)
+    predictions = keras.tree.flatten(model.predict(images, verbose=0))
+    arrays |= {f"prediction {i}": x for i, x in enumerate(predictions)}
     arrays["evaluation"] = model.evaluate(images, labels, verbose=0)
     return {name: keras.ops.convert_to_numpy(value) for name, value in arrays.items()}
 
 
+def data_of(path):
+    """Images and labels for the model in a file."""
+    if path.stem != DETECTOR:
+        with np.load(path.parent / "data.npz") as data:
+            return data["images"], data["labels"]
+    with np.load(path.parent / "people.npz") as data:
+        return data["images"], {name: data[name] for name in ("boxes", "labels")}
+
+
 def main(folder):
-    with np.load(folder / "data.npz") as data:
-        images, labels = data["images"], data["labels"]
-    for path in folder.glob("*.keras"):
-        np.savez(path.with_suffix(".npz"), **one_step(path, images, labels))
+    *others, detector = sorted(folder.glob("*.keras"), key=lambda p: p.stem == DETECTOR)
+    for path in others:
+        np.savez(path.with_suffix(".npz"), **one_step(path, *data_of(path)))
     assert "tensorflow" not in sys.modules, "imported by keras_hybrid"
+    # keras-cv, which makes the anchors, imports it.
+    np.savez(detector.with_suffix(".npz"), **one_step(detector, *data_of(detector)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Detectors of a few channels, and what they find within a minute of training."""
 
+import json
+
 import keras
 import numpy as np
 from keras import layers
+from PIL import Image
 
 from keras_hybrid.models.faster_rcnn import FasterRCNN
 
@@ -37,3 +40,20 @@ def people(count=4, height=64, width=96):
             labels[i, j] = 1
             images[i, y : y + tall, x : x + round(tall / 2.44)] += 0.8
     return images, {"boxes": boxes, "labels": labels}
+
+
+def save_people(root, split, count):
+    """Folders as COCO's, of bright people of 20 to 43 pixels."""
+    images, truth = people(count)
+    (root / split).mkdir(parents=True)
+    records = []
+    for i, image in enumerate(images):
+        picture = Image.fromarray((255 * image.clip(0, 1)).astype("uint8"))
+        picture.save(root / split / f"{i}.png")
+        for box in truth["boxes"][i][truth["labels"][i] > 0]:
+            x, y, right, bottom = box.tolist()
+            box = [x, y, right - x, bottom - y]
+            records.append({"image_id": i, "category_id": 1, "bbox": box})
+    names = [{"id": i, "file_name": f"{i}.png"} for i in range(count)]
+    content = {"images": names, "annotations": records}
+    (root / f"people_{split}.json").write_text(json.dumps(content))

@@ -2,7 +2,6 @@
 
 import math
 
-import keras_cv
 from keras import ops
 
 # Of pedestrians; width is 0.41 of the height (Zhang et al. 2017).
@@ -60,6 +59,8 @@ def anchors_of(map_sizes, strides, levels, height_per_width=HEIGHT_PER_WIDTH):
         float32 (A, 4), [x1, y1, x2, y2] in pixels, a map after the other; A is the sum
         of height * width * number of heights.
     """
+    import keras_cv  # which imports TensorFlow on any backend
+
     boxes = []
     for (rows, columns), stride, heights in zip(map_sizes, strides, levels, strict=True):
         generator = keras_cv.layers.AnchorGenerator(

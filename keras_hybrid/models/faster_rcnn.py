@@ -27,7 +27,7 @@ class FasterRCNN(MultiWorkerFit, keras.Model):
     """Finds objects of one shape, such as pedestrians, at all sizes.
 
     A `keras.Model` with a `.backbone`, a `.head` and its own loss: it trains with `fit`,
-    and as a student of `HybridTransfer`. TensorFlow only.
+    and as a student of `HybridTransfer`.
 
     Example:
 
@@ -92,9 +92,12 @@ class FasterRCNN(MultiWorkerFit, keras.Model):
         """Images (B, H, W, 3) to what `DetectionHead` returns."""
         return self.head(self.backbone(images, training=training), training=training)
 
-    def predict_step(self, data):
+    def predict_step(self, *args):
         """The detections alone: `"boxes"`, `"scores"`, `"classes"` and `"count"`."""
-        return detections_of(super().predict_step(data))
+        if keras.backend.backend() == "jax":
+            y_pred, state = super().predict_step(*args)
+            return detections_of(y_pred), state
+        return detections_of(super().predict_step(*args))
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -118,8 +121,11 @@ class FasterRCNN(MultiWorkerFit, keras.Model):
         loss += self._box_loss(y_pred, gt_boxes, gt_labels)
         if sample_weight is not None:
             loss *= ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        loss = ops.mean(loss)
+        if keras.backend.backend() != "tensorflow":
+            return loss
         # Keras adds up what the replicas compute.
-        return ops.mean(loss) / self.distribute_strategy.num_replicas_in_sync
+        return loss / self.distribute_strategy.num_replicas_in_sync
 
     def _rpn_loss(self, y_pred, gt_boxes, gt_labels):
         anchors = self.head.anchors(y_pred["maps"])

@@ -1,5 +1,6 @@
-"""Non-maximum suppression with fixed shapes. Keras has none, so it needs TensorFlow."""
+"""Non-maximum suppression with fixed shapes, which Keras has not."""
 
+import keras
 from keras import ops
 
 # Pixels of a side (as torchvision). LiteRT chooses a box without area over and over until
@@ -20,12 +21,20 @@ def non_max_suppression(boxes, valid, count, iou_threshold):
         (indices, kept): int32 (B, count), best first, and bool (B, count), which of them
         stand for a box.
     """
-    import tensorflow as tf
-
     # Ranks, for of equal scores LiteRT takes any first, and TensorFlow the first.
     ranks = ops.arange(boxes.shape[1], 0, -1, dtype="float32")
     sides = boxes[..., 2:] - boxes[..., :2]
     valid &= ops.min(sides, axis=-1) >= _SMALLEST_SIDE
+    if keras.backend.backend() != "tensorflow":
+        stays = _without_overlap(ops.stop_gradient(boxes), valid, iou_threshold)
+        most = min(count, boxes.shape[1])
+        best, indices = ops.top_k(ops.where(stays, ranks, 0.0), most)
+        indices = ops.where(best > 0, ops.cast(indices, "int32"), 0)
+        padding = (0, 0), (0, count - most)
+        return ops.pad(indices, padding), ops.pad(best > 0, padding)
+
+    import tensorflow as tf
+
     scores = ops.where(valid, ranks, 0.0)
 
     def of_image(image):
@@ -46,6 +55,27 @@ def non_max_suppression(boxes, valid, count, iou_threshold):
         return ops.reshape(indices, (1, count)), ops.reshape(kept, (1, count))
     types = tf.TensorSpec((count,), "int32"), tf.TensorSpec((count,), "bool")
     return tf.map_fn(of_image, (boxes, scores), fn_output_signature=types)
+
+
+def _without_overlap(boxes, valid, iou_threshold):
+    """Which boxes stay (B, N), by products of whole images for want of an operator.
+
+    A box stays if no better one overlaps it that stays itself. Asked of all boxes at
+    once, over and over, the answer is settled for one more of each chain of boxes every
+    time; once nothing changes it is for all.
+    """
+    iou = keras.utils.bounding_boxes.compute_iou(boxes, boxes, "xyxy")
+    is_better = ops.tril(ops.ones((boxes.shape[1],) * 2, dtype="bool"), k=-1)
+    covers = (iou > iou_threshold) & is_better
+
+    def changes(stays, before):
+        return ops.any(ops.not_equal(stays, before))
+
+    def ask_again(stays, before):
+        return valid & ~ops.any(covers & ops.expand_dims(stays, 1), axis=2), stays
+
+    stays, _ = ops.while_loop(changes, ask_again, (valid, ops.zeros_like(valid)))
+    return stays
 
 
 def class_offsets(boxes, classes):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import tiny
+from detectors import backbone, save_people
+from keras_hybrid.models import anchors
 
 
 @pytest.fixture
@@ -86,3 +88,42 @@ def test_weights_of_another_network(module, tmp_path):
     np.savez(tmp_path / "other.npz", **{"conv1/kernel": kernel, "conv9/kernel": kernel})
     with pytest.raises(AssertionError, match="of another network"):
         assign(student, tmp_path / "other.npz")
+
+
+def test_a_line_of_people(module, monkeypatch, tmp_path):
+    gpu, plan = module("study_gpu"), module("study_plan")
+    for part in ("train", "test"):
+        save_people(tmp_path / "images", part, 4)
+    backbone((4, 8, 8, 8, 8), 1 / 255).save(tmp_path / "backbone.keras")
+    tiny.teacher(size=None).save(tmp_path / "teacher.keras")
+    settings = {
+        "data_dir": "images",
+        "student_backbone": "backbone.keras",
+        "teacher": "teacher.keras",
+        "steps": 2,
+        "batch_size": 2,
+        "crop_height": 64,
+        "crop_width": 96,
+        "min_height": 12.0,
+        "channels": 8,
+        "units": 16,
+    }
+    rows = {"ours": plan.Row({"method": "hybrid"})}
+    table = plan.Table("citypersons", settings, lambda: rows, lambda results: 0)
+    monkeypatch.setitem(plan.TABLES, "tiny", table)
+    monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pack").mkdir()
+    gpu.pack_teachers(tmp_path / "pack")
+    gpu.pack("tiny", tmp_path / "pack")
+
+    def refuse(*_):
+        raise AssertionError("keras-cv is not there")
+
+    monkeypatch.setattr(anchors, "anchors_of", refuse)
+    line = gpu.run_cell("tiny", "ours", 3, tmp_path / "pack")
+    assert line["results"]["test_images"] == 4
+    assert line["results"]["miss_rate"]["learned"] <= 100
+    assert len(line["curves"]["fppi"]) == len(line["curves"]["learned"]) == 61
+    assert {"balance", "student_loss", "student_first_loss"} <= set(line["epochs"])
+    json.dumps(line)

@@ -10,27 +10,10 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import tiny
-from detectors import backbone, people
+from detectors import backbone, save_people
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
 from keras_hybrid.recipes import citypersons, embedded, teachers
-
-
-def save_people(root, split, count):
-    """Folders as COCO's, of bright people of 20 to 43 pixels."""
-    images, truth = people(count)
-    (root / split).mkdir(parents=True)
-    records = []
-    for i, image in enumerate(images):
-        picture = Image.fromarray((255 * image.clip(0, 1)).astype("uint8"))
-        picture.save(root / split / f"{i}.png")
-        for box in truth["boxes"][i][truth["labels"][i] > 0]:
-            x, y, right, bottom = box.tolist()
-            box = [x, y, right - x, bottom - y]
-            records.append({"image_id": i, "category_id": 1, "bbox": box})
-    names = [{"id": i, "file_name": f"{i}.png"} for i in range(count)]
-    content = {"images": names, "annotations": records}
-    (root / f"people_{split}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
