@@ -76,27 +76,31 @@ def draw_camvid(path):
 
 
 def draw_people(path):
-    """Miss rates over false positives, and alpha over the epochs, a line a seed."""
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    *rates, balance = figure.subplots(1, 3)
-    runs = study_plan.read("people")
-    rows = [row for row in TABLES["people"].rows() if (row, 0) in runs]
-    for (row, seed), run in runs.items():
-        colour = _COLOURS[rows.index(row)]
+    """Figures of all rows; miss rates over false positives; alpha."""
+    figure = Figure(figsize=(18, 4.5), layout="constrained")
+    left, *rates, right = figure.subplots(1, 4)
+    tables = "people", "people_gpu"
+    runs = [
+        (row, run) for table in tables for (row, _), run in study_plan.read(table).items()
+    ]
+    draw_rows(left, tables, "MR^-2 in %, a dot a run, orange on a GPU")
+    rows = [row for row in TABLES["people"].rows() if row in dict(runs)]
+    for i, row in enumerate(rows):
+        of_row = [run for name, run in runs if name == row]
         for axis, subset in zip(rates, ("learned", "reasonable"), strict=True):
-            axis.plot(
-                run["curves"]["fppi"],
-                100 * np.array(run["curves"][subset]),
-                color=colour,
-                label=row if seed == 0 else None,
-            )
-            axis.set(xscale="log", yscale="log", title=f"{subset} people, a line a seed")
+            curves = 100 * np.array([run["curves"][subset] for run in of_row])
+            fppi = of_row[0]["curves"]["fppi"]
+            axis.plot(fppi, curves.mean(0), color=_COLOURS[i], label=row)
+            quarters = np.quantile(curves, [0.25, 0.75], axis=0)
+            axis.fill_between(fppi, *quarters, color=_COLOURS[i], alpha=0.15, lw=0)
+            title = f"{subset} people, mean and half of the runs"
+            axis.set(xscale="log", yscale="log", title=title)
             axis.set(xlabel="false positives per image", ylabel="miss rate in %")
-        if "balance" in run["epochs"]:
-            alpha = run["epochs"]["balance"]
-            balance.plot(np.arange(1, 1 + len(alpha)), alpha, color=colour)
-    balance.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a seed")
-    for axis in (*rates, balance):
+        for run in of_row:
+            alpha = run["epochs"].get("balance", [])
+            right.plot(np.arange(1, 1 + len(alpha)), alpha, color=_COLOURS[i], lw=0.7)
+    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a run")
+    for axis in (*rates, right):
         axis.grid(alpha=0.3)
     for axis in rates:
         limits, ticks = axis.get_ylim(), [10, 20, 30, 40, 50, 60, 80, 100]
