@@ -5,10 +5,10 @@
 
 `pack`, where TensorFlow is, has the recipes build and compile the model of each row, and
 writes what it is made of, the teachers' weights in float16, the images, and the anchors
-of detectors, which keras-cv makes by TensorFlow. `run` trains
-and evaluates cells of it, each in a process of its own, `--jobs` at a time. A finished
-one is appended to benchmarks/study/TABLE.jsonl, and not run again. Weights to start from,
-orders and crops are drawn by JAX and NumPy.
+of detectors, which keras-cv makes by TensorFlow. `run` trains and evaluates cells of it,
+each in a process of its own, `--jobs` at a time. A finished one is appended to
+benchmarks/study/TABLE.jsonl, and not run again. Weights to start from, orders and crops
+are drawn by JAX and NumPy.
 """
 
 import argparse
