@@ -169,6 +169,7 @@ def _cifar10_teacher():
 
 def _cifar10():
     ours = {"method": "hybrid", **_TUNED}
+    few = {"data_dir": "cifar10_500.npz"}
     rows = {
         NONE: Row({"method": "none"}),
         OURS: Row(ours, {"track_paths": True}),
@@ -186,8 +187,16 @@ def _cifar10():
         "ours, batch norm of all paths": Row(ours, {"student_batch_norm": "all"}),
         "ours, two switches": Row(ours, {"switch_points": [4, 16]}),
         **{f"ours, alpha {a}": Row({**ours, "balance": a}) for a in ("0.1", "0.3", "3")},
-        "none, 500 images": Row({"method": "none", "data_dir": "cifar10_500.npz"}),
-        "ours, 500 images": Row({**ours, "data_dir": "cifar10_500.npz"}),
+        "none, 500 images": Row({"method": "none", **few}),
+        "ours, 500 images": Row({**ours, **few}),
+        "ours, 500 images, two switches": Row(
+            {**ours, **few}, {"switch_points": [4, 16]}
+        ),
+        "ours, 500 images, adapters' rate times 10": Row(
+            {**ours, **few}, adapter_rate=10.0
+        ),
+        "none, 500 images, 3 epochs": Row({"method": "none", **few, "epochs": 3}),
+        "ours, 500 images, 3 epochs": Row({**ours, **few, "epochs": 3}),
     }
     if {(row, seed) for row in (NONE, OURS) for seed in SEEDS} <= read("cifar10").keys():
         ratio = epoch_seconds("cifar10", OURS) / epoch_seconds("cifar10", NONE)

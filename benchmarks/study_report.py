@@ -156,7 +156,11 @@ _ABLATIONS = (
     *("ours, batch norm of all paths", "ours, two switches"),
 )
 _TEACHERS = NONE, "ours, teacher at random", "ours, teacher of ImageNet", OURS
-_FEW = "none, 500 images", "ours, 500 images"
+_FEW = (
+    *("none, 500 images", "ours, 500 images", "ours, 500 images, two switches"),
+    "ours, 500 images, adapters' rate times 10",
+    *("none, 500 images, 3 epochs", "ours, 500 images, 3 epochs"),
+)
 BLOCKS = {
     "cifar10_teacher": functools.partial(teacher, "cifar10_teacher"),
     "cifar10_gpu_teacher": functools.partial(teacher, "cifar10_gpu_teacher"),
