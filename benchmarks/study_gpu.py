@@ -107,10 +107,10 @@ def pack(table, folder):
             pack_images = study_arrays.pack_small if is_small else shutil.copytree
             with staging.staged(images) as new:
                 pack_images(config.data_dir, new)
-        if plan.recipe == "citypersons":
-            study_people.pack_people(config, *data, images)
-            people = study_people.PeopleBoxes(rows[row]["config"], images)
-            pack_anchors(student.head, people.sizes, folder)
+    if plan.recipe == "citypersons":  # the same for all rows
+        study_people.pack_people(config, *data, images)
+        people = study_people.PeopleBoxes(rows[row]["config"], images)
+        pack_anchors(student.head, people.sizes, folder)
     (folder / f"{table}.json").write_text(json.dumps(rows))
 
 

@@ -12,7 +12,24 @@ from keras_hybrid.models import anchors
 
 
 @pytest.fixture
-def packed(module, monkeypatch, tmp_path):
+def pack(module, monkeypatch, tmp_path):
+    """`pack(recipe, settings, rows)`: a table "tiny" to tmp_path/pack."""
+
+    def pack(recipe, settings, rows):
+        gpu, plan = module("study_gpu"), module("study_plan")
+        table = plan.Table(recipe, settings, lambda: rows, lambda results: 0)
+        monkeypatch.setitem(plan.TABLES, "tiny", table)
+        monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "pack").mkdir()
+        gpu.pack_teachers(tmp_path / "pack")
+        gpu.pack("tiny", tmp_path / "pack")
+
+    return pack
+
+
+@pytest.fixture
+def packed(module, pack, tmp_path):
     """(study_gpu, pack's folder) of a table with two rows, whose teacher is a file."""
     gpu, plan = module("study_gpu"), module("study_plan")
     tiny.student(channels=(6, 8, 10)).save(tmp_path / "teacher.keras")
@@ -29,13 +46,7 @@ def packed(module, monkeypatch, tmp_path):
         "none": plan.Row({"method": "none", "student": "teacher.keras"}),
         "ours": plan.Row({"method": "hybrid", **taught}, {"switch_points": [4]}),
     }
-    table = plan.Table("imagenet", settings, lambda: rows, lambda results: 0)
-    monkeypatch.setitem(plan.TABLES, "tiny", table)
-    monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pack").mkdir()
-    gpu.pack_teachers(tmp_path / "pack")
-    gpu.pack("tiny", tmp_path / "pack")
+    pack("imagenet", settings, rows)
     cells = (tmp_path / "pack" / "tiny.json").read_text()
     # XLA takes a minute here.
     cells = cells.replace('"jit_compile": "auto"', '"jit_compile": false')
@@ -90,7 +101,7 @@ def test_weights_of_another_network(module, tmp_path):
         assign(student, tmp_path / "other.npz")
 
 
-def test_a_line_of_people(module, monkeypatch, tmp_path):
+def test_a_line_of_people(module, pack, monkeypatch, tmp_path):
     gpu, plan = module("study_gpu"), module("study_plan")
     for part in ("train", "test"):
         save_people(tmp_path / "images", part, 4)
@@ -109,13 +120,7 @@ def test_a_line_of_people(module, monkeypatch, tmp_path):
         "units": 16,
     }
     rows = {"ours": plan.Row({"method": "hybrid"})}
-    table = plan.Table("citypersons", settings, lambda: rows, lambda results: 0)
-    monkeypatch.setitem(plan.TABLES, "tiny", table)
-    monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pack").mkdir()
-    gpu.pack_teachers(tmp_path / "pack")
-    gpu.pack("tiny", tmp_path / "pack")
+    pack("citypersons", settings, rows)
 
     def refuse(*_):
         raise AssertionError("keras-cv is not there")
