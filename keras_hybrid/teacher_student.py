@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_hybrid.gradient_step import GradientStep
 from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.stages import Network
 
@@ -12,7 +13,7 @@ from keras_hybrid.stages import Network
 _UNKNOWN_IMAGE_SIZE = 64
 
 
-class TeacherStudent(MultiWorkerFit, keras.Model):
+class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
     """Trains a student beside a frozen teacher; what a step minimises, subclasses say.
 
     `evaluate` and `predict` run the student alone.
@@ -56,29 +57,6 @@ class TeacherStudent(MultiWorkerFit, keras.Model):
         self.teacher.trainable = False
         if isinstance(self.teacher_preprocessing, keras.Layer):
             self.teacher_preprocessing.trainable = False
-
-    def train_step(self, *args):
-        """One step on a batch. On JAX and PyTorch it is Keras's own."""
-        if keras.backend.backend() != "tensorflow":
-            return super().train_step(*args)
-        import tensorflow as tf
-
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(*args)
-        self._clear_losses()
-        variables = self.trainable_variables
-        # Only what leads to a trainable weight is recorded: not the teacher's first
-        # stage, nor frozen stages of the student.
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in variables])
-            loss, y_pred = self._training_loss(x, y, sample_weight)
-            self._loss_tracker.update_state(
-                loss * self.distribute_strategy.num_replicas_in_sync,
-                sample_weight=ops.shape(images_of(x))[0],
-            )
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _task_loss(self, x, y, y_pred, sample_weight, training=True):
         student = self.student

@@ -12,6 +12,7 @@ from absl import logging
 import keras_hybrid
 from keras_hybrid import baselines
 from keras_hybrid.callbacks import TransferCurves, read_rows
+from keras_hybrid.gradient_step import GradientStep
 from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.recipes import settings
 from keras_hybrid.recipes.checkpoints import Checkpoints
@@ -204,5 +205,5 @@ def build_model(config, teacher, student, switch_points=None):
     )
 
 
-class Alone(MultiWorkerFit, keras.Model):
+class Alone(GradientStep, MultiWorkerFit, keras.Model):
     """A student that trains without a teacher: `Alone(student.input, student.output)`."""

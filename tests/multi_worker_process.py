@@ -6,26 +6,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import steps
 import tiny
 from keras_hybrid import HybridTransfer
-from keras_hybrid.multi_worker import MultiWorkerFit
-
-
-class Model(MultiWorkerFit, keras.Model):
-    pass
 
 
 def train(strategy, hybrid):
-    """Weights of the student, and the history, after two epochs of five steps."""
+    """Weights of the student, and the history, after two epochs of five steps.
+
+    The gradient's norm is clipped, as in the recipes.
+    """
     with strategy.scope():
         keras.utils.set_random_seed(3)
         student = tiny.student(batch_norm=False)
         if hybrid:
             model = HybridTransfer(tiny.teacher(), student)
         else:
-            model = Model(student.input, student.output)
+            model = steps.Model(student.input, student.output)
         model.compile(
-            keras.optimizers.SGD(0.3, momentum=0.9),
+            keras.optimizers.SGD(0.3, momentum=0.9, global_clipnorm=0.5),
             loss="sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
@@ -46,12 +45,15 @@ def train(strategy, hybrid):
 
 
 def results(strategy):
-    """The same of both models, as `np.savez` takes it."""
+    """The same of both models, and the weights of `steps`, as `np.savez` takes it."""
     arrays = {}
     for hybrid in (True, False):
         weights, history = train(strategy, hybrid)
         arrays |= {f"{hybrid} weight {i}": value for i, value in enumerate(weights)}
         arrays |= {f"{hybrid} {name}": values for name, values in history.items()}
+    for case in steps.CASES:
+        weights = steps.train(strategy, steps.Model, *case).get_weights()
+        arrays |= {f"{case} weight {i}": value for i, value in enumerate(weights)}
     return arrays
 
 

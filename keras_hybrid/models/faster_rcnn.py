@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_hybrid.gradient_step import GradientStep
 from keras_hybrid.models import anchors as anchors_lib
 from keras_hybrid.models import detection_losses as losses
 from keras_hybrid.models.detection_head import (
@@ -23,7 +24,7 @@ _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE = 128, 0.25
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
-class FasterRCNN(MultiWorkerFit, keras.Model):
+class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
     """Finds objects of one shape, such as pedestrians, at all sizes.
 
     A `keras.Model` with a `.backbone`, a `.head` and its own loss: it trains with `fit`,

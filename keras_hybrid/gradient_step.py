@@ -1,0 +1,97 @@
+"""One gradient step, the same on one device and on many."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+
+class GradientStep:
+    """A `keras.Model` whose N replicas train to the weights of one device.
+
+    Keras 3.15 alone clips each replica's gradient before it sums them, looks for an
+    overflow on the first replica only, and cannot accumulate gradients on several. Here
+    they are summed first; then comes what Keras does on one device, in its order: check,
+    unscale, accumulate, clip, update.
+
+    >>> class Model(GradientStep, keras.Model): ...
+    """
+
+    def train_step(self, *args):
+        """One step on a batch. On JAX and PyTorch it is Keras's own."""
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*args)
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(*args)
+        self._clear_losses()
+        variables = self.trainable_variables
+        # Only what leads to a trainable weight is recorded: not the teacher's first
+        # stage, nor frozen stages of the student.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
+            loss, y_pred = self._training_loss(x, y, sample_weight)
+            self._loss_tracker.update_state(
+                loss * self.distribute_strategy.num_replicas_in_sync,
+                sample_weight=ops.shape(keras.tree.flatten(x)[0])[0],
+            )
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, variables)
+        apply_gradients(self.optimizer, gradients, variables)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _training_loss(self, x, y, sample_weight):
+        """What a step minimises, a float32 scalar; and the predictions."""
+        y_pred = self(x, training=True)
+        loss = self.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+        )
+        return loss, y_pred
+
+
+def apply_gradients(optimizer, gradients, variables):
+    """Updates `variables` by the gradient of the global batch.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`.
+        gradients: Those of the loss of this replica's share of the batch, scaled by
+            `optimizer.scale_loss`; None where the loss does not depend on a variable.
+        variables: As many trainable `keras.Variable`s.
+    """
+    import tensorflow as tf
+
+    if not tf.distribute.has_strategy():
+        optimizer.apply(gradients, variables)
+        return
+    replica = tf.distribute.get_replica_context()
+    known = [gradient for gradient in gradients if gradient is not None]
+    sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, known))
+    gradients = [None if gradient is None else next(sums) for gradient in gradients]
+
+    def update(strategy, gradients):
+        # The sums are the same on all replicas.
+        gradients = [strategy.experimental_local_results(g)[0] for g in gradients]
+        with _updates_across_replicas(strategy):
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                # Its `apply` insists on running on each replica.
+                optimizer._common_apply(gradients, variables)
+            else:
+                optimizer.apply(gradients, variables)
+
+    replica.merge_call(update, args=(gradients,))
+
+
+@contextlib.contextmanager
+def _updates_across_replicas(strategy):
+    """Lets an optimizer run once for all replicas, as it does on one device.
+
+    Where there is no merge call to be had, Keras's optimizers update variables through
+    the strategy directly. Only in this context may that be within a condition, such as
+    "no gradient is infinite", and no sum over replicas follows it.
+    """
+    extended = strategy.extended
+    extended._use_merge_call = lambda: False
+    try:
+        yield
+    finally:
+        del extended._use_merge_call

@@ -1,0 +1,94 @@
+"""Two replicas and two machines step as plain Keras does on one device."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import detectors
+import steps
+import tiny
+from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.recipes.run import Alone
+from replicas import strategy
+
+
+@pytest.mark.parametrize(("precision", "arguments"), steps.CASES, ids=str)
+def test_replicas_step_as_keras_does_on_one_device(precision, arguments):
+    expected = steps.train(
+        tf.distribute.get_strategy(), keras.Model, precision, arguments
+    )
+    for replicas in (1, 2):
+        model = steps.train(strategy(replicas), steps.Model, precision, arguments)
+        taken = [int(m.optimizer.iterations.numpy()) for m in (expected, model)]
+        assert taken[0] == taken[1] > 2
+        for weight, other in zip(expected.weights, model.weights):
+            assert np.isfinite(weight.numpy()).all()
+            copies = strategy(replicas).experimental_local_results(other.value)
+            assert len(copies) == replicas
+            for copy in copies:
+                np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
+
+
+def alone():
+    student = tiny.student()
+    return Alone(student.input, student.output)
+
+
+MODELS = {
+    "hybrid": lambda: HybridTransfer(tiny.teacher(), tiny.student()),
+    "fitnet": lambda: FeatureTransfer(tiny.teacher(), tiny.student(), "fitnet"),
+    "alone": alone,
+    "detector": detectors.small,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_clips_the_gradient_of_the_global_batch(name):
+    """With a rate of 1 a step is as long as the clipped gradient."""
+    with strategy(2).scope():
+        model = MODELS[name]()
+        loss = None if name == "detector" else "sparse_categorical_crossentropy"
+        model.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-2), loss)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    images, truth = detectors.people(4) if name == "detector" else tiny.batch(8)
+    model.fit(images, truth, batch_size=len(images), verbose=0)
+    after = [variable.numpy() for variable in model.trainable_variables]
+    squares = [np.sum((a - b) ** 2) for a, b in zip(after, before)]
+    assert np.sqrt(sum(squares)) == pytest.approx(1e-2, rel=1e-4)
+
+
+def test_an_overflow_on_any_replica_skips_the_step_on_all():
+    images, labels = tiny.batch(8)
+    images[-1] = 1e6  # an infinity in float16
+    keras.config.set_dtype_policy("mixed_float16")
+    with strategy(2).scope():
+        model = HybridTransfer(tiny.teacher(), tiny.student(batch_norm=False))
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(images, labels, batch_size=8, verbose=0)
+    for weight, value in zip(model.trainable_variables, before):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    scale = model.optimizer.dynamic_scale.numpy()
+    assert scale == model.optimizer.initial_scale / 2
+
+
+def test_a_variable_without_a_gradient_is_warned_of_as_by_keras():
+    class HalfUsed(steps.Model):
+        def compute_loss(self, x, y, y_pred, **kwargs):
+            return (
+                keras.ops.mean(y_pred[0]) / self.distribute_strategy.num_replicas_in_sync
+            )
+
+    with strategy(2).scope():
+        image = keras.Input((4,))
+        used, unused = keras.layers.Dense(1), keras.layers.Dense(1, name="unused")
+        model = HalfUsed(image, [used(image), unused(image)])
+        model.compile(keras.optimizers.SGD(0.5))
+    before = used.kernel.numpy()
+    x = np.ones((4, 4), "float32")
+    with pytest.warns(UserWarning, match="Gradients do not exist.*unused/kernel"):
+        model.fit(x, np.zeros(4), batch_size=4, verbose=0)
+    # The mean of four images of ones: each of the kernel's gradients is 1.
+    np.testing.assert_allclose(used.kernel.numpy(), before - 0.5, rtol=1e-6)
