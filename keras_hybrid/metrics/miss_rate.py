@@ -4,8 +4,9 @@ import math
 import typing
 
 import numpy as np
+from absl import logging
 
-from keras_hybrid import records
+from keras_hybrid import coco_categories, records
 
 _IOU = 0.5
 _DETECTIONS_PER_IMAGE = 1000
@@ -53,7 +54,7 @@ class MissRateCurve(typing.NamedTuple):
     positives: int
 
 
-def log_average_miss_rate(ground_truth, detections, subset="reasonable"):
+def log_average_miss_rate(ground_truth, detections, subset="reasonable", category_id=1):
     """MR^-2 in percent, the mean miss rate at nine rates of false alarms; 0 is best.
 
     The mean is that of logarithms; the rates are spread evenly, in logarithms, from
@@ -77,13 +78,16 @@ def log_average_miss_rate(ground_truth, detections, subset="reasonable"):
     Args:
         ground_truth: A dictionary in the layout of COCO, or the path of its JSON file.
             `"images"` have an `"id"`; `"annotations"` have an `"image_id"`, a `"bbox"`
-            [x, y, width, height] in pixels, and may have a `"category_id"` (others than
-            1 do not count), `"ignore"` (1: neither to be found nor a false alarm),
-            `"height"` of the full box (by default that of `"bbox"`) and `"vis_ratio"`
-            (by default 1). `"iscrowd"` is not looked at.
+            [x, y, width, height] in pixels, and may have a `"category_id"`, `"ignore"`
+            (1: neither to be found nor a false alarm), `"height"` of the full box (by
+            default that of `"bbox"`) and `"vis_ratio"` (by default 1). `"iscrowd"` is not
+            looked at. Null, empty and negative boxes are left out, with a warning.
         detections: A list of dictionaries with `"image_id"`, `"bbox"`, `"score"` and
             perhaps `"category_id"`; or the path of its JSON file.
         subset: "reasonable", "reasonable_small", "heavy", "all" or a `Subset`.
+        category_id: Others do not count. 1 is the official evaluator's; where
+            `"categories"` of the ground truth call it something other than a person, a
+            warning says so.
 
     Returns:
         A float from 0 to 100. 100 if nothing was detected; NaN if there is no pedestrian
@@ -93,7 +97,7 @@ def log_average_miss_rate(ground_truth, detections, subset="reasonable"):
         ValueError: A record is malformed; the message has its index.
         OSError: A file cannot be read.
     """
-    curve = miss_rate_curve(ground_truth, detections, subset)
+    curve = miss_rate_curve(ground_truth, detections, subset, category_id)
     if not curve.positives:
         return math.nan
     if not len(curve.fppi):
@@ -104,13 +108,14 @@ def log_average_miss_rate(ground_truth, detections, subset="reasonable"):
         return float(100 * np.exp(np.mean(np.log(curve.miss_rate[at]))))
 
 
-def miss_rate_curve(ground_truth, detections, subset="reasonable"):
+def miss_rate_curve(ground_truth, detections, subset="reasonable", category_id=1):
     """The `MissRateCurve` that `log_average_miss_rate` averages.
 
     Args:
         ground_truth: As there.
         detections: As there.
         subset: As there.
+        category_id: As there.
 
     Returns:
         A `MissRateCurve`.
@@ -119,10 +124,10 @@ def miss_rate_curve(ground_truth, detections, subset="reasonable"):
         ValueError, OSError: As there.
     """
     subset = _subset(subset)
-    truth = _read_truth(ground_truth, subset)
-    found = _read_detections(detections, truth, subset)
+    truth = _read_truth(ground_truth, subset, category_id)
+    found = _read_detections(detections, truth, subset, category_id)
     scores, hits, positives = [np.zeros(0)], [np.zeros(0, bool)], 0
-    for image_id in sorted(truth):
+    for image_id in sorted(truth, key=records.order_of):
         boxes, ignored = truth[image_id]
         positives += int(np.sum(~ignored))
         if image_id in found:
@@ -190,38 +195,51 @@ def _subset(subset):
     )
 
 
-def _read_truth(source, subset):
+def _read_truth(source, subset, category_id):
     """{image id: (boxes (G, 4), which of them are ignored (G,))}."""
     content = records.content_of(source)
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise ValueError(
-            '`ground_truth` must be a dictionary with "images" and "annotations", or '
-            f"the path of such a JSON file. Received: {records.name_of(source)}"
-        )
-    truth = {}
-    for index, image in enumerate(content["images"]):
-        with records.naming(source, f"images[{index}]", image):
-            truth[records.identity(image, "id")] = [], []
+    name = source if source is not content else "`ground_truth`"
+    images, annotations = records.lists_of(content, name, "images", "annotations")
+    _warn_of_category(name, content.get("categories"), category_id)
+    truth = {image_id: ([], []) for image_id in records.images_of(source, images)}
+    left_out = []
     low, high = subset.height_range
     least, most = subset.visibility_range
-    for index, record in enumerate(content["annotations"]):
-        with records.naming(source, f"annotations[{index}]", record):
-            if record.get("category_id", 1) != 1:
+    for index, record in enumerate(annotations):
+        place = f"annotations[{index}]"
+        with records.naming(source, place, record):
+            if record.get("category_id", category_id) != category_id:
                 continue
-            box = records.box(record)
+            box = records.box_or_none(record)
+            if box is None or records.is_empty(record, "image_id"):
+                left_out.append(place)
+                continue
             height = records.number(record, "height", box[3])
             visible = records.number(record, "vis_ratio", 1.0)
             counts = low <= height <= high and least <= visible <= most
             boxes, ignored = truth[records.identity(record, "image_id", truth)]
             boxes.append(box)
             ignored.append(bool(records.number(record, "ignore", 0)) or not counts)
+    records.warn_of_left_out(name, "boxes that are null, empty or negative", left_out)
     return {
         image_id: (np.reshape(boxes, (-1, 4)).astype("float64"), np.array(ignored, bool))
         for image_id, (boxes, ignored) in truth.items()
     }
 
 
-def _read_detections(source, images, subset):
+def _warn_of_category(name, categories, category_id):
+    """The official evaluator never looks: in its own file category 1 is pedestrian."""
+    named = {one.get("id"): one for one in categories or () if isinstance(one, dict)}
+    if named and not coco_categories.is_person(named.get(category_id)):
+        logging.warning(
+            "%s: the miss rate is that of category %r, which is not named person or "
+            "pedestrian there. `category_id` must be that of people, if theirs is meant",
+            name,
+            category_id,
+        )
+
+
+def _read_detections(source, images, subset, category_id):
     """{image id: (scores (D,), boxes (D, 4))}, highest first, of those that count."""
     content = records.content_of(source)
     if not isinstance(content, list | tuple):
@@ -234,7 +252,7 @@ def _read_detections(source, images, subset):
         with records.naming(source, f"detections[{index}]", record):
             scored = (records.number(record, "score"), *records.box(record))
             image_id = records.identity(record, "image_id", images)
-            if record.get("category_id", 1) == 1:
+            if record.get("category_id", category_id) == category_id:
                 found.setdefault(image_id, []).append(scored)
     low, high = subset.height_range
     for image_id, scored in found.items():

@@ -1,6 +1,7 @@
 """The miss rate against worked examples and a plain reading of the official rules."""
 
 import json
+import logging
 import math
 
 import numpy as np
@@ -133,6 +134,36 @@ def test_of_equal_overlaps_the_later_person_is_taken():
 def test_subsets_include_both_ends(subset, record, counts):
     curve = miss_rate_curve(truth(person(**record)), [], subset)
     assert curve.positives == int(counts)
+
+
+def test_category_1_counts_unless_another_is_asked_for(caplog):
+    """As in the official evaluator; a file that calls it otherwise is warned of."""
+    both = truth(person(0), person(500, category_id=3))
+    detections = [found(0), {**found(500), "category_id": 3}]
+    for category, box in ((1, 0), (3, 500)):
+        of_category = [one for one in detections if one["bbox"][0] == box]
+        assert log_average_miss_rate(both, of_category, category_id=category) == 0
+        assert miss_rate_curve(both, detections, category_id=category).positives == 1
+    assert not caplog.text
+    bicycles = {"id": 1, "name": "bicycle"}
+    both["categories"] = [bicycles, {"id": 3, "name": "Person"}]
+    with caplog.at_level(logging.WARNING):
+        miss_rate_curve(both, [], category_id=3)
+        assert not caplog.text
+        miss_rate_curve(both, [])
+        assert "category 1, which is not named person or pedestrian" in caplog.text
+        caplog.clear()
+        miss_rate_curve({**both, "categories": [{"id": 0, "name": "person"}]}, [])
+        assert "category 1, which is not" in caplog.text
+
+
+def test_ids_of_numbers_and_texts():
+    mixed = {
+        "images": [{"id": "b"}, {"id": 2.0}, {"id": 1}],
+        "annotations": [person(image_id="b"), person(image_id=2), person(image_id=1.0)],
+    }
+    detections = [found(image=image) for image in (1, 2, "b")]
+    assert log_average_miss_rate(mixed, detections) == 0
 
 
 def test_detections_of_other_heights_do_not_count():
