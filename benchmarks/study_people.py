@@ -119,7 +119,7 @@ class PeopleBoxes:
         """MR^-2 in percent of each subset; None for those of which there is nobody."""
         networks, self.detections = {}, []
         upscale = self._config["upscale"]
-        for index, image in enumerate(self._test):
+        for truth, image in zip(self.ground_truth["images"], self._test):
             size = _padded_size(image.size, upscale)
             image = image.resize(
                 [round(n * upscale) for n in image.size], Image.Resampling.BILINEAR
@@ -134,7 +134,7 @@ class PeopleBoxes:
                 if score > 0:
                     x, y, right, bottom = map(float, box)
                     box = [x, y, right - x, bottom - y]
-                    of_image = {"image_id": index, "category_id": 1}
+                    of_image = {"image_id": truth["id"], "category_id": 1}
                     self.detections.append(
                         {**of_image, "bbox": box, "score": float(score)}
                     )

@@ -101,6 +101,9 @@ class Config:
     """Factor of all images, in training and test; drawn streets have their own."""
     min_height: float = 50.0
     """Pixels of the lowest people to learn from, before upscaling."""
+    category: str | None = None
+    """Name or id of the category to find in JSON files as COCO's; person or pedestrian if
+    not given."""
     group_aspect: float = 0.0
     """Boxes of at least this width per height are ignored, as groups; 0: none."""
     learning_rate: float | None = None
@@ -205,11 +208,12 @@ def train(config, data, model, student):
         return {}
     workdir.save_model(student, directory / "student.keras")
     detections = detect(config, data, student)
-    workdir.write_json(directory / "detections.json", detections)
-    truth = data.test.ground_truth()
+    given = data.test.with_given_ids(detections)
+    workdir.write_json(directory / "detections.json", given)
+    truth, category_id = data.test.ground_truth(), data.test.category_id
     subsets = subsets_of(config)
     curves = {
-        name: miss_rate_curve(truth, detections, subset)
+        name: miss_rate_curve(truth, given, subset, category_id)
         for name, subset in subsets.items()
     }
     pictures.draw_miss_rates(directory / "miss_rates.png", curves)
@@ -222,7 +226,7 @@ def train(config, data, model, student):
         "test_images": len(data.test),
         "training_seconds": run.training_seconds(directory),
         "miss_rate": {
-            name: in_percent(log_average_miss_rate(truth, detections, subset))
+            name: in_percent(log_average_miss_rate(truth, given, subset, category_id))
             for name, subset in subsets.items()
         },
         "skipped_images": [*data.train.skipped, *data.test.skipped],
@@ -260,7 +264,10 @@ def sweep(config):
 def open_data(config):
     if config.data_dir:
         return pedestrians.open_pedestrians(
-            config.data_dir, config.min_height, config.group_aspect or None
+            config.data_dir,
+            config.min_height,
+            config.group_aspect or None,
+            config.category,
         )
     logging.warning(
         "No --data_dir: training on drawn streets, a stand-in and no evidence."
@@ -373,7 +380,10 @@ def build_optimizer(config):
 
 
 def detect(config, data, student):
-    """What the student finds on the test images, in pixels of those, as COCO has it."""
+    """What the student finds on the test images, in pixels of those, as COCO has it.
+
+    An image's id is its index.
+    """
     network = functools.lru_cache(maxsize=16)(
         lambda *size: with_detections(student, *size)
     )

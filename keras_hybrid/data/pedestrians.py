@@ -5,7 +5,7 @@ import pathlib
 from keras_hybrid.data import citypersons, coco_boxes
 
 
-def open_pedestrians(data_dir, min_height=50, group_aspect=None):
+def open_pedestrians(data_dir, min_height=50, group_aspect=None, category=None):
     """Opens CityPersons on a Cityscapes tree, or folders with JSON files as COCO's.
 
     Annotations are read; of the images it is only looked up whether they exist.
@@ -15,12 +15,15 @@ def open_pedestrians(data_dir, min_height=50, group_aspect=None):
         min_height: People lower than that, in pixels, are ignored in training.
         group_aspect: Boxes of at least this width per height are ignored, as groups, in
             training and test; for COCO's layout alone. None for none.
+        category: Name or id of the category to find, for COCO's layout alone; by default
+            the one named person or pedestrian.
 
     Returns:
         A `Pedestrians`.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such data; the message says why.
+        FileNotFoundError, ValueError: There is no such data, or nobody in the training
+            images; the message says why.
     """
     path = pathlib.Path(data_dir).expanduser()
     expected = f"Expected {citypersons.LAYOUT}; or {coco_boxes.LAYOUT}"
@@ -29,11 +32,29 @@ def open_pedestrians(data_dir, min_height=50, group_aspect=None):
             f"`data_dir` must be a folder. Received: data_dir={data_dir}. {expected}"
         )
     if citypersons.is_at(path):
-        return citypersons.open_at(path, min_height)
+        if category is not None:
+            raise ValueError(
+                "`category` must be None for CityPersons, whose pedestrians are found. "
+                f"Received: category={category}"
+            )
+        return _with_people(citypersons.open_at(path, min_height), path)
     if coco_boxes.is_at(path):
-        return coco_boxes.open_at(path, min_height, group_aspect)
+        data = coco_boxes.open_at(path, min_height, group_aspect, category)
+        return _with_people(data, path)
     found = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
     raise FileNotFoundError(
         f"`data_dir` must have a known layout. Received: data_dir={data_dir} with "
         f"{', '.join(found[:5]) or 'nothing'}. {expected}"
     )
+
+
+def _with_people(data, path):
+    """`data`, whose training images must show somebody to learn from."""
+    ignored = [one for of_image in data.train.people for one in of_image.ignored]
+    if all(ignored):
+        raise ValueError(
+            "The training images must have boxes of people that are not ignored. "
+            f"Received: {len(data.train)} images of {path} with {len(ignored)} boxes of "
+            f"category {data.train.category_id}, all of them ignored"
+        )
+    return data

@@ -12,7 +12,7 @@ from keras_hybrid.data.sources import EncodedSource
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """Who is in an image: N boxes, in pixels of the image as it is.
+    """Who is in an image: N boxes, in pixels of the upright image.
 
     Attributes:
         boxes: float64 (N, 4), [x, y, width, height] of the whole person, also where it is
@@ -20,11 +20,16 @@ class People:
         visibility: float64 (N,), the visible part of that box's area.
         ignored: bool (N,), boxes that are neither to be found nor false alarms: groups,
             riders, posters, and what an annotator could not tell.
+        image_id: Number or text that the annotations have for the image; None for its
+            index.
+        category_id: Number or text that they have for people.
     """
 
     boxes: np.ndarray
     visibility: np.ndarray
     ignored: np.ndarray
+    image_id: int | str | None = None
+    category_id: int | str = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,10 @@ class PeopleSource:
     def __init__(self, source, names, people, *, min_height, left_out=()):
         self._source, self._left_out = source, tuple(left_out)
         self.names, self.people = names, people
+        self._image_ids = [
+            index if of_image.image_id is None else of_image.image_id
+            for index, of_image in enumerate(people)
+        ]
         # One more, so that there is one.
         most = 1 + max((len(of_image.boxes) for of_image in people), default=0)
         boxes = np.zeros((len(people), most, 4), "float32")
@@ -105,25 +114,41 @@ class PeopleSource:
 
         return with_boxes
 
+    @property
+    def category_id(self):
+        """That of all people, see `People`."""
+        return self.people[0].category_id
+
     def ground_truth(self):
-        """What `metrics.log_average_miss_rate` takes; an image's id is its index."""
+        """What `metrics.log_average_miss_rate` takes, with the ids of the annotations."""
         return {
-            "images": [{"id": index} for index in range(len(self.people))],
+            "images": [{"id": image_id} for image_id in self._image_ids],
             "annotations": [
                 {
-                    "image_id": index,
-                    "category_id": 1,
+                    "image_id": image_id,
+                    "category_id": of_image.category_id,
                     "bbox": box.tolist(),
                     "height": float(box[3]),
                     "vis_ratio": float(visibility),
                     "ignore": int(ignored),
                 }
-                for index, of_image in enumerate(self.people)
+                for image_id, of_image in zip(self._image_ids, self.people, strict=True)
                 for box, visibility, ignored in zip(
                     of_image.boxes, of_image.visibility, of_image.ignored, strict=True
                 )
             ],
         }
+
+    def with_given_ids(self, detections):
+        """Detections whose `"image_id"` is an index, with the ids of the annotations."""
+        return [
+            {
+                **one,
+                "image_id": self._image_ids[one["image_id"]],
+                "category_id": self.category_id,
+            }
+            for one in detections
+        ]
 
 
 def source_of_files(paths, people, *, min_height):
@@ -132,7 +157,7 @@ def source_of_files(paths, people, *, min_height):
     Raises:
         FileNotFoundError: None of them exists.
     """
-    there = [path.exists() for path in paths]
+    there = [path.is_file() for path in paths]
     if not any(there):
         raise FileNotFoundError(
             f"The images must exist. Received: {len(paths)} names and none of the files, "

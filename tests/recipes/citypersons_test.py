@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
+from pycocotools.coco import COCO
 
 import tiny
 from detectors import backbone, save_people
@@ -16,11 +17,28 @@ from keras_hybrid.metrics import log_average_miss_rate
 from keras_hybrid.recipes import citypersons, embedded, teachers
 
 
+def among_categories(path):
+    """As people's files are: ids with gaps, and people as the third category."""
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image |= {"id": 101 + 2 * image["id"], "width": 96, "height": 64}
+    for number, record in enumerate(content["annotations"]):
+        image_id, (_, _, width, height) = 101 + 2 * record["image_id"], record["bbox"]
+        people = {"image_id": image_id, "category_id": 3, "area": width * height}
+        record |= {"id": number, "iscrowd": 0, **people}
+    bicycle = {"image_id": 101, "category_id": 1, "bbox": [0, 0, 90, 14], "id": 999}
+    content["annotations"].append({**bicycle, "area": 90 * 14, "iscrowd": 0})
+    content["categories"] = [{"id": 1, "name": "bicycle"}, {"id": 3, "name": "person"}]
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detection")
     save_people(folder, "train", 12)
     save_people(folder, "test", 5)
+    for split in ("train", "test"):
+        among_categories(folder / f"people_{split}.json")
     keras.utils.set_random_seed(0)
     backbone((4, 8, 8, 8, 8), 1 / 255).save(folder / "backbone.keras")
     tiny.teacher(size=None).save(folder / "teacher.keras")
@@ -56,8 +74,14 @@ def test_from_files_to_miss_rates(files, tmp_path):
     assert results["miss_rate"]["heavy"] is None  # nobody is covered
     detections = json.loads((tmp_path / "detections.json").read_text())
     truth = json.loads((files / "people_test.json").read_text())
-    expected = log_average_miss_rate(truth, detections, "all")
+    expected = log_average_miss_rate(truth, detections, "all", category_id=3)
     assert results["miss_rate"]["all"] == pytest.approx(expected, abs=0.01)
+    assert {one["category_id"] for one in detections} == {3}
+    found = COCO(str(files / "people_test.json")).loadRes(
+        str(tmp_path / "detections.json")
+    )
+    assert found.getImgIds() == [101, 103, 105, 107, 109]
+    assert {one["image_id"] for one in detections} <= {101, 103, 105, 107, 109}
     log = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(log) == 1 + 3  # epochs of 3 steps
     assert {"balance", "student_loss", "student_first_loss"} <= set(log[0].split(","))
@@ -192,6 +216,10 @@ def test_drawn_people_are_those_of_the_scenes():
         ({"crop_width": 100}, "--crop_width must be a multiple of 32"),
         ({"upscale": 0}, "--upscale must be above 0"),
         ({"min_height": -1}, "--min_height must be at least 0"),
+        (
+            {"category": "walker"},
+            "one category named walker. Received: 1 bicycle, 3 person",
+        ),
         ({"min_height": 500.0}, "--min_height must be such that there are people"),
         ({"balance": "0.1,fast"}, '--balance must be "dynamic" or a number'),
         ({"batch_size": 13}, "--batch_size must be at most 12 images"),
