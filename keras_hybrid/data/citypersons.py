@@ -14,6 +14,7 @@ LAYOUT = (
 # Everybody else is ignored: riders, the sitting, other persons, groups, and "ignore".
 _PEDESTRIAN, _PEDESTRIAN_LABEL = 1, "pedestrian"
 _MAT_FOLDERS = ".", "annotations"
+_NOWHERE, _NO_BOX = "boxes without an area", (np.nan,) * 4
 _JSON_FOLDERS = "gtBboxCityPersons", "gtBbox_cityPersons_trainval/gtBboxCityPersons"
 
 
@@ -69,18 +70,24 @@ def read_mat(path):
         ValueError: It is no such file, or an entry is malformed; the message has its
             index.
     """
-    try:
-        content = scipy.io.loadmat(path)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no MATLAB file: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            content = scipy.io.loadmat(file)
+        # For damaged files SciPy and zlib have errors of many kinds, plain ones too.
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no MATLAB file, or damaged, or of version 7.3: {error}. "
+                "Download it again, or save it in MATLAB with -v7"
+            ) from error
     names = [name for name in content if name.startswith("anno_")]
     if len(names) != 1:
         raise ValueError(
             f"{path} must hold one variable anno_..._aligned. Received: "
             f"{[name for name in content if not name.startswith('__')]}"
         )
-    images, people = [], []
+    images, people, nowhere = [], [], []
     for index, cell in enumerate(content[names[0]].ravel()):
+        place = f"{names[0]}[{index}]"
         try:
             entry = cell.ravel()[0]
             city, name = (str(entry[key].ravel()[0]) for key in ("cityname", "im_name"))
@@ -88,48 +95,64 @@ def read_mat(path):
             rows = entry["bbs"].astype("float64").reshape(-1, 10)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{path}: {names[0]}[{index}] must have cityname, im_name and bbs with "
-                f"10 columns: {error}"
+                f"{path}: {place} must have cityname, im_name and bbs with 10 columns: "
+                f"{error}"
             ) from error
         images.append(f"{city}/{name}")
-        people.append(_people(rows[:, 0] != _PEDESTRIAN, rows[:, 1:5], rows[:, 6:10]))
+        other, boxes, shown = rows[:, 0] != _PEDESTRIAN, rows[:, 1:5], rows[:, 6:]
+        sound = _sound(boxes, shown)
+        nowhere += [f"{place}.bbs[{row}]" for row in np.flatnonzero(~sound)]
+        people.append(_people(index, other[sound], boxes[sound], shown[sound]))
+    records.warn_of_left_out(path, _NOWHERE, nowhere)
     return images, people
 
 
 def _read_folder(folder):
     """All CITY/*_gtBboxCityPersons.json: ("city/name" of the images, their `People`)."""
-    images, people = [], []
-    for file in sorted(folder.glob("*/*_gtBboxCityPersons.json")):
-        name = file.name.replace("_gtBboxCityPersons.json", "_leftImg8bit.png")
-        images.append(f"{file.parent.name}/{name}")
-        people.append(read_json(file))
-    if not images:
+    files = sorted(folder.glob("*/*_gtBboxCityPersons.json"))
+    # macOS leaves hidden files beside others.
+    files = [file for file in files if not file.name.startswith(".")]
+    if not files:
         raise FileNotFoundError(f"{folder} must hold CITY/*_gtBboxCityPersons.json")
-    return images, people
+    images = [
+        f"{file.parent.name}/"
+        + file.name.replace("_gtBboxCityPersons.json", "_leftImg8bit.png")
+        for file in files
+    ]
+    return images, [read_json(file, index) for index, file in enumerate(files)]
 
 
-def read_json(path):
+def read_json(path, index=0):
     """The `People` of an official `*_gtBboxCityPersons.json`.
+
+    Args:
+        path: Of the file.
+        index: Of the image in its split.
 
     Raises:
         ValueError: A record is malformed; the message has its index.
     """
-    content = records.content_of(path)
-    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
-        raise ValueError(f'{path} must be a dictionary with a list "objects"')
-    others, boxes, visible = [], [], []
-    for index, record in enumerate(content["objects"]):
-        with records.naming(path, f"objects[{index}]", record):
+    (objects,) = records.lists_of(records.content_of(path), path, "objects")
+    others, boxes, shown = [], [], []
+    for number, record in enumerate(objects):
+        with records.naming(path, f"objects[{number}]", record):
             others.append(record.get("label") != _PEDESTRIAN_LABEL)
-            boxes.append(records.box(record))
-            visible.append(records.box(record, "bboxVis"))
-    boxes, visible = (np.reshape(rows, (-1, 4)) for rows in (boxes, visible))
-    return _people(np.array(others, bool), boxes.astype("float64"), visible)
+            boxes.append(records.box_or_none(record) or _NO_BOX)
+            shown.append(records.box_or_none(record, "bboxVis") or _NO_BOX)
+    boxes, shown = (np.reshape(x, (-1, 4)).astype("float64") for x in (boxes, shown))
+    sound = _sound(boxes, shown)
+    nowhere = [f"objects[{number}]" for number in np.flatnonzero(~sound)]
+    records.warn_of_left_out(path, _NOWHERE, nowhere)
+    return _people(index, np.array(others, bool)[sound], boxes[sound], shown[sound])
 
 
-def _people(ignored, boxes, visible):
-    """Leaves out boxes without an area."""
-    area = boxes[:, 2] * boxes[:, 3]
-    shown = np.divide(visible[:, 2] * visible[:, 3], area, where=area > 0, out=0 * area)
-    has_area = (boxes[:, 2:] > 0).all(axis=1)
-    return People(boxes[has_area], shown[has_area], ignored[has_area])
+def _sound(boxes, shown):
+    """Which boxes (N, 4), [x, y, width, height], have an area, and a visible part."""
+    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(shown).all(axis=1)
+    return finite & (boxes[:, 2:] > 0).all(axis=1)
+
+
+def _people(index, ignored, boxes, shown):
+    """The official val_gt.json numbers images from 1 on, in the split's order."""
+    visibility = shown[:, 2:].prod(axis=1) / boxes[:, 2:].prod(axis=1)
+    return People(boxes, visibility, ignored, image_id=1 + index)

@@ -110,7 +110,9 @@ def test_ground_truth_is_that_of_the_official_evaluation(tmp_path):
     # Reasonable: the big one is half covered, the small one is below 50 pixels.
     assert np.isnan(log_average_miss_rate(truth, [], "reasonable"))
     assert log_average_miss_rate(truth, [], "heavy") == 100
-    found = {"image_id": 0, "bbox": [10, 5, 41, 100], "score": 1.0}
+    # Its val_gt.json numbers them from 1.
+    assert [record["id"] for record in truth["images"]] == [1, 2, 3]
+    found = {"image_id": 1, "bbox": [10, 5, 41, 100], "score": 1.0}
     assert log_average_miss_rate(truth, [found], "heavy") == pytest.approx(50)
 
 
