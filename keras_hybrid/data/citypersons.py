@@ -110,8 +110,8 @@ def read_mat(path):
 def _read_folder(folder):
     """All CITY/*_gtBboxCityPersons.json: ("city/name" of the images, their `People`)."""
     files = sorted(folder.glob("*/*_gtBboxCityPersons.json"))
-    # macOS leaves hidden files beside others.
-    files = [file for file in files if not file.name.startswith(".")]
+    # Hidden are what macOS leaves beside files, and notebooks' copies.
+    files = [x for x in files if not x.name.startswith(".") and x.parent.name[0] != "."]
     if not files:
         raise FileNotFoundError(f"{folder} must hold CITY/*_gtBboxCityPersons.json")
     images = [

@@ -5,13 +5,13 @@ import numbers
 import pathlib
 
 import numpy as np
+from absl import logging
 from PIL import ExifTags, Image
 
 from keras_hybrid import coco_categories, records
 from keras_hybrid.data import coco_files
 from keras_hybrid.data.people import Pedestrians, People, source_of_files, without_area
 
-LAYOUT = coco_files.LAYOUT
 _TESTS = "test", "val"
 _NOWHERE = "boxes without an area, an image or a category, or outside of their image"
 _TURNED = 5, 6, 7, 8  # EXIF's orientations with height and width swapped
@@ -19,7 +19,7 @@ _TURNED = 5, 6, 7, 8  # EXIF's orientations with height and width swapped
 
 def is_at(path):
     """Whether a folder has a split of this layout."""
-    return coco_files.annotations(path, "train") is not None
+    return bool(coco_files.annotations(path, "train"))
 
 
 def open_at(path, min_height, group_aspect=None, category=None):
@@ -35,7 +35,8 @@ def open_at(path, min_height, group_aspect=None, category=None):
     tests = [split for split in _TESTS if coco_files.annotations(path, split)]
     if not tests:
         raise FileNotFoundError(
-            f"{path} must hold annotations of a split for the test. Expected {LAYOUT}"
+            f"{path} must hold annotations of a split for the test. Expected "
+            f"{coco_files.LAYOUT}"
         )
     return Pedestrians(
         *(
@@ -46,7 +47,9 @@ def open_at(path, min_height, group_aspect=None, category=None):
 
 
 def _split(path, split, min_height, group_aspect, category):
-    file = coco_files.annotations(path, split)
+    file, *others = coco_files.annotations(path, split)
+    if others:
+        logging.warning("Reading %s, and not %s", file, others[0])
     folders = coco_files.image_folders(path, split)
     names, people = read(file, group_aspect, category, folders)
     paths = [coco_files.image_file(folders, name) for name in names]
@@ -118,6 +121,7 @@ def _rows(path, annotations, images, categories, category_id):
     """({text of an image's id: [(place, [x, y, width, height, visibility, ignored])]},
     places of the annotations that are of no use)."""
     rows, nowhere = {str(image_id): [] for image_id in images}, []
+    wanted = str(category_id)
     for index, record in enumerate(annotations):
         place = f"annotations[{index}]"
         with records.naming(path, place, record):
@@ -125,7 +129,7 @@ def _rows(path, annotations, images, categories, category_id):
                 nowhere.append(place)
                 continue
             given = coco_categories.id_in(record, categories, category_id)
-            if str(given) != str(category_id):
+            if str(given) != wanted:
                 continue
             box = records.box_or_none(record)
             if box is None or records.is_empty(record, "image_id"):

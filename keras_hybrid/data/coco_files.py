@@ -3,8 +3,6 @@
 import pathlib
 import re
 
-from absl import logging
-
 LAYOUT = (
     "COCO's: a JSON file with train in its name and one with test or val, in the folder, "
     "in annotations/ or beside the images, and images in train/ and test/ (or val/), "
@@ -18,7 +16,7 @@ _WITHOUT_ANNOTATIONS = "image_info"
 
 
 def annotations(path, split):
-    """The JSON file of a split; None if there is none.
+    """The JSON files of a split that are equally likely, sorted.
 
     Args:
         path: Of the data set's folder.
@@ -29,10 +27,8 @@ def annotations(path, split):
     found = [f for folder in folders for f in _json_files(folder) if _has(f, split)]
     if not found:
         found = [f for folder in _split_folders(path, split) for f in _json_files(folder)]
-    found.sort(key=_rank)
-    if len(found) > 1 and _rank(found[0]) == _rank(found[1]):
-        logging.warning("Reading %s and not %s", found[0], found[1])
-    return found[0] if found else None
+    best = min(map(_rank, found), default=None)
+    return [file for file in found if _rank(file) == best]
 
 
 def image_folders(path, split):

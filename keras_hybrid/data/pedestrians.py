@@ -2,7 +2,9 @@
 
 import pathlib
 
-from keras_hybrid.data import citypersons, coco_boxes
+from absl import logging
+
+from keras_hybrid.data import citypersons, coco_boxes, coco_files
 
 
 def open_pedestrians(data_dir, min_height=50, group_aspect=None, category=None):
@@ -26,7 +28,7 @@ def open_pedestrians(data_dir, min_height=50, group_aspect=None, category=None):
             images; the message says why.
     """
     path = pathlib.Path(data_dir).expanduser()
-    expected = f"Expected {citypersons.LAYOUT}; or {coco_boxes.LAYOUT}"
+    expected = f"Expected {citypersons.LAYOUT}; or {coco_files.LAYOUT}"
     if not path.is_dir():
         raise FileNotFoundError(
             f"`data_dir` must be a folder. Received: data_dir={data_dir}. {expected}"
@@ -50,11 +52,20 @@ def open_pedestrians(data_dir, min_height=50, group_aspect=None, category=None):
 
 def _with_people(data, path):
     """`data`, whose training images must show somebody to learn from."""
-    ignored = [one for of_image in data.train.people for one in of_image.ignored]
-    if all(ignored):
+    train, test = (
+        [one for of_image in source.people for one in of_image.ignored]
+        for source in (data.train, data.test)
+    )
+    if all(train):
         raise ValueError(
             "The training images must have boxes of people that are not ignored. "
-            f"Received: {len(data.train)} images of {path} with {len(ignored)} boxes of "
+            f"Received: {len(data.train)} images of {path} with {len(train)} boxes of "
             f"category {data.train.category_id}, all of them ignored"
+        )
+    if all(test):
+        logging.warning(
+            "The %d test images of %s have %d boxes of category %s, all of them ignored: "
+            "there will be no miss rates",
+            *(len(data.test), path, len(test), data.test.category_id),
         )
     return data

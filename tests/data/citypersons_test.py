@@ -44,6 +44,9 @@ def mat_bytes(path, rows=_ROWS):
 def test_hidden_files_are_nobodys(tmp_path):
     for path in save_json(tmp_path, [_PERSON]):
         path.with_name(f"._{path.name}").write_bytes(_HIDDEN)
+        copies = path.parents[1] / ".ipynb_checkpoints"
+        copies.mkdir(exist_ok=True)
+        (copies / path.name).write_bytes(path.read_bytes())
     data = open_pedestrians(tmp_path, 10)
     assert (len(data.train), len(data.test)) == (2, 2)
 

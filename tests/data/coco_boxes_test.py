@@ -297,6 +297,17 @@ def test_names_that_lead_to_one_file_are_refused(folder):
         open_pedestrians(folder)
 
 
+def test_nobody_to_find_is_warned_of(folder, caplog):
+    """The training file says that people are category 3, that of the test does not."""
+    people, categories = [annotation(category_id=3)], [{"id": 3, "name": "person"}]
+    file = save(folder, [image()], people)
+    file.rename(folder / "people_test.json")
+    save(folder, [image()], people, categories=categories)
+    with caplog.at_level(logging.WARNING):
+        open_pedestrians(folder)
+    assert "have 0 boxes of category 1, all of them ignored" in caplog.text
+
+
 @pytest.mark.parametrize(
     "annotations",
     [[], [annotation(category_id=0)], [annotation(ignore=1)], [annotation(box=None)]],

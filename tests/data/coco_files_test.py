@@ -83,7 +83,7 @@ def test_instances_come_before_other_annotations(tmp_path, other):
     for name in (other, "instances_train2017.json"):
         (folder / name).write_text("{}")
     found = coco_files.annotations(tmp_path, "train")
-    assert found == folder / "instances_train2017.json"
+    assert found == [folder / "instances_train2017.json"]
 
 
 def test_files_without_annotations_are_none(tmp_path):
@@ -95,11 +95,12 @@ def test_files_without_annotations_are_none(tmp_path):
 
 
 def test_of_two_files_it_is_said_which_is_read(tmp_path, caplog):
-    for name in ("b_train.json", "a_train.json"):
-        (tmp_path / name).write_text("{}")
+    for name in ("b_train.json", "a_train.json", "a_test.json"):
+        save(tmp_path, name, "images/a.png")
     with caplog.at_level(logging.WARNING):
-        assert coco_files.annotations(tmp_path, "train") == tmp_path / "a_train.json"
-    assert "a_train.json and not " in caplog.text
+        open_pedestrians(tmp_path)
+    assert caplog.text.count("Reading ") == 1
+    assert f"a_train.json, and not {tmp_path / 'b_train.json'}" in caplog.text
 
 
 @pytest.mark.parametrize(
