@@ -55,6 +55,10 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
 
     def _freeze_teacher(self):
         self.teacher.trainable = False
+        # That changes nothing where it was False: in a loaded subclass, whose layers
+        # start anew.
+        for weight in self.teacher.weights:
+            weight.trainable = False
         if isinstance(self.teacher_preprocessing, keras.Layer):
             self.teacher_preprocessing.trainable = False
 
@@ -175,10 +179,18 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
 def networks_of(teacher, student):
     """The `Network`s of the two; a ValueError or TypeError if they are no pair."""
     networks = Network(teacher, "teacher"), Network(student, "student")
+    check_pair(teacher, student)
+    return networks
+
+
+def check_pair(teacher, student):
+    """Refuses two models that cannot train together, however they are compared."""
+    for argument, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`{argument}` must be a keras.Model. Received: {model!r}")
     _check_apart(teacher, student)
     _check_built(teacher, "teacher")
     _check_built(student, "student")
-    return networks
 
 
 def images_of(x):

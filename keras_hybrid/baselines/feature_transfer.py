@@ -12,6 +12,7 @@ from keras_hybrid.baselines.attention_transfer import AttentionTransfer
 from keras_hybrid.baselines.factor_transfer import FactorTransfer
 from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
+from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
 from keras_hybrid.baselines.taps import Taps
 from keras_hybrid.path_logs import PathLogs
@@ -34,8 +35,10 @@ class FeatureTransfer(TeacherStudent):
     loss = task's loss + weight * method's loss
 
     What is compared lies where `HybridTransfer` would change network: the last maps of
-    the spatial scales that both have. `fit` logs `student_loss`, the task's, and
-    `transfer_loss`, the weighted rest; `evaluate` and `predict` run the student alone.
+    the spatial scales that both have; `"ab"` and `"overhaul"` take what goes into the
+    activation functions there, `"kd"` the outputs instead. `fit` logs `student_loss`, the
+    task's, and `transfer_loss`, the weighted rest; `evaluate` and `predict` run the
+    student alone.
 
     Example:
 
@@ -44,9 +47,13 @@ class FeatureTransfer(TeacherStudent):
     >>> model.fit(train, epochs=90)
 
     Args:
-        teacher: Any Functional or Sequential network. It is frozen, here and for all
-            uses: its `trainable` becomes False.
-        student: What `HybridTransfer` takes.
+        teacher: Any Functional or Sequential network; for `"kd"` any `keras.Model` of
+            one output. It is frozen, here and for all uses: its `trainable` becomes
+            False.
+        student: What `HybridTransfer` takes; for `"kd"` as the teacher. The two may end
+            in logits, in a softmax over the same classes, or in a sigmoid for each
+            class. Give a softmax float32 under mixed precision: float16 has no
+            probabilities below 3e-8.
         method: `"kd"`, `"fitnet"`, `"at"`, `"ft"`, `"ab"` or `"overhaul"`.
         weight: Of the method's loss; None for the one of its paper or, where that does
             not carry over, 1.
@@ -72,15 +79,13 @@ class FeatureTransfer(TeacherStudent):
         name="feature_transfer",
         **kwargs,
     ):
-        networks = teacher_student.networks_of(teacher, student)
         transfer_loss = _loss_of(method, weight)
-        switches = switches_lib.resolve(*networks, switch_points)
         preprocess = teacher_student.without_training(teacher_preprocessing)
-        teacher_student.check_images(*networks, switches, preprocess)
-        taps = [
-            Taps(network, cuts, transfer_loss.takes)
-            for network, cuts in zip(networks, zip(*switches), strict=True)
-        ]
+        if transfer_loss.takes == "logits":
+            taps = logits_of(teacher, student, preprocess)
+        else:
+            takes = transfer_loss.takes
+            taps = _taps(teacher, student, switch_points, preprocess, takes)
         transfer_loss.build(*(tap.shapes for tap in taps))
         logs = PathLogs(("student_loss", "transfer_loss"))
         super().__init__(
@@ -135,6 +140,16 @@ class FeatureTransfer(TeacherStudent):
             "weight": self.transfer_loss.weight,
             "switch_points": keras.saving.serialize_keras_object(self.switch_points),
         }
+
+
+def _taps(teacher, student, switch_points, preprocess, takes):
+    networks = teacher_student.networks_of(teacher, student)
+    switches = switches_lib.resolve(*networks, switch_points)
+    teacher_student.check_images(*networks, switches, preprocess)
+    return [
+        Taps(network, cuts, takes)
+        for network, cuts in zip(networks, zip(*switches), strict=True)
+    ]
 
 
 def _loss_of(method, weight):

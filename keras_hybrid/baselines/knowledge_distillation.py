@@ -7,7 +7,11 @@ _TEMPERATURE = 3.0
 
 
 class KnowledgeDistillation(keras.layers.Layer):
-    """T^2 KL(softmax(teacher / T), softmax(student / T)), T = 3, as Keras has it.
+    """T^2 KL(softmax(teacher / T), softmax(student / T)), T = 3.
+
+    Of logits (B, ..., C), whatever the networks end in (`logits.logits_of`). The mean
+    over all but the classes. In logarithms throughout: `keras.losses.KLDivergence` clips
+    probabilities at 1e-7, below which the student would learn nothing.
 
     Args:
         weight: Factor of the loss.
@@ -18,9 +22,6 @@ class KnowledgeDistillation(keras.layers.Layer):
     def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)
         self.weight = weight
-        # By the name "kl_divergence", its default, Keras 3.15 compares without softmax.
-        divergence = keras.losses.KLDivergence(reduction="none")
-        self._loss = keras.distillation.LogitsDistillation(_TEMPERATURE, divergence)
 
     def build(self, teacher_logits_shape, student_logits_shape):
         (teacher_shape,), (student_shape,) = teacher_logits_shape, student_logits_shape
@@ -28,11 +29,13 @@ class KnowledgeDistillation(keras.layers.Layer):
             raise ValueError(
                 '`method="kd"` must have a teacher and a student of the same classes, at '
                 f"least two. Received outputs of shape {teacher_shape} of the teacher "
-                f"and {student_shape} of the student"
+                f"and {student_shape} of the student. Of one class alone compare sigmoids"
             )
 
     def call(self, teacher_logits, student_logits):
-        (teacher,), (student,) = teacher_logits, student_logits
-        return self.weight * self._loss.compute_loss(
-            ops.cast(teacher, "float32"), ops.cast(student, "float32")
+        teacher, student = (
+            ops.log_softmax(ops.cast(logits, "float32") / _TEMPERATURE)
+            for (logits,) in (teacher_logits, student_logits)
         )
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        return self.weight * _TEMPERATURE**2 * ops.mean(divergence)

@@ -13,8 +13,7 @@ class Taps:
         network: A `Network`.
         cuts: Its `Cut`s to look at.
         takes: `"stages"` for the maps there, `"before_activation"` for what goes into
-            the activation functions that make them, `"logits"` for what goes into those
-            of the outputs.
+            the activation functions that make them.
 
     Attributes:
         shapes: Of what it gives, without the size of the batch: (None, H, W, C).
@@ -24,16 +23,9 @@ class Taps:
         self._graph = network.graph
         self._head = network.model.head if has_backbone(network.model) else None
         self._symbols = [cut.symbol for cut in cuts]
-        if takes == "logits":
-            if self._head is not None or len(self._graph.outputs) != 1:
-                raise ValueError(
-                    '`method="kd"` compares outputs, and must have networks of one '
-                    f"output and without a `.head`. Received: {network.model.name!r}"
-                )
-            self._symbols = list(self._graph.outputs)
         specs = {s: spec for step in self._graph.steps for s, spec in _outputs(step)}
         self.shapes = [tuple(specs[symbol].shape) for symbol in self._symbols]
-        if takes != "stages":
+        if takes == "before_activation":
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
 

@@ -1,0 +1,77 @@
+"""What a classifier ends in, from its values."""
+
+import keras
+import numpy as np
+from keras import ops
+
+LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
+
+
+def output_kind(model, argument, images):
+    """What a model ends in, and the shape of its outputs.
+
+    A softmax gives numbers of 0..1 that sum to 1 over the last axis, independent
+    sigmoids numbers of 0..1, and all else is logits. A head at its start, of a few
+    classes or of zeros, may give such logits by chance: so they are looked at with
+    random numbers for the last kernel, too. No weight or other state changes.
+
+    Args:
+        model: A `keras.Model` of one output (B, ..., C).
+        argument: What it is called in an error.
+        images: A batch (B, H, W, C) that it takes.
+
+    Returns:
+        `LOGITS`, `SOFTMAX` or `SIGMOID`; and the shape (None, ..., C).
+
+    Raises:
+        ValueError: It has several outputs, or does not run on the images.
+    """
+    kernels = [w for w in model.weights if len(w.shape) >= 2][-1:]
+    noise = [10 * np.random.default_rng(1).normal(size=w.shape) for w in kernels]
+    states = [
+        [(w, ops.cast(sign * x, w.dtype)) for w, x in zip(kernels, noise, strict=True)]
+        for sign in (1, -1)
+    ]
+    outputs = [_run(model, argument, images, state) for state in ([], *states)]
+    return _kind(map(_rows, outputs)), (None, *outputs[0].shape[1:])
+
+
+def _run(model, argument, images, state):
+    try:
+        with keras.StatelessScope(state):
+            outputs = keras.tree.flatten(model(images, training=False))
+    except Exception as error:  # whatever a layer raises
+        raise ValueError(
+            f"`{argument}` must run on images of the student's, of shape "
+            f"{tuple(images.shape)}, or `teacher_preprocessing` must make them fit. "
+            f"Received: {argument}={model.name!r}, which says: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    if len(outputs) != 1 or len(outputs[0].shape) < 2:
+        raise ValueError(
+            '`method="kd"` compares outputs, and must have networks of one output '
+            "(B, ..., classes), without a `.head` that makes several. Received: "
+            f"{argument}={model.name!r} with outputs of shapes "
+            f"{[tuple(x.shape) for x in outputs]}"
+        )
+    return outputs[0]
+
+
+def _rows(outputs):
+    """Outputs as (N, C), without those that overflowed in float16."""
+    rows = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows[np.isfinite(rows).all(axis=-1)]
+
+
+def _kind(tables):
+    """The same of all that have rows."""
+    kinds = set()
+    for rows in tables:
+        if rows.size and (rows.min() < 0 or rows.max() > 1 + 1e-3):
+            return LOGITS
+        if rows.size:
+            # Float16 rounds each of a thousand probabilities.
+            sums_to_1 = np.allclose(rows.sum(axis=-1), 1, atol=1e-2)
+            kinds.add(SOFTMAX if sums_to_1 else SIGMOID)
+    return kinds.pop() if len(kinds) == 1 else SIGMOID if kinds else LOGITS
