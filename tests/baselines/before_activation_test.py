@@ -1,11 +1,14 @@
 """What goes into the activation function that makes a map."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tiny
+from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.baselines.before_activation import before_activation
 from keras_hybrid.graph import flatten
 
@@ -57,12 +60,202 @@ def test_no_activation_function():
     np.testing.assert_array_equal(before, after)
 
 
-def test_a_layer_that_fails_keeps_its_activation_function():
-    network = tiny.student()
+class Doubled(layers.Layer):
+    """An activation function of one's own, which Keras does not know."""
+
+    def call(self, x):
+        return 2 * ops.relu(x)
+
+
+def hard_swish(z):
+    return z * layers.ReLU(6.0)(z + 3.0) * (1 / 6)
+
+
+ACTIVATIONS = {
+    "ops.relu": ops.relu,
+    "ops.maximum": lambda z: ops.maximum(z, 0.0),
+    "ops.clip": lambda z: ops.clip(z, 0.0, 6.0),
+    "activations.relu": lambda z: keras.activations.relu(z, max_value=6.0),
+    "activations.gelu": keras.activations.gelu,
+    "several ops": lambda z: z * ops.sigmoid(z),
+    "several ops and layers": hard_swish,
+    "ReLU": lambda z: layers.ReLU(6.0)(z),
+    "Activation": lambda z: layers.Activation("mish")(z),
+    "PReLU": lambda z: layers.PReLU(alpha_initializer="normal")(z),
+    "Lambda": lambda z: layers.Lambda(lambda z: ops.relu(z))(z),
+    "custom": lambda z: Doubled()(z),
+    "dropout behind": lambda z: layers.SpatialDropout2D(0.5)(ops.relu(z)),
+    "identity behind": lambda z: layers.Identity()(layers.PReLU()(z)),
+    "dtype behind": lambda z: layers.Activation("linear", dtype="float32")(ops.relu(z)),
+    "noise behind": lambda z: layers.GaussianNoise(0.5)(ops.relu(z)),
+    "reshape behind": lambda z: layers.Reshape((8, 8, 4))(ops.relu(z)),
+}
+
+
+def convolved(end, **kwargs):
+    """Images (8, 8, 3) through a convolution with bias and `end`; and the convolution."""
+    image = keras.Input((8, 8, 3))
+    settings = {"padding": "same", "bias_initializer": "normal", **kwargs}
+    convolution = layers.Conv2D(4, 3, **settings)
+    return keras.Model(image, end(convolution(image))), convolution
+
+
+def linear_part(convolution, images):
+    z = ops.conv(images, convolution.kernel, padding="same") + convolution.bias
+    return ops.convert_to_numpy(z)
+
+
+def before_and_output(network, images):
     graph = flatten(network)
-    graph, _ = before_activation(graph, *graph.outputs)
-    wrong = {symbol: np.zeros((2, 3)) for step in graph.steps for symbol in step.outputs}
-    with pytest.raises(ValueError, match="classifier"):
-        graph.steps[-1].run(wrong)
-    activation = network.get_layer("classifier").activation
-    assert activation is keras.activations.softmax
+    graph, before = before_activation(graph, *graph.outputs)
+    values = {graph.input: images}
+    graph.run(values, 0, None, training=False)
+    return ops.convert_to_numpy(values[before]), values[graph.outputs[0]]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_whatever_the_activation_function_is_written_as(name):
+    network, convolution = convolved(ACTIVATIONS[name])
+    images, _ = tiny.batch(2, size=8)
+    weights, expected = network.get_weights(), network(images)
+    before, output = before_and_output(network, images)
+    np.testing.assert_allclose(before, linear_part(convolution, images), atol=1e-5)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(network(images), expected)
+    for weight, value in zip(network.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", layers.LeakyReLU(), layers.PReLU(), functools.partial(ops.elu, alpha=0.5)],
+)
+def test_whatever_a_convolutions_activation_function_is(activation):
+    network, convolution = convolved(lambda x: x, activation=activation)
+    images, _ = tiny.batch(2, size=8)
+    state, expected = dict(vars(convolution)), network(images)
+    before, output = before_and_output(network, images)
+    np.testing.assert_allclose(before, linear_part(convolution, images), atol=1e-5)
+    np.testing.assert_array_equal(output, expected)
+    assert vars(convolution) == state
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.DepthwiseConv2D(3, activation="relu"),
+        layers.SeparableConv2D(4, 3, activation="relu"),
+        layers.Conv2DTranspose(4, 3, activation="relu"),
+        layers.Dense(4, activation="relu"),
+        layers.EinsumDense("bhwc,cd->bhwd", (None, None, 4), activation="relu"),
+    ],
+)
+def test_other_layers_with_an_activation_function(layer):
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, layer(image))
+    images, _ = tiny.batch(2, size=8)
+    linear = type(layer).from_config({**layer.get_config(), "activation": None})
+    linear.build((None, 8, 8, 3))
+    linear.set_weights(layer.get_weights())
+    before, output = before_and_output(network, images)
+    np.testing.assert_allclose(before, linear(images), atol=1e-6)
+    np.testing.assert_array_equal(output, network(images))
+
+
+def test_a_penalty_of_the_activations_stays_the_layers_own():
+    network, convolution = convolved(
+        lambda x: x, activation="relu", activity_regularizer=keras.regularizers.L2(1.0)
+    )
+    images, _ = tiny.batch(2, size=8)
+    before, output = before_and_output(network, images)
+    np.testing.assert_allclose(before, linear_part(convolution, images), atol=1e-5)
+    # Keras has the mean over images.
+    expected = np.square(ops.convert_to_numpy(output)).sum() / 2
+    assert [float(loss) for loss in convolution.losses] == pytest.approx([expected])
+
+
+def test_concatenated_maps_are_taken_before_their_activation_functions():
+    image = keras.Input((8, 8, 3))
+    first, second, third = (layers.Conv2D(4, 3, padding="same") for _ in "123")
+    first.activation = keras.activations.relu
+    parts = first(image), layers.ReLU()(second(image)), third(image)
+    network = keras.Model(image, layers.Dropout(0.5)(layers.Concatenate()(parts)))
+    images, _ = tiny.batch(2, size=8)
+    before, output = before_and_output(network, images)
+    expected = [linear_part(layer, images) for layer in (first, second, third)]
+    np.testing.assert_allclose(before, np.concatenate(expected, axis=-1), atol=1e-5)
+    np.testing.assert_array_equal(output, network(images))
+
+
+class Block(layers.Layer):
+    """A layer of one's own with an attribute that Keras's layers have, too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.relu
+        self.convolution = layers.Conv2D(4, 3, padding="same")
+
+    def build(self, input_shape):
+        self.convolution.build(input_shape)
+
+    def call(self, x):
+        return self.activation(self.convolution(x)) + 0.1 * self.activation(x[..., :1])
+
+
+def test_a_method_that_cannot_look_into_a_layer_says_so():
+    x = image = keras.Input((32, 32, 3))
+    for _ in range(3):
+        x = Block()(layers.MaxPooling2D()(x))
+    teacher = keras.Model(image, x)
+    images, _ = tiny.batch(2)
+    expected = ops.convert_to_numpy(teacher(images))
+    for method in ("ab", "overhaul"):
+        with pytest.raises(ValueError, match=r"'block' \(Block\), which ends a stage"):
+            FeatureTransfer(teacher, tiny.student(), method)
+    FeatureTransfer(teacher, tiny.student(), "fitnet")
+    np.testing.assert_array_equal(teacher(images), expected)
+
+
+class Halved(layers.Conv2D):
+    def call(self, x):
+        return super().call(x) / 2
+
+
+HIDDEN = {
+    "custom": lambda x: Block()(x),
+    "subclass": lambda x: Halved(4, 3, activation="relu")(x),
+    "wrapper": lambda x: layers.SpectralNormalization(
+        layers.Conv2D(4, 3, activation="relu")
+    )(x),
+    "function": lambda x: layers.Lambda(lambda x: ops.relu(ops.max_pool(x, 2)))(x),
+    "dropout behind": lambda x: layers.Dropout(0.5)(Block()(x)),
+    "concatenated": lambda x: layers.Concatenate()([Block()(x), Block()(x)]),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_an_activation_function_out_of_sight(name):
+    network, _ = convolved(HIDDEN[name])
+    images, _ = tiny.batch(2, size=8)
+    expected = ops.convert_to_numpy(network(images))
+    graph = flatten(network)
+    with pytest.raises(ValueError, match="must be made by layers that can be told apart"):
+        before_activation(graph, *graph.outputs)
+    np.testing.assert_array_equal(network(images), expected)
+
+
+LAST = {
+    "BatchNormalization": lambda x: layers.BatchNormalization()(layers.ReLU()(x)),
+    "Add": lambda x: layers.Add()([layers.ReLU()(layers.Conv2D(4, 1)(x)), x]),
+    "MaxPooling2D": lambda x: layers.MaxPooling2D(2)(layers.ReLU()(x)),
+    "Rescaling": lambda x: layers.Rescaling(0.5)(layers.BatchNormalization()(x)),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_what_comes_last_is_no_activation_function(name):
+    network, _ = convolved(LAST[name])
+    graph = flatten(network)
+    same, symbol = before_activation(graph, *graph.outputs)
+    assert same is graph
+    assert (symbol,) == graph.outputs
