@@ -7,13 +7,17 @@ from keras_hybrid.adapters import resize
 
 
 class AttentionTransfer(keras.layers.Layer):
-    """1/2 |Q_student / |Q_student| - Q_teacher / |Q_teacher||^2, summed over stages.
+    """weight / 2 * mean((Q_student / |Q_student| - Q_teacher / |Q_teacher|)^2).
 
-    Q is a stage's sum of squares over channels as a vector (Eq. 2, p = 2). The mean over
-    its elements, as the paper has it in beta.
+    Summed over stages; Q is a stage's sum of squares over channels as a vector, and the
+    mean is over its elements and the images. The paper's Eq. 2 has beta / 2 times the
+    norm (p = 2) of the difference, not its square, with beta = 1000 / (elements x
+    images). The authors' code squares, as here, but does not halve: beta times the mean
+    of squares, `--beta 1e+3`. So the weight is 1000 after the paper and 2000 after the
+    code.
 
     Args:
-        weight: Beta times elements and images; the paper's is 1000.
+        weight: Beta of the formula above.
     """
 
     takes = "stages"

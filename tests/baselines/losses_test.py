@@ -63,6 +63,9 @@ def test_at():
     maps = [first, first], [second, 5 * first]
     assert float(loss(*maps)) == pytest.approx(49 / 337 / 2)
     assert AttentionTransfer().weight == 1000.0
+    # The authors' code leaves out the half: its beta is half of a weight.
+    loss = AttentionTransfer(weight=2000.0)([first], [second])
+    assert float(loss) == pytest.approx(1000 * 49 / 337, rel=1e-5)
 
 
 def test_at_sums_over_channels():
