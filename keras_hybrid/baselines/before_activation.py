@@ -19,8 +19,9 @@ _WITH_ACTIVATION = (
     layers.Dense,
     layers.EinsumDense,
 )
-# Layers and ops of Keras that put numbers in another place, and leave them as they are.
-_MOVES = "Concatenate", "Reshape", "Permute", "Transpose"
+# Layers and ops of Keras that leave numbers as they are, in another place. The largest of
+# four is also the largest behind a function that rises, as a ReLU.
+_MOVES = "Concatenate", "Reshape", "Permute", "Transpose", "MaxPooling2D", "MaxPool"
 # Layers of Keras that can hold anything.
 _OPAQUE = (
     keras.Model,
@@ -37,8 +38,8 @@ def before_activation(graph, symbol):
 
     An activation function is what acts on each number of a map by itself and is not
     affine, be it a layer, an op or several ops, as `x * sigmoid(x)`; this is seen from
-    its values. Behind it may come what changes nothing in inference, as `Dropout`, and
-    concatenation. No layer of the network is changed.
+    its values. Behind it may come what changes nothing in inference, as `Dropout`,
+    concatenation and max pooling. No layer of the network is changed.
 
     Args:
         graph: A `Graph`.
@@ -113,7 +114,7 @@ def _is_opaque(operation):
 
 
 def _moved(graph, step):
-    """Concatenates, say, the maps before activations as well."""
+    """Does with the maps before activations what `step` does with those behind."""
     before = {}
     for tensor, symbol in step.inputs.items():
         graph, before[tensor] = before_activation(graph, symbol)

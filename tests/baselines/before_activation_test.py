@@ -187,6 +187,17 @@ def test_concatenated_maps_are_taken_before_their_activation_functions():
     np.testing.assert_array_equal(output, network(images))
 
 
+@pytest.mark.parametrize("pool", [layers.MaxPooling2D(2), lambda x: ops.max_pool(x, 2)])
+def test_a_pooled_map_is_pooled_before_its_activation_function(pool):
+    # As the last of VGG.
+    network, convolution = convolved(pool, activation="relu")
+    images, _ = tiny.batch(2, size=8)
+    before, output = before_and_output(network, images)
+    expected = linear_part(convolution, images).reshape(2, 4, 2, 4, 2, 4).max((2, 4))
+    np.testing.assert_allclose(before, expected, atol=1e-5)
+    np.testing.assert_array_equal(output, network(images))
+
+
 class Block(layers.Layer):
     """A layer of one's own with an attribute that Keras's layers have, too."""
 
@@ -247,7 +258,7 @@ def test_an_activation_function_out_of_sight(name):
 LAST = {
     "BatchNormalization": lambda x: layers.BatchNormalization()(layers.ReLU()(x)),
     "Add": lambda x: layers.Add()([layers.ReLU()(layers.Conv2D(4, 1)(x)), x]),
-    "MaxPooling2D": lambda x: layers.MaxPooling2D(2)(layers.ReLU()(x)),
+    "AveragePooling2D": lambda x: layers.AveragePooling2D(2)(layers.ReLU()(x)),
     "Rescaling": lambda x: layers.Rescaling(0.5)(layers.BatchNormalization()(x)),
 }
 
