@@ -30,6 +30,8 @@ from keras_hybrid.recipes import networks, run, settings, shell, teachers, workd
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
+# Classes that the networks of Keras Applications tell apart.
+_OF_IMAGENET = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,9 +213,31 @@ def build_model(config, data, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
-    classes = len(data.class_names) if config.method == "kd" else None
-    teacher = networks.teacher(config, classes=classes)
+    head = {}
+    if config.method == "kd":
+        check_teacher_knows(config, data)
+        # In float16 a softmax of 1000 classes is too coarse.
+        head = {"classes": _OF_IMAGENET, "classifier_activation": None}
+    teacher = networks.teacher(config, **head)
     return run.build_model(config, teacher, student)
+
+
+def check_teacher_knows(config, data):
+    """Refuses to distil from a head of random weights."""
+    classes = len(data.class_names)
+    if config.teacher.endswith(".keras") or classes == _OF_IMAGENET:
+        return
+    train = f"--method=none --student={config.teacher} --workdir=runs/teacher"
+    if config.data_dir:
+        train = f"--data_dir={config.data_dir} {train}"
+    settings.refuse(
+        "teacher",
+        f"a .keras file of a network that knows the {classes} classes of the data, with "
+        f"--method=kd: those of Keras Applications know the {_OF_IMAGENET} of ImageNet. "
+        f"Train it first, by python -m keras_hybrid.recipes.imagenet {train}, and give "
+        "--teacher=runs/teacher/student.keras",
+        config.teacher,
+    )
 
 
 def build_optimizer(config, steps_per_epoch):

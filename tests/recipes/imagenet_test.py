@@ -1,8 +1,10 @@
 """The recipe end to end on a few small images, and what it says when it cannot start."""
 
+import dataclasses
 import errno
 import json
 import os
+import re
 
 import keras
 import numpy as np
@@ -160,6 +162,22 @@ def test_a_student_of_other_classes(files, tmp_path):
 
 def test_kd_needs_a_teacher_of_the_same_classes(files, tmp_path):
     assert "of the same classes" in mistaken(files, tmp_path, method="kd")
+
+
+def test_kd_needs_a_teacher_that_knows_the_classes(files, tmp_path):
+    settings = config(files, tmp_path, method="kd", teacher="VGG16")
+    message = mistaken(files, tmp_path, method="kd", teacher="VGG16")
+    assert "--teacher must be a .keras file of a network" in message
+    assert message.endswith("Received: --teacher=VGG16")
+    # The command that it names trains such a teacher.
+    (command,) = re.findall("recipes.imagenet (.*), and", message)
+    flags = dict(flag.removeprefix("--").split("=") for flag in command.split())
+    assert flags["data_dir"] == settings.data_dir
+    assert (flags["method"], flags["student"]) == ("none", "VGG16")
+    student = imagenet.load_student(
+        dataclasses.replace(settings, **flags), imagenet.open_data(settings)
+    )
+    assert student.output_shape == (None, 4)
 
 
 def test_labels_out_of_range(files, tmp_path):
