@@ -1,40 +1,104 @@
 """The images that an export is measured on, and whose values set the int8 ranges."""
 
 import itertools
+from collections.abc import Mapping
 
+import keras
 import numpy as np
 
 # TensorFlow's guide to post-training quantization takes about as many.
 IMAGES = 100
+# What 1/255, 1/127.5 and ImageNet's deviations make of 0..255, within a hundredth.
+_WIDTHS_OF_RAW_RGB = np.array([1, 2, 1 / 0.229, 1 / 0.224, 1 / 0.225])
 
 
-def calibration_images(data, shape, dtype):
+def calibration_images(data, image):
     """Returns images for the student one at a time, (N, 1, H, W, C), N at most `IMAGES`.
 
     Args:
-        data: Images as the student takes them: an array (N, H, W, C), or an iterable
-            such as a `tf.data.Dataset` of images (H, W, C) or of batches, alone or first
-            in a tuple with their labels.
-        shape: (H, W, C).
-        dtype: That of the student's input.
+        data: Images as the student takes them: an array (N, H, W, C), an iterable such
+            as a `tf.data.Dataset` of images (H, W, C) or of batches, or a function that
+            returns an iterator, as TensorFlow's `representative_dataset`. An image is
+            alone, first in a tuple or list, or in a dict by the name of the input, as
+            `"image"` or as the only value.
+        image: The `KerasTensor` of the student's input, (B, H, W, C).
 
     Raises:
-        ValueError: There are no images in it, or of another shape.
+        ValueError: There are no images in it, or of another shape, or with NaN.
     """
-    images = list(itertools.islice(_single(data, tuple(shape)), IMAGES))
+    elements = data() if callable(data) else data
+    images = list(itertools.islice(_single(elements, image), IMAGES))
     if not images:
         raise ValueError(
             f"`calibration_data` must hold images. Received: calibration_data={data!r}"
         )
-    return np.stack(images)[:, None].astype(dtype)
+    for i, pixels in enumerate(images):
+        if not np.isfinite(pixels).all():
+            raise ValueError(
+                "`calibration_data` must hold finite values. Received: NaN or infinity "
+                f"in image {i}"
+            )
+    return np.stack(images)[:, None].astype(image.dtype)
 
 
-def _single(data, shape):
-    for element in data:
-        images = np.asarray(element[0] if isinstance(element, tuple | list) else element)
+def _single(elements, image):
+    shape = tuple(image.shape[1:])
+    for element in elements:
+        images = np.asarray(_images_of(element, image.name))
         if images.shape[-3:] != shape or images.ndim not in (3, 4):
             raise ValueError(
                 f"`calibration_data` must hold images {shape} or batches of them, as the "
                 f"student takes them. Received: an element of shape {images.shape}"
             )
         yield from images.reshape(-1, *shape)
+
+
+def _images_of(element, name):
+    """What is an image or a batch in an element with labels, names or both."""
+    while True:
+        if isinstance(element, tuple | list) and element:
+            element = element[0]
+        elif isinstance(element, Mapping):
+            keys = [key for key in element if key in (name, "image") or len(element) == 1]
+            if not keys:
+                raise ValueError(
+                    f"`calibration_data` must hold images by the name '{name}' or "
+                    f"'image'. Received: a dict of {list(element)}"
+                )
+            element = element[keys[0]]
+        else:
+            return element
+
+
+def with_full_range(images, student):
+    """Returns the images that set the int8 ranges, (N, 1, H, W, C).
+
+    They set the range of the input too. Only where they are raw RGB beyond doubt a black
+    and a white pixel come with them: then its scale is 1, and the file takes the bytes of
+    a camera as they are, also where no calibration image is as dark or as bright.
+    """
+    if not _are_raw_rgb(images, student):
+        return images
+    images = np.clip(images, 0, 255)  # interpolation may leave 0..255 by less than 0.5
+    extremes = images[:1].copy()
+    extremes[..., 0, 0, :], extremes[..., -1, -1, :] = 0, 255
+    return np.concatenate([images, extremes])
+
+
+def _are_raw_rgb(images, student):
+    """Whether the images round to bytes, up to bright ones, and there is no doubt.
+
+    Depth in metres, 16 bits, logarithms, 0..1 and 0..2 with their rounding do not. There
+    is none left for whole numbers; where black and white are among them (nothing changes
+    by more than half a level); and where the student scales 0..255 to what it computes
+    with.
+    """
+    low, high = np.rint(images.min()), np.rint(images.max())
+    if low < 0 or not 128 <= high <= 255:
+        return False
+    if (low, high) == (0, 255) or (images == np.rint(images)).all():
+        return True
+    layers = student._flatten_layers()
+    scales = (x.scale for x in layers if isinstance(x, keras.layers.Rescaling))
+    widths = 255 * np.reshape(next(scales, 0.0), (-1, 1))
+    return np.isclose(widths, _WIDTHS_OF_RAW_RGB, rtol=0.01).any(axis=1).all()

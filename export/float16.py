@@ -2,9 +2,10 @@
 
 import collections
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from keras_hybrid.export.flatbuffer import pack
 
 # Shares of the weights of all filters that stay in float32, to try one after the other.
 EXACT_SHARES = 0.05, 0.2, 0.5, 0.9
@@ -16,6 +17,7 @@ _WITH_FILTER = {
 }
 _FILTER = 1  # its position among the inputs of each
 _DEQUANTIZES_FLOAT16 = 3  # version of the operator
+_ROUNDING = 2**-10  # of values: twice what float16 makes of one that it can hold
 
 
 def with_float16_weights(content, exact_share):
@@ -46,13 +48,11 @@ def with_float16_weights(content, exact_share):
         operator.opcodeIndex = len(model.operatorCodes) - 1
         operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
         graph.operators.insert(0, operator)
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return pack(model)
 
 
 def _large_filters(model, exact_share):
-    """Tensors to store as float16: all filters but the smallest ones."""
+    """Tensors to store as float16: filters that it can hold, but the smallest ones."""
     graph = model.subgraphs[0]
     users = collections.Counter(tensor.buffer for tensor in graph.tensors)
     filters = {
@@ -63,13 +63,26 @@ def _large_filters(model, exact_share):
     sizes = {}
     for index in filters:
         tensor = graph.tensors[index]
-        constant = model.buffers[tensor.buffer].data is not None
+        values = model.buffers[tensor.buffer].data
         is_float = tensor.type == schema.TensorType.FLOAT32
-        if constant and is_float and users[tensor.buffer] == 1:
+        constant = values is not None and users[tensor.buffer] == 1
+        if is_float and constant and _fits_float16(values.view("<f4")):
             sizes[index] = np.prod(tensor.shape)
     by_size = sorted(sizes, key=lambda index: (sizes[index], index))
     exact = np.cumsum([sizes[index] for index in by_size])
     return [i for i, n in zip(by_size, exact) if n > exact_share * exact[-1]]
+
+
+def _fits_float16(values):
+    """Whether float16 rounds them as a whole to its 11 bits.
+
+    It has nothing beyond 65504, and below 6e-5 fewer and fewer bits: batch normalization
+    that is folded into a filter can bring its weights there.
+    """
+    exact = values.astype("float64")
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.linalg.norm(exact - values.astype("<f2"))
+    return error <= _ROUNDING * np.linalg.norm(exact)
 
 
 def _half(tensor, buffers):

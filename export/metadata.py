@@ -11,6 +11,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_hybrid.export.flatbuffer import pack
+
 LABEL_FILE = "labels.txt"
 _AXIS_LABELS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
 # Fields of the schema's tables, by their position in it.
@@ -43,12 +45,34 @@ def with_labels(content, labels, output):
     entry = schema.MetadataT()
     entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers) - 1
     model.metadata = [*(model.metadata or ()), entry]
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    file = io.BytesIO(bytes(builder.Output()))
+    file = io.BytesIO(pack(model))
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(LABEL_FILE, "".join(f"{label}\n" for label in labels))
     return file.getvalue()
+
+
+def label_names(labels):
+    """Returns labels as the names of a file with a name a line.
+
+    What reading such a file leaves around a name is dropped: a byte order mark in front
+    of the first, line ends behind each. A name may be empty.
+
+    Raises:
+        ValueError: They are no list of names, or a line break is within one: it would
+            shift all that follow.
+    """
+    names = [] if isinstance(labels, str) else list(labels)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`labels` must be a list of names. Received: labels={labels!r}")
+    names[0] = names[0].removeprefix("\ufeff")
+    names = [name.rstrip("\r\n") for name in names]
+    for i, name in enumerate(names):
+        if len(name.splitlines()) > 1:
+            raise ValueError(
+                "`labels` must be names without line breaks: the file of labels has a "
+                f"name a line. Received: label {i}, {name!r}"
+            )
+    return names
 
 
 def _metadata(inputs, outputs, labelled):

@@ -94,10 +94,31 @@ def _output_name(path):
 
 
 def _copy_in_float32(student):
+    try:
+        return _copy(student)
+    except Exception as error:  # of any type, from get_config or from_config of a layer
+        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
+        raise ValueError(
+            "`model` must be a network that Keras can copy in float32, since it computes "
+            "in another precision: custom layers need `get_config`, custom functions "
+            "`keras.saving.register_keras_serializable`. Or build it in float32, and "
+            f"load its weights. Received: model={student.name}, of which Keras says: "
+            f"{type(error).__name__}: {reason[:200]}"
+        ) from error
+
+
+def _copy(student):
     config = keras.saving.serialize_keras_object(student)
     config.pop("compile_config", None)
+    classes = {
+        keras.saving.get_registered_name(type(layer)): type(layer)
+        for layer in student._flatten_layers()
+        if not type(layer).__module__.startswith("keras.")
+    }
     # `safe_mode` guards against foreign files; this config comes from a live model.
-    copy = keras.saving.deserialize_keras_object(_in_float32(config), safe_mode=False)
+    copy = keras.saving.deserialize_keras_object(
+        _in_float32(config), custom_objects=classes, safe_mode=False
+    )
     with tempfile.TemporaryDirectory() as directory:
         # Through a file, which matches weights by layer, `set_weights` only by position.
         weights = os.path.join(directory, "student.weights.h5")

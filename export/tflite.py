@@ -1,20 +1,18 @@
 """The student as a TFLite (LiteRT) file."""
 
-import contextlib
 import os
 import pathlib
 import tempfile
-import warnings
 
 import numpy as np
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.export.agreement import require_agreement, sample_images
-from keras_hybrid.export.calibration import calibration_images
+from keras_hybrid.export.calibration import calibration_images, with_full_range
+from keras_hybrid.export.converter import convert, convert_to_int8, quiet_stderr
 from keras_hybrid.export.float16 import EXACT_SHARES, with_float16_weights
-from keras_hybrid.export.metadata import with_labels
+from keras_hybrid.export.metadata import label_names, with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
 from keras_hybrid.export.student import float32_student, forward, image_input
@@ -49,18 +47,22 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
             are; an output's value is `scale * (byte - zero_point)`, as the file says.
         calibration_data: Images as the student takes them, from which up to 100 are
             used: an array (N, H, W, C), or a `tf.data.Dataset` or other iterable of
-            images or batches, with or without labels. They set the ranges of `"int8"`,
-            which needs them, and are what the file is compared on; without, seeded
-            blocks of colour are.
+            images or batches, with or without labels, or a function that returns an
+            iterator of them. They set the ranges of `"int8"`, which needs them, that of
+            the input too; only where they are raw RGB beyond doubt it is 0 to 255. And
+            they are what the file is compared on; without, seeded blocks of colour are.
         labels: Names of the classes, in the order of the last axis of an output: they
             come along in the file's metadata, where LiteRT's task libraries find them.
+            An empty one is a class without a name; those behind the last class and line
+            ends are dropped.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         ValueError: `model` cannot be exported: it needs operators that TFLite lacks, has
-            no fixed image size or gives NaN; or an argument is none of the above.
+            no fixed image size or gives NaN, or TensorFlow's converter fails or crashes
+            on it; or an argument is none of the above.
         TypeError: `model` is no `keras.Model`.
         RuntimeError: The written file does not compute what Keras computes.
 
@@ -90,8 +92,9 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
         )
     student = float32_student(model)
     shape = _shape_of_one(image_input(student).shape)
-    images = _images(calibration_data, shape, image_input(student).dtype)
-    output = None if labels is None else _labelled_output(student, images[0], labels)
+    images = _images(calibration_data, shape, image_input(student))
+    if labels is not None:
+        labels, output = _labels_and_output(student, images[0], labels)
     with staged(path) as new:
         for content in _conversions(student, shape, quantization, images):
             if labels is not None:
@@ -118,47 +121,64 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
         )
 
 
-def _images(calibration_data, shape, dtype):
+def _images(calibration_data, shape, image):
     if calibration_data is None:
-        return sample_images(shape, dtype)
-    return calibration_images(calibration_data, shape[1:], dtype)
+        return sample_images(shape, image.dtype)
+    return calibration_images(calibration_data, image)
 
 
-def _labelled_output(student, image, labels):
-    """The name of the output whose last axis has as many positions as `labels`."""
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"`labels` must be a list of names. Received: labels={labels!r}")
+def _labels_and_output(student, image, labels):
+    """The names, and the output whose last axis has as many positions."""
+    names = label_names(labels)
     shapes = {name: tuple(y.shape) for name, y in forward(student, image).items()}
-    fitting = [name for name, shape in shapes.items() if shape[-1] == len(labels)]
+    most = max(shape[-1] for shape in shapes.values())
+    while len(names) > most and not names[-1].strip():
+        names.pop()
+    fitting = [name for name, shape in shapes.items() if shape[-1] == len(names)]
     if len(fitting) != 1:
         raise ValueError(
             "`labels` must be as many as one output has channels. Received: "
-            f"{len(labels)} labels for outputs of shape {shapes}"
+            f"{len(names)} labels for outputs of shape {shapes}"
         )
-    return fitting[0]
+    return names, fitting[0]
 
 
 def _verify(path, student, images, quantization):
     """Runs the file; returns its `Agreement` and details of its inputs and outputs."""
-    with _quiet_stderr():
+    with quiet_stderr():
         interpreter = Interpreter(model_path=os.fspath(path))
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     outputs = runner.get_output_details()
+    _require_input(runner.get_input_details()["image"], images)
     agreement = require_agreement(
         student,
         lambda image: _run(runner, image),
-        _through_the_input(runner, images),
+        images,
         quantization,
         {name: y["quantization"][0] for name, y in outputs.items()},
     )
     return agreement, runner.get_input_details(), outputs
 
 
-def _through_the_input(runner, images):
-    """The images as the file's input can represent them: bytes of an int8 file."""
-    detail = runner.get_input_details()["image"]
-    return _dequantize(_quantize(images, detail), detail).astype(images.dtype)
+def _require_input(detail, images):
+    """Raises where an int8 file's input has coarser steps or ends than the images.
+
+    Its 256 levels over their range, zero included, are off by half a step; and by up to
+    another one at the ends, since zero is one of the levels.
+    """
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return
+    error = np.abs(_dequantize(_quantize(images, detail), detail) - images).max()
+    low, high = min(0.0, float(images.min())), max(0.0, float(images.max()))
+    if error > 1.5 * (high - low) / 255:
+        raise RuntimeError(
+            "The exported file must take the images as the student does. Received: an "
+            f"input in steps of {scale:.3g} from {-scale * zero_point:.3g} for images "
+            f"from {low:.3g} to {high:.3g}. Where the network concatenates them with "
+            'features of another range, scale those alike, or use quantization="dynamic"'
+        )
 
 
 def _run(runner, image):
@@ -211,40 +231,19 @@ def _convert(student, shape, quantization, images):
     """
     with tempfile.TemporaryDirectory() as directory:
         write_saved_model(student, directory, shape)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if quantization in ("dynamic", "int8"):
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantization == "int8":
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.uint8
-            converter.representative_dataset = lambda: (
-                {"image": image} for image in _with_full_range(images)
-            )
         try:
-            with _quiet_stderr(), warnings.catch_warnings():
-                # The converter runs it itself, to quantize.
-                warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is")
-                content = converter.convert()
-        except Exception as error:
-            missing = {e.operator.name for e in getattr(error, "errors", ())} - {""}
-            if not missing:
+            if quantization == "int8":
+                return convert_to_int8(directory, with_full_range(images, student))
+            return convert(directory, quantization)
+        except ValueError as error:
+            modes = {x.dtype_policy.quantization_mode for x in student._flatten_layers()}
+            if not modes - {None}:
                 raise
-            names = ", ".join(sorted(name.removeprefix("tf.") for name in missing))
             raise ValueError(
-                "`model` must consist of operators that TFLite has built in. "
-                f"Received: a model that needs the TensorFlow operators {names}"
-            ) from None  # the converter's own message is pages of C++
-    return content
-
-
-def _with_full_range(images):
-    """Raw RGB with a black and a white pixel more, so that the input is 0 to 255."""
-    if images.min() < 0 or images.max() <= 1:
-        return images
-    extremes = images[:1].copy()
-    extremes[..., 0, 0, :], extremes[..., -1, -1, :] = 0, 255
-    return np.concatenate([images, extremes])
+                "`model` must be the student as it was before `quantize`: this function "
+                "quantizes by itself. Received: layers that are quantized to "
+                f"{', '.join(sorted(modes - {None}))}"
+            ) from error
 
 
 def _ops(content):
@@ -272,20 +271,3 @@ def _signature(details):
 
 def _free(size):
     return None if size < 0 else int(size)
-
-
-@contextlib.contextmanager
-def _quiet_stderr():
-    """Drops what the process writes to stderr.
-
-    Converter and interpreter log a page from C++, past Python's `sys.stderr`, and read
-    their log level when TensorFlow is imported: only the file descriptor is left.
-    """
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

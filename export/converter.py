@@ -1,0 +1,142 @@
+"""TensorFlow's converter, from a SavedModel to the bytes of a TFLite file.
+
+Where it quantizes to int8 it runs in a process of its own: it ends the whole process by a
+segmentation fault on networks that it cannot quantize.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+_IMAGES, _FILE, _REFUSAL = "images.npy", "int8.tflite", "refusal.txt"
+
+
+def convert(saved_model, quantization=None):
+    """Returns the bytes of a file with float32 weights or those of `"dynamic"`.
+
+    Args:
+        saved_model: Path of the directory.
+        quantization: `"dynamic"`, or else float32.
+
+    Raises:
+        ValueError: TFLite lacks an operator, or the converter cannot convert the model.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(os.fspath(saved_model))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantization == "dynamic":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return _converted(converter)
+
+
+def convert_to_int8(saved_model, images):
+    """Returns the bytes of a file that computes in integers, by a process of its own.
+
+    Args:
+        saved_model: Path of the directory.
+        images: Batches, (N, 1, H, W, C): the values that the network has for them set
+            the range of each tensor.
+
+    Raises:
+        ValueError: Likewise, or the converter crashed.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        np.save(os.path.join(directory, _IMAGES), images)
+        # Without -P the modules beside this file would hide installed ones.
+        command = [sys.executable, "-P", __file__, os.fspath(saved_model), directory]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # no GPU's memory
+        process = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True
+        )
+        refusal, file = (pathlib.Path(directory, name) for name in (_REFUSAL, _FILE))
+        if refusal.exists():
+            raise ValueError(refusal.read_text(encoding="utf-8"))
+        if not file.exists():
+            raise ValueError(
+                "`model` must be a network that TensorFlow's converter can quantize to "
+                f"int8. Received: one on which it crashes ({_end(process)}), as on "
+                "recurrent layers and on values that overflow within an activation, such "
+                "as mish of more than 88: scale the images in the first layer, replace "
+                'what crashes, or export with quantization="dynamic" or "float16"'
+            )
+        return file.read_bytes()
+
+
+def _end(process):
+    """How a process ended: `"SIGSEGV"`, or its exit code and last line."""
+    if process.returncode < 0:
+        return signal.Signals(-process.returncode).name
+    lines = process.stderr.decode(errors="replace").splitlines() or [""]
+    return f"exit code {process.returncode}, {lines[-1][:200]}"
+
+
+def _to_int8(saved_model, images):
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    converter.representative_dataset = lambda: ({"image": image} for image in images)
+    return _converted(converter)
+
+
+def _converted(converter):
+    try:
+        with quiet_stderr(), warnings.catch_warnings():
+            # The converter runs it itself, to quantize.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is")
+            return converter.convert()
+    except Exception as error:
+        # The converter's own message is pages of C++.
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error):
+    names = {e.operator.name for e in getattr(error, "errors", ())}
+    missing = sorted(n.removeprefix("tf.") for n in names if n.startswith("tf."))
+    if missing:
+        return (
+            "`model` must consist of operators that TFLite has built in. Received: a "
+            f"model that needs the TensorFlow operators {', '.join(missing)}"
+        )
+    said = " ".join(str(error).split())[:200]
+    return (
+        "`model` must be a network that TensorFlow's converter can convert. Received: "
+        f"one of which it says: {said}"
+    )
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Drops what the process writes to stderr.
+
+    Converter and interpreter log a page from C++, past Python's `sys.stderr`, and read
+    their log level when TensorFlow is imported: only the file descriptor is left.
+    """
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _main(saved_model, directory):
+    """What the process of its own does: files in `directory` go in and come out."""
+    images = np.load(os.path.join(directory, _IMAGES))
+    try:
+        pathlib.Path(directory, _FILE).write_bytes(_to_int8(saved_model, images))
+    except ValueError as error:
+        pathlib.Path(directory, _REFUSAL).write_text(str(error), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,74 @@
+"""A folder of photographs, as images for a student of raw RGB, RGBA or grey."""
+
+import os
+import pathlib
+import random
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+_SUFFIXES = ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def photographs(folder, shape, count):
+    """Returns up to `count` photographs, drawn by seed, cropped and resized.
+
+    They are upright, by their EXIF orientation. What cannot be read is skipped with a
+    warning.
+
+    Args:
+        folder: With photographs in it or in its subfolders. Hidden ones are left out,
+            such as the `._` files of macOS.
+        shape: (H, W, C) of the student's images; one channel is grey, four are RGBA.
+        count: How many at most.
+
+    Returns:
+        uint8 (N, H, W, C).
+
+    Raises:
+        ValueError: There is no such folder, no photograph in it that can be read, or the
+            student takes no photographs.
+    """
+    if shape[-1] not in _MODES:
+        raise ValueError(
+            "MODEL must take images of 1, 3 or 4 channels with --calibration_data. "
+            f"Received: input shape {tuple(shape)}"
+        )
+    files = _files(pathlib.Path(folder))
+    random.Random(0).shuffle(files)
+    images, reasons = [], []
+    for file in files:
+        if len(images) == count:
+            break
+        try:
+            images.append(_read(file, shape))
+        except Exception as error:  # Pillow's decoders raise their own each
+            reasons.append(f"{file}: {' '.join(str(error).split())}")
+            logging.warning("Skipping image %s", reasons[-1])
+    if not images:
+        found = reasons[0] if reasons else f"no {', '.join(_SUFFIXES)} file"
+        raise ValueError(
+            "--calibration_data must be a folder of photographs, also in subfolders. "
+            f"Received: --calibration_data={folder}, {found}"
+        )
+    return np.stack(images)
+
+
+def _files(folder):
+    files = []
+    for directory, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files += [pathlib.Path(directory, n) for n in names if not n.startswith(".")]
+    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES)
+
+
+def _read(file, shape):
+    height, width, channels = shape
+    with Image.open(file) as image:
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(shape)
