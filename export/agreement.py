@@ -60,7 +60,8 @@ def require_agreement(student, file_forward, images, quantization=None, steps=No
     Args:
         student: The Keras model.
         file_forward: Maps a batch to a dict of arrays, by running the file.
-        images: Batches, (N, B, H, W, C).
+        images: Batches as the student takes them, (N, B, H, W, C): what the file's input
+            cannot represent is an error of the file.
         quantization: That of the file, which says how large an error may be: as its
             root mean square over that of what Keras gives.
         steps: Output -> difference of neighbouring values, where the file has no finer

@@ -86,19 +86,23 @@ def with_full_range(images, student):
 
 
 def _are_raw_rgb(images, student):
-    """Whether the images round to bytes, up to bright ones, and there is no doubt.
+    """Whether the images are raw RGB beyond doubt.
 
-    Depth in metres, 16 bits, logarithms, 0..1 and 0..2 with their rounding do not. There
-    is none left for whole numbers; where black and white are among them (nothing changes
-    by more than half a level); and where the student scales 0..255 to what it computes
-    with.
+    They round to bytes, and two of three signs agree: they are whole numbers, their upper
+    half is in use, the student scales 0..255 first. Or they span 0..255 themselves. Depth
+    in metres, 16 bits, logarithms, and 0..1 or 0..2 with their rounding do not.
     """
     low, high = np.rint(images.min()), np.rint(images.max())
-    if low < 0 or not 128 <= high <= 255:
+    if low < 0 or high > 255:
         return False
-    if (low, high) == (0, 255) or (images == np.rint(images)).all():
+    if (low, high) == (0, 255):
         return True
+    whole = (images == np.rint(images)).all()
+    return bool(whole) + bool(high >= 128) + _scales_raw_rgb(student) >= 2
+
+
+def _scales_raw_rgb(student):
     layers = student._flatten_layers()
     scales = (x.scale for x in layers if isinstance(x, keras.layers.Rescaling))
     widths = 255 * np.reshape(next(scales, 0.0), (-1, 1))
-    return np.isclose(widths, _WIDTHS_OF_RAW_RGB, rtol=0.01).any(axis=1).all()
+    return bool(np.isclose(widths, _WIDTHS_OF_RAW_RGB, rtol=0.01).any(axis=1).all())

@@ -9,8 +9,9 @@ _ALIGNMENT = 16  # `force_align` of `Buffer.data` in TFLite's schema.fbs
 def pack(model):
     """Returns the bytes of the file that holds a `schema.ModelT`.
 
-    The bytes of each buffer begin at a multiple of 16, as in the converter's own files:
-    kernels and delegates read weights in place, by vectors.
+    The bytes of each buffer begin at a multiple of 16, as the schema demands: kernels and
+    delegates read weights in place, by vectors. TensorFlow's converter ends by packing in
+    Python, too, without that.
     """
     builder = _Builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")

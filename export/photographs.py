@@ -48,7 +48,8 @@ def photographs(folder, shape, count):
             reasons.append(f"{file}: {' '.join(str(error).split())}")
             logging.warning("Skipping image %s", reasons[-1])
     if not images:
-        found = reasons[0] if reasons else f"no {', '.join(_SUFFIXES)} file"
+        nothing = f"no {', '.join(_SUFFIXES)} file in it"
+        found = [*reasons, nothing if os.path.isdir(folder) else "no folder"][0]
         raise ValueError(
             "--calibration_data must be a folder of photographs, also in subfolders. "
             f"Received: --calibration_data={folder}, {found}"
@@ -69,6 +70,8 @@ def _read(file, shape):
     with Image.open(file) as image:
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
             image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        if "transparency" in image.info:  # of a palette, which convert("RGB") warns of
+            image = image.convert("RGBA")
         upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
     fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(fitted).reshape(shape)

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.calibration import calibration_images, with_full_range
 from keras_hybrid.export.converter import convert, convert_to_int8, quiet_stderr
+from keras_hybrid.export.flatbuffer import pack
 from keras_hybrid.export.float16 import EXACT_SHARES, with_float16_weights
 from keras_hybrid.export.metadata import label_names, with_labels
 from keras_hybrid.export.report import ExportReport
@@ -175,7 +176,7 @@ def _require_input(detail, images):
     if error > 1.5 * (high - low) / 255:
         raise RuntimeError(
             "The exported file must take the images as the student does. Received: an "
-            f"input in steps of {scale:.3g} from {-scale * zero_point:.3g} for images "
+            f"input in steps of {scale:.3g} from {0 - scale * zero_point:.3g} for images "
             f"from {low:.3g} to {high:.3g}. Where the network concatenates them with "
             'features of another range, scale those alike, or use quantization="dynamic"'
         )
@@ -220,7 +221,7 @@ def _conversions(student, shape, quantization, images):
     if quantization == "float16":
         yield from (with_float16_weights(content, share) for share in EXACT_SHARES)
     else:
-        yield content
+        yield pack(schema.ModelT.InitFromPackedBuf(content, 0))
 
 
 def _convert(student, shape, quantization, images):

@@ -113,6 +113,42 @@ def test_several_outputs_keep_their_names(tmp_path, outputs, names):
     np.testing.assert_allclose(received[score], expected[1], atol=1e-5)
 
 
+class Doubled(keras.layers.Layer):
+    """As users write them: not registered, and here without `get_config`."""
+
+    def __init__(self, factor=2, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+
+class Scaled(Doubled):
+    def __init__(self, factor):
+        super().__init__(factor)
+
+
+def test_mixed_precision_with_custom_layers(tmp_path):
+    def network(layer, dtype):
+        image = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3, dtype=dtype)(image)
+        return with_weights(keras.Model(image, layer(x)))
+
+    report = to_tflite(
+        network(Doubled(dtype="mixed_float16"), "mixed_float16"), tmp_path / "s.tflite"
+    )
+    image = IMAGE[:, :8, :8] / 255
+    expected = network(Doubled(), "float32")(image)
+    np.testing.assert_allclose(
+        run(report.filepath, image)["output_0"], expected, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="copy in float32.*`get_config`") as error:
+        to_tflite(network(Scaled(3), "mixed_float16"), tmp_path / "other.tflite")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "other.tflite").exists()
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_exported_in_float32(tmp_path, policy):
     mixed = small_student("dict", policy)
@@ -318,6 +354,9 @@ def test_calibration_data_as_users_have_them(tmp_path, wrap):
         ),
         ({"labels": ["a", "b"]}, "2 labels for outputs of shape"),
         ({"labels": "abcde"}, "`labels` must be a list"),
+        ({"labels": [0, 1, 2, 3, 4]}, "`labels` must be a list"),
+        ({"labels": ["a", "b\nc", "d", "e", "f"]}, r"line breaks.*label 1, 'b\\nc'"),
+        ({"labels": ["a", "b", "c", "d", "e\u2028f"]}, "line breaks.*label 4"),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, message):
@@ -343,6 +382,23 @@ def test_labels_are_in_the_metadata(tmp_path):
     assert b"labels.txt" in metadata
     expected = small_student()(IMAGE, training=False)
     np.testing.assert_allclose(run(report.filepath)["output_0"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["ant", "bee", "", "dog", "elk", ""],
+        ["\ufeffant\n", "bee\n", "\n", "dog\n", "elk\n", "\n", "\n"],
+        ["ant\r\n", "bee\r\n", "\r\n", "dog\r\n", "elk"],
+        ("ant", "bee", "", "dog", "elk"),
+        np.array(["ant", "bee", "", "dog", "elk"]),
+        (name for name in ["ant", "bee", "", "dog", "elk"]),
+    ],
+)
+def test_labels_as_files_of_them_are_read(tmp_path, labels):
+    report = to_tflite(small_student(), tmp_path / "student.tflite", labels=labels)
+    with zipfile.ZipFile(report.filepath) as archive:
+        assert archive.read("labels.txt") == b"ant\nbee\n\ndog\nelk\n"
 
 
 def test_replaces_a_file_and_creates_parents(tmp_path):
