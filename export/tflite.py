@@ -54,8 +54,8 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
             they are what the file is compared on; without, seeded blocks of colour are.
         labels: Names of the classes, in the order of the last axis of an output: they
             come along in the file's metadata, where LiteRT's task libraries find them.
-            An empty one is a class without a name; those behind the last class and line
-            ends are dropped.
+            An empty one is a class without a name. Empty ones behind the last class and
+            line ends are dropped.
 
     Returns:
         An `ExportReport`.
@@ -132,8 +132,8 @@ def _labels_and_output(student, image, labels):
     """The names, and the output whose last axis has as many positions."""
     names = label_names(labels)
     shapes = {name: tuple(y.shape) for name, y in forward(student, image).items()}
-    most = max(shape[-1] for shape in shapes.values())
-    while len(names) > most and not names[-1].strip():
+    sizes = {shape[-1] for shape in shapes.values()}
+    while names and len(names) not in sizes and not names[-1].strip():
         names.pop()
     fitting = [name for name, shape in shapes.items() if shape[-1] == len(names)]
     if len(fitting) != 1:
