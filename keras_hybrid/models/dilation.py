@@ -22,9 +22,9 @@ def dilate(model, output_stride):
     """Copies a network so that its maps shrink to 1/`output_stride` and no further.
 
     Convolutions that would go on have stride 1 in the copy, and the kernels behind them
-    are spread out by as much: at the pixels that both have, the copy computes what the
-    original does. Poolings that would go on are left out, as from VGG in DeepLab v2;
-    behind them the copy computes something else.
+    are spread out by as much, also where they are spread out already: at the pixels that
+    both have, the copy computes what the original does. Poolings that would go on are
+    left out, as from VGG in DeepLab v2; behind them the copy computes something else.
 
     Example:
 
@@ -164,8 +164,9 @@ def _copy(layer, dilation, ends):
     if isinstance(layer, keras.layers.ZeroPadding2D):
         sides = config["padding"]
         config["padding"] = [[dilation * n for n in axis] for axis in sides]
-    if _dilation(layer) is not None and dilation > 1:
-        config["dilation_rate"] = dilation
+    if _dilation(layer) is not None:
+        # A network that is dilated already has its kernels spread out still further.
+        config["dilation_rate"] = [dilation * rate for rate in layer.dilation_rate]
     if ends:
         config["strides"] = 1
         config["padding"] = "valid"

@@ -52,6 +52,34 @@ def test_kernels_of_any_size(size, padding):
     np.testing.assert_allclose(received, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNet"])
+def test_a_dilated_network_is_dilated_further(name):
+    """From stride 32 to 16 and on to 8: the last stage's kernels by 2 times 2."""
+    network = load(name)
+    dilated = dilate(dilate(network, 16), 8)
+    expected = network(IMAGES)
+    tolerance = 1e-4 * np.abs(expected).max()
+    received = dilated(IMAGES)[:, ::4, ::4]
+    np.testing.assert_allclose(received, expected, atol=tolerance)
+    strides = [stage.stride for stage in undilated_stages(dilated)]
+    assert strides == [2, 4, 8, 16, 32]
+
+
+def test_a_dilation_of_each_side():
+    """Rates of (1, 2) behind a stride of 2 become (2, 4), and of 3 in the end 6."""
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(x)
+    x = keras.layers.Conv2D(4, 3, dilation_rate=(1, 2), padding="same", name="a")(x)
+    x = keras.layers.SeparableConv2D(4, 3, dilation_rate=3, padding="same", name="b")(x)
+    network = keras.Model(image, x)
+    dilated = dilate(network, 2)
+    assert dilated.get_layer("a").dilation_rate == (2, 4)
+    assert dilated.get_layer("b").dilation_rate == (6, 6)
+    received = dilated(IMAGES)[:, ::2, ::2]
+    np.testing.assert_allclose(received, network(IMAGES), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["ResNet101", "VGG16"])
 def test_changes_nothing_at_the_network_s_own_stride(name):
     network = load(name)
