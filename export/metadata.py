@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_hybrid.export.flatbuffer import pack
 
 LABEL_FILE = "labels.txt"
-_AXIS_LABELS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
+_AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS and so on
 # Fields of the schema's tables, by their position in it.
 _FILE_NAME, _FILE_DESCRIPTION, _FILE_TYPE = 0, 1, 2
 _TENSOR_NAME, _TENSOR_FILES = 0, 6
@@ -22,13 +22,14 @@ _SUBGRAPH_INPUTS, _SUBGRAPH_OUTPUTS = 2, 3
 _MODEL_SUBGRAPHS, _MODEL_PARSER_VERSION = 3, 7
 
 
-def with_labels(content, labels, output):
+def with_labels(content, labels, output, are_values=False):
     """Returns a TFLite file that says what the last axis of an output means.
 
     Args:
         content: The file, bytes.
         labels: Names, one per position of the axis.
         output: Name of the output in the file's signature.
+        are_values: Whether they name its values instead, from 0.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     signature = model.signatureDefs[0]
@@ -38,7 +39,10 @@ def with_labels(content, labels, output):
     )
     graph = model.subgraphs[0]
     metadata = _metadata(
-        [inputs[i] for i in graph.inputs], [outputs[i] for i in graph.outputs], output
+        [inputs[i] for i in graph.inputs],
+        [outputs[i] for i in graph.outputs],
+        output,
+        _VALUE_LABELS if are_values else _AXIS_LABELS,
     )
     model.buffers.append(schema.BufferT())
     model.buffers[-1].data = np.frombuffer(metadata, "uint8")
@@ -75,7 +79,7 @@ def label_names(labels):
     return names
 
 
-def _metadata(inputs, outputs, labelled):
+def _metadata(inputs, outputs, labelled, kind):
     """The ModelMetadata flatbuffer."""
     builder = flatbuffers.Builder()
 
@@ -103,7 +107,7 @@ def _metadata(inputs, outputs, labelled):
                 _FILE_NAME: text(LABEL_FILE),
                 _FILE_DESCRIPTION: text("Names of the classes, in their order."),
             }
-            fields[_TENSOR_FILES] = vector([table(5, file, _AXIS_LABELS)])
+            fields[_TENSOR_FILES] = vector([table(5, file, kind)])
         return table(7, fields)
 
     parts = {

@@ -7,10 +7,12 @@ import tempfile
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from keras.backend import standardize_dtype
 
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.calibration import calibration_images, with_full_range
 from keras_hybrid.export.converter import convert, convert_to_int8, quiet_stderr
+from keras_hybrid.export.detections import NAMES
 from keras_hybrid.export.flatbuffer import pack
 from keras_hybrid.export.float16 import EXACT_SHARES, with_float16_weights
 from keras_hybrid.export.metadata import label_names, with_labels
@@ -52,10 +54,11 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
             iterator of them. They set the ranges of `"int8"`, which needs them, that of
             the input too; only where they are raw RGB beyond doubt it is 0 to 255. And
             they are what the file is compared on; without, seeded blocks of colour are.
-        labels: Names of the classes, in the order of the last axis of an output: they
-            come along in the file's metadata, where LiteRT's task libraries find them.
-            An empty one is a class without a name. Empty ones behind the last class and
-            line ends are dropped.
+        labels: Names of the classes, in the order of the last axis of an output, or by
+            its values where that is integers, a label map or a detector's `"classes"`:
+            they come along in the file's metadata, where LiteRT's task libraries find
+            them. An empty one is a class without a name. Empty ones behind the last
+            class and line ends are dropped.
 
     Returns:
         An `ExportReport`.
@@ -95,11 +98,11 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
     shape = _shape_of_one(image_input(student).shape)
     images = _images(calibration_data, shape, image_input(student))
     if labels is not None:
-        labels, output = _labels_and_output(student, images[0], labels)
+        labels, *output = _labels_and_output(student, images[0], labels)
     with staged(path) as new:
         for content in _conversions(student, shape, quantization, images):
             if labels is not None:
-                content = with_labels(content, labels, output)
+                content = with_labels(content, labels, *output)
             new.write_bytes(content)
             failure = None
             try:
@@ -129,9 +132,15 @@ def _images(calibration_data, shape, image):
 
 
 def _labels_and_output(student, image, labels):
-    """The names, and the output whose last axis has as many positions."""
+    """The names, the output that they are about, and whether they name its values."""
     names = label_names(labels)
-    shapes = {name: tuple(y.shape) for name, y in forward(student, image).items()}
+    outputs = forward(student, image)
+    if outputs.keys() == NAMES:
+        return names, "classes", True
+    (name, first), *others = outputs.items()
+    if not others and "int" in standardize_dtype(first.dtype):
+        return names, name, True
+    shapes = {name: tuple(y.shape) for name, y in outputs.items()}
     sizes = {shape[-1] for shape in shapes.values()}
     while names and len(names) not in sizes and not names[-1].strip():
         names.pop()
@@ -141,7 +150,7 @@ def _labels_and_output(student, image, labels):
             "`labels` must be as many as one output has channels. Received: "
             f"{len(names)} labels for outputs of shape {shapes}"
         )
-    return names, fitting[0]
+    return names, fitting[0], False
 
 
 def _verify(path, student, images, quantization):

@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tiny
 from keras_hybrid.data import streets
 from keras_hybrid.export import tflite, to_tflite
+from keras_hybrid.models.deeplab_v2 import with_label_map
 
 # Keras 3.15 reads weights by `np.array(variable)`, which NumPy 2 finds outdated.
 pytestmark = pytest.mark.filterwarnings(
@@ -399,6 +400,16 @@ def test_labels_as_files_of_them_are_read(tmp_path, labels):
     report = to_tflite(small_student(), tmp_path / "student.tflite", labels=labels)
     with zipfile.ZipFile(report.filepath) as archive:
         assert archive.read("labels.txt") == b"ant\nbee\n\ndog\nelk\n"
+
+
+def test_labels_of_integers_name_their_values(tmp_path):
+    image = keras.Input((8, 8, 3))
+    scores = keras.layers.Conv2D(3, 1)(image)
+    network = with_label_map(keras.Model(image, scores))
+    names = ["ant", "bee", "cow"]  # not as many as the last axis of (1, 8, 8) is long
+    report = to_tflite(network, tmp_path / "student.tflite", labels=names)
+    with zipfile.ZipFile(report.filepath) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == names
 
 
 def test_replaces_a_file_and_creates_parents(tmp_path):
