@@ -128,8 +128,7 @@ def run_cell(table, row, seed, work):
     directory = cell_directory(work.resolve(), table, row, seed)
     os.chdir(work)
     recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
-    settings = study_plan.settings_of(plan, spec, seed)
-    config = recipe.Config(**settings, workdir=str(directory))
+    config = config_of(plan, spec, seed, directory)
     with varied(spec):
         results = recipe.main(config)
     content = {
@@ -144,6 +143,18 @@ def run_cell(table, row, seed, work):
         truth = recipe.open_data(config).test.ground_truth()
         content["curves"] = miss_rates(truth, detections, recipe.subsets_of(config))
     pathlib.Path(f"{directory}.json").write_text(json.dumps(content))
+
+
+def config_of(plan, spec, seed, workdir):
+    """The recipe's settings for a run.
+
+    On small images paths change network at every stride, not only at the paper's, unless
+    a row says where.
+    """
+    recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
+    everywhere = {"switch_points": "all"} if plan.recipe == "imagenet" else {}
+    settings = study_plan.settings_of(plan, spec, seed)
+    return recipe.Config(**everywhere, **settings, workdir=str(workdir))
 
 
 def planned(table, row, seed):

@@ -88,8 +88,7 @@ def pack(table, folder):
     recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
     rows = {}
     for row, spec in plan.rows().items():
-        settings = study_plan.settings_of(plan, spec, 0)
-        config = recipe.Config(**settings, workdir=f"runs/{table}")
+        config = study.config_of(plan, spec, 0, f"runs/{table}")
         with study.varied(spec):
             *data, model, student = recipe.prepare(config)
         compiled = {**model.get_compile_config(), "jit_compile": "auto"}

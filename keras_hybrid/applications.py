@@ -96,7 +96,7 @@ def load(
     Raises:
         ValueError: An unknown name, a missing or unfitting weights file, a shape that is
             not RGB; and whatever the Keras class refuses.
-        OSError: The ImageNet weights could not be downloaded.
+        ConnectionError: The ImageNet weights could not be downloaded.
 
     Example:
 
@@ -226,7 +226,7 @@ def _build(name, weights, input_shape, top, classes, kwargs):
             # `keras.utils.get_file` raises a bare Exception.
             if not isinstance(error, OSError) and "URL fetch failure" not in str(error):
                 raise
-            raise OSError(
+            raise ConnectionError(
                 f"The ImageNet weights of {name} could not be downloaded. Pass "
                 "`weights=None` for random weights, or a file. "
                 f"The download said: {_one_line(error)}"

@@ -9,6 +9,10 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from keras_hybrid.recipes.workdir import read_json, write_json
+
+_SKIPPED = "skipped_images.json"
+
 
 class Checkpoints(keras.callbacks.Callback):
     """Keeps the end of the last epoch, whole at any moment.
@@ -22,12 +26,15 @@ class Checkpoints(keras.callbacks.Callback):
             deleted.
         model: The compiled model that `fit` trains.
         student: The network that it is about; `model` itself or within.
+        source: Of the training images. A process that goes on after the last epoch reads
+            none of them, so that the names of those that could not be read are kept too.
         writes: Whether this process does; of several machines the chief alone.
     """
 
-    def __init__(self, directory, model, student, writes=True):
+    def __init__(self, directory, model, student, source, writes=True):
         super().__init__()
         self._directory = pathlib.Path(directory)
+        self._source, self._skipped_before = source, []
         self._writes = writes
         variables = [variable.value for variable in training_state(model, student)]
         self._checkpoint = tf.train.Checkpoint(variables=variables)
@@ -40,19 +47,30 @@ class Checkpoints(keras.callbacks.Callback):
         latest = self._manager.latest_checkpoint
         if self._writes:
             self._delete_unfinished(latest)
+        if (self._directory / _SKIPPED).exists():
+            self._skipped_before = read_json(self._directory / _SKIPPED)
         if latest is None:
             return 0
         self._checkpoint.restore(latest).assert_consumed()
         return int(latest.rpartition("-")[2])
 
     def _delete_unfinished(self, latest):
-        kept = "checkpoint", f"{pathlib.Path(latest).name}." if latest else "checkpoint"
+        kept = ["checkpoint", _SKIPPED]
+        if latest:
+            kept.append(f"{pathlib.Path(latest).name}.")
         for path in self._directory.glob("*"):
-            if not path.name.startswith(kept):
+            if not path.name.startswith(tuple(kept)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @property
+    def skipped(self):
+        """Names of the training images that could not be read, here or before."""
+        return list(dict.fromkeys([*self._skipped_before, *self._source.skipped]))
 
     def on_epoch_end(self, epoch, logs=None):
         if self._writes and math.isfinite(logs["loss"]):
+            if self.skipped:  # first: a process that goes on from there misses none
+                write_json(self._directory / _SKIPPED, self.skipped)
             with _quiet():
                 self._manager.save(epoch + 1)
 

@@ -22,7 +22,6 @@ evidence of nothing. It takes 6 to 10 minutes on two cores, its teacher included
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 from typing import Literal
@@ -31,13 +30,14 @@ import keras
 import numpy as np
 from absl import logging
 
+from keras_hybrid import graph
 from keras_hybrid.data import augment_boxes, pedestrians
-from keras_hybrid.export.student import load
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
 from keras_hybrid.models.anchors import CELLS
 from keras_hybrid.models.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes import (
+    devices,
     embedded,
     networks,
     pictures,
@@ -53,6 +53,8 @@ _MULTIPLE = 32
 _FEATURE_STRIDES = 8, 16, 32
 _ANCHORS = 11
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
+CLASS_NAMES = "background", "person"
+"""By the numbers in a detection; the first is that of no detection."""
 _STATE_DICTS = ".npz", ".safetensors"
 # Of flags that are not given: for photographs, and for drawn streets, in minutes.
 _DEFAULTS = {
@@ -129,12 +131,9 @@ class Config:
                 value = photographs if self.data_dir else drawn
                 object.__setattr__(self, name, value)  # the dataclass is frozen
         positive = "steps", "batch_size", "learning_rate", "upscale", "channels", "units"
-        for name in positive:
-            if getattr(self, name) <= 0:
-                settings.refuse(name, "above 0", getattr(self, name))
-        for name in ("min_height", "group_aspect", "teacher_epsilon"):
-            if getattr(self, name) < 0:
-                settings.refuse(name, "at least 0", getattr(self, name))
+        settings.check_numbers(self, positive)
+        at_least_0 = "min_height", "group_aspect", "teacher_epsilon"
+        settings.check_numbers(self, at_least_0, "at least 0")
         for name in ("crop_height", "crop_width"):
             value = getattr(self, name)
             if value <= 0 or value % _MULTIPLE:
@@ -164,20 +163,18 @@ def main(config):
     return workdir.results_of(config) or train(config, *prepare(config))
 
 
+@devices.leaves_settings
 def prepare(config):
     """All that can go wrong before training; returns (data, model, student).
 
     Of several balances the first is prepared.
     """
     config = one_for_each_balance(config)[0]
-    strategy = run.open_strategy(config.strategy)
     workdir.check(config)
+    strategy = devices.open_strategy(config.strategy)
     data = open_data(config)
     run.steps_per_epoch(config, data.train, strategy)
     config = with_embedded_teacher(config)
-    keras.config.set_dtype_policy(
-        "mixed_float16" if config.mixed_precision else "float32"
-    )
     with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         student = build_student(config, data)
@@ -186,19 +183,21 @@ def prepare(config):
     return data, model, student
 
 
+@devices.leaves_settings
 def train(config, data, model, student):
     """Fits, evaluates, draws and ships what `prepare` returned; returns the results."""
     if "," in config.balance:
         del data, model, student
         return sweep(config)
     writes = run.is_chief(model)
-    directory = workdir.create(config) if writes else pathlib.Path(config.workdir)
+    directory = workdir.create(config) if writes else workdir.path_of(config)
     steps_per_epoch = len(data.train) // config.batch_size
-    run.fit(
+    skipped = run.fit(
         directory,
         model,
         student,
         lambda epochs: training_batches(config, data, epochs),
+        source=data.train,
         # The learning rate is 0 from `steps` to the end of the last epoch.
         epochs=math.ceil(config.steps / steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
@@ -207,6 +206,7 @@ def train(config, data, model, student):
     if not writes:
         return {}
     workdir.save_model(student, directory / "student.keras")
+    workdir.write_labels(directory / "labels.txt", CLASS_NAMES)
     detections = detect(config, data, student)
     given = data.test.with_given_ids(detections)
     workdir.write_json(directory / "detections.json", given)
@@ -222,6 +222,7 @@ def train(config, data, model, student):
     )
     results = {
         "method": config.method,
+        "class_names": CLASS_NAMES,
         "training_images": len(data.train),
         "test_images": len(data.test),
         "training_seconds": run.training_seconds(directory),
@@ -229,12 +230,10 @@ def train(config, data, model, student):
             name: in_percent(log_average_miss_rate(truth, given, subset, category_id))
             for name, subset in subsets.items()
         },
-        "skipped_images": [*data.train.skipped, *data.test.skipped],
+        "skipped_images": [*skipped, *data.test.skipped],
         **ship(config, data, student, directory),
     }
-    workdir.write_json(directory / "results.json", results)
-    logging.info("Results in %s: %s", directory, json.dumps(results))
-    return results
+    return workdir.write_results(directory, results)
 
 
 def one_for_each_balance(config):
@@ -257,8 +256,7 @@ def sweep(config):
         directory / "sweep.png",
         {balance: result["miss_rate"] for balance, result in results.items()},
     )
-    workdir.write_json(directory / "results.json", results)
-    return results
+    return workdir.write_results(directory, results)
 
 
 def open_data(config):
@@ -324,8 +322,13 @@ def build_student(config, data):
 
 def load_backbone(config):
     if config.student_backbone.endswith(".keras"):
-        return load(config.student_backbone, "--student_backbone")
-    return networks.backbone(config, config.student_backbone)
+        value, any_size = config.student_backbone, networks.ANY_SIZE
+        backbone = networks.from_file("student_backbone", value, any_size)
+        if graph.functional(backbone) is None:
+            rule = "a Functional network without a head, not a detector"
+            settings.refuse("student_backbone", rule, value)
+        return backbone
+    return networks.backbone(config, "student_backbone")
 
 
 def anchor_heights(config, people):
@@ -361,7 +364,7 @@ def with_embedded_teacher(config):
 def load_teacher(config):
     if pathlib.Path(config.teacher).suffix in _STATE_DICTS:
         return load_resnet50(config.teacher, config.teacher_epsilon or None)
-    return networks.teacher(config)
+    return networks.teacher(config, crop_size(config))
 
 
 def build_model(config, student):
@@ -417,7 +420,9 @@ def ship(config, data, student, directory):
     """Exports for one image of the training crops' size, compared on such images."""
     network = with_detections(student, *crop_size(config))
     (images, _) = next(iter(training_batches(config, data, range(1))))
-    return run.ship(config, network, directory, calibration_data=images.numpy())
+    return run.ship(
+        config, network, directory, calibration_data=images.numpy(), labels=CLASS_NAMES
+    )
 
 
 if __name__ == "__main__":

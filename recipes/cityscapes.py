@@ -1,8 +1,8 @@
 """Tables 2 and 3 of the paper: teachers of other domains and tasks teach a segmenter.
 
 The paper's student is DeepLab v2 on VGG16, trained on Cityscapes with batch 8 and 40 000
-steps from 1e-3, polynomial. Its teacher for Table 3, a DeepLab v2 on ResNet-101 that
-knows GTA5, comes from the same recipe, and then teaches:
+steps from 1e-3, polynomial, the same for all layers. Its teacher for Table 3, a DeepLab
+v2 on ResNet-101 that knows GTA5, comes from the same recipe, and then teaches:
 
     python -m keras_hybrid.recipes.cityscapes --data_dir=/data/gta5 --workdir=runs/gta5 \
         --method=none --student=ResNet101
@@ -20,9 +20,7 @@ trying it out, and evidence of nothing:
 
 import dataclasses
 import functools
-import json
 import math
-import pathlib
 from typing import Literal
 
 import keras
@@ -30,11 +28,11 @@ import numpy as np
 from absl import logging
 
 from keras_hybrid.data import augment_maps, label_maps, segmentation
-from keras_hybrid.export.student import load
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.deeplab_v2 import at_size, deeplab_v2, with_label_map
 from keras_hybrid.models.dilation import undilated_stages
 from keras_hybrid.recipes import (
+    devices,
     embedded,
     networks,
     pictures,
@@ -99,9 +97,8 @@ class Config:
     """Ship it with the class of each pixel for output, not with a score of each class."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                settings.refuse(name, "above 0", getattr(self, name))
+        settings.check_numbers(self, ("steps", "batch_size", "learning_rate"))
+        settings.check_numbers(self, ("weight_decay",), "at least 0")
         for name in ("crop_height", "crop_width"):
             value = getattr(self, name)
             if value <= 0 or value % _MULTIPLE:
@@ -131,17 +128,15 @@ def main(config):
     return workdir.results_of(config) or train(config, *prepare(config))
 
 
+@devices.leaves_settings
 def prepare(config):
     """All that can go wrong before training; returns (data, other, model, student)."""
-    strategy = run.open_strategy(config.strategy)
     workdir.check(config)
+    strategy = devices.open_strategy(config.strategy)
     data = open_data(config)
     other = open_other(config, data)
     run.steps_per_epoch(config, data.train, strategy)
     config = with_embedded_teacher(config)
-    keras.config.set_dtype_policy(
-        "mixed_float16" if config.mixed_precision else "float32"
-    )
     with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         student = load_student(config, data)
@@ -156,16 +151,18 @@ def prepare(config):
     return data, other, model, student
 
 
+@devices.leaves_settings
 def train(config, data, other, model, student):
     """Fits, evaluates, draws and ships what `prepare` returned; returns the results."""
     writes = run.is_chief(model)
-    directory = workdir.create(config) if writes else pathlib.Path(config.workdir)
+    directory = workdir.create(config) if writes else workdir.path_of(config)
     steps_per_epoch = len(data.train) // config.batch_size
-    run.fit(
+    skipped = run.fit(
         directory,
         model,
         student,
         lambda epochs: training_batches(config, data, epochs),
+        source=data.train,
         # The learning rate is 0 from `steps` to the end of the last epoch.
         epochs=math.ceil(config.steps / steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
@@ -173,6 +170,7 @@ def train(config, data, other, model, student):
     if not writes:
         return {}
     workdir.save_model(student, directory / "student.keras")
+    workdir.write_labels(directory / "labels.txt", data.class_names)
     pictures.draw_label_maps(
         directory / "predictions.png",
         label_maps_of(student),
@@ -182,17 +180,20 @@ def train(config, data, other, model, student):
     )
     results = {
         "method": config.method,
+        "class_names": data.class_names,
         "training_images": len(data.train),
         "test_images": len(data.test),
         "training_seconds": run.training_seconds(directory),
         **evaluate(student, data),
         **({"also_evaluate": evaluate(student, other)} if other else {}),
-        "skipped_images": [*data.train.skipped, *data.test.skipped],
-        **ship(config, student, directory),
+        "skipped_images": [
+            *skipped,
+            *data.test.skipped,
+            *(other.test.skipped if other else ()),
+        ],
+        **ship(config, data, student, directory),
     }
-    workdir.write_json(directory / "results.json", results)
-    logging.info("Results in %s: %s", directory, json.dumps(results))
-    return results
+    return workdir.write_results(directory, results)
 
 
 def open_data(config):
@@ -239,11 +240,15 @@ def load_student(config, data):
     """Takes images of any size, in multiples of the output stride."""
     classes = len(data.class_names)
     if not config.student.endswith(".keras"):
-        backbone = networks.backbone(config, config.student)
+        backbone = networks.backbone(config, "student")
         return deeplab_v2(backbone, classes, output_stride=config.output_stride)
-    student = load(config.student, "--student")
-    if student.output_shape != (None, *student.input_shape[1:3], classes):
+    student = networks.from_file("student", config.student, networks.ANY_SIZE)
+    outputs = networks.outputs_for_noise(student, _MULTIPLE, _MULTIPLE)
+    if getattr(outputs, "shape", None) != (1, _MULTIPLE, _MULTIPLE, classes):
         settings.refuse("student", f"a segmenter of {classes} classes", config.student)
+    if networks.are_probabilities(outputs):
+        rule = "a segmenter that ends in logits, not in a softmax"
+        settings.refuse("student", rule, config.student)
     return student
 
 
@@ -262,7 +267,7 @@ def build_model(config, student):
     """What `fit` trains: `student` inside the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
-    teacher = networks.teacher(config)
+    teacher = networks.teacher(config, crop_size(config))
     points = switch_points(teacher, student)
     return run.build_model(config, teacher, student, points)
 
@@ -280,7 +285,15 @@ def switch_points(teacher, student):
 
 
 def build_optimizer(config):
-    """SGD and polynomial decay, as Tsai et al. 2018, whose set-up the paper follows."""
+    """SGD and polynomial decay, as Tsai et al. 2018, whose set-up the paper follows.
+
+    All weights have one rate, as in Tsai's code (AdaptSegNet, `deeplab_vgg.py`) for
+    VGG16, the paper's student, which has no batch normalization. For ResNet-101 that code
+    trains the last layer at ten times the rate, and scale and offset of batch
+    normalization not at all (`deeplab_multi.py`). Here such a network, the paper's
+    teacher, trains as every other: the paper gives no figures for its training, and
+    networks from scratch need scale and offset trained.
+    """
     momentum = 0.9
     schedule = keras.optimizers.schedules.PolynomialDecay(
         config.learning_rate, config.steps, end_learning_rate=0.0, power=0.9
@@ -317,13 +330,13 @@ def evaluate(student, data):
     }
 
 
-def ship(config, student, directory):
+def ship(config, data, student, directory):
     """Exports for images of the training crops' size, and for whole drawn streets."""
     size = crop_size(config) if config.data_dir else embedded.STREET_SIZE
     network = at_size(student, *size)
     if config.export_label_map:
         network = with_label_map(network)
-    return run.ship(config, network, directory)
+    return run.ship(config, network, directory, labels=data.class_names)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Table 1 of the paper: ResNet-50 teaches MobileNet V1 to classify ImageNet.
 
-The paper's run, batch 256, lr 0.1 divided by 10 every 30 epochs, plain sum of losses:
+The paper's run, batch 256, lr 0.1 divided by 10 every 30 epochs, plain sum of losses,
+paths of 46, 32 and 28 layers that change network at strides 2, 8 and 16:
 
     python -m keras_hybrid.recipes.imagenet --data_dir=/data/tfds --workdir=runs/table1 \
         --mixed_precision --strategy=mirrored
@@ -14,9 +15,7 @@ for trying it out, and evidence of nothing:
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 from typing import Literal
 
 import keras
@@ -25,8 +24,17 @@ from absl import logging
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.data import augment, images, streets
-from keras_hybrid.export.student import load
-from keras_hybrid.recipes import networks, run, settings, shell, teachers, workdir
+from keras_hybrid.models.deeplab_v2 import at_size
+from keras_hybrid.recipes import (
+    devices,
+    networks,
+    run,
+    settings,
+    shell,
+    teachers,
+    workdir,
+)
+from keras_hybrid.stages import Network
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -54,6 +62,8 @@ class Config:
     """Of the loss of such a baseline; its paper's, or 1, if not given."""
     balance: str = "1"
     """"dynamic" or a fixed alpha; the paper's Table 1 adds the plain losses."""
+    switch_points: str = "2,8,16"
+    """Strides at which hybrid paths change network, or "all" that both networks have."""
     epochs: int = 90
     """Passes through the training images."""
     batch_size: int = 256
@@ -72,11 +82,11 @@ class Config:
     """What to ship the student as: saved_model, tflite, or both with a comma."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                settings.refuse(name, "above 0", getattr(self, name))
+        settings.check_numbers(self, ("epochs", "batch_size", "learning_rate"))
+        settings.check_numbers(self, ("weight_decay",), "at least 0")
         settings.check_method_weight(self)
         settings.balance_of(self)
+        settings.switch_points_of(self)
         settings.exports_of(self)
 
 
@@ -100,16 +110,14 @@ def main(config):
     return workdir.results_of(config) or train(config, *prepare(config))
 
 
+@devices.leaves_settings
 def prepare(config):
     """All that can go wrong before training; returns (data, compiled model, student)."""
-    strategy = run.open_strategy(config.strategy)
     workdir.check(config)
+    strategy = devices.open_strategy(config.strategy)
     data = open_data(config)
     steps_per_epoch = run.steps_per_epoch(config, data.train, strategy)
     config = with_embedded_teacher(config, data)
-    keras.config.set_dtype_policy(
-        "mixed_float16" if config.mixed_precision else "float32"
-    )
     with strategy.scope():
         keras.utils.set_random_seed(config.seed)
         student = load_student(config, data)
@@ -122,15 +130,17 @@ def prepare(config):
     return data, model, student
 
 
+@devices.leaves_settings
 def train(config, data, model, student):
     """Fits, evaluates and ships what `prepare` returned; returns the results."""
     writes = run.is_chief(model)
-    directory = workdir.create(config) if writes else pathlib.Path(config.workdir)
-    run.fit(
+    directory = workdir.create(config) if writes else workdir.path_of(config)
+    skipped = run.fit(
         directory,
         model,
         student,
         lambda epochs: training_batches(config, data, epochs),
+        source=data.train,
         epochs=config.epochs,
         steps_per_epoch=len(data.train) // config.batch_size,
         validation_data=evaluation_batches(config, data),
@@ -138,18 +148,19 @@ def train(config, data, model, student):
     if not writes:
         return {}
     workdir.save_model(student, directory / "student.keras")
+    workdir.write_labels(directory / "labels.txt", data.class_names)
     results = {
         "method": config.method,
+        "class_names": data.class_names,
         "training_images": len(data.train),
         "test_images": len(data.test),
-        "skipped_images": [*data.train.skipped, *data.test.skipped],
         "training_seconds": run.training_seconds(directory),
         **evaluate(config, data, directory / "student.keras"),
+        # Behind the evaluation, which may skip some.
+        "skipped_images": [*skipped, *data.test.skipped],
         **ship(config, data, student, directory),
     }
-    workdir.write_json(directory / "results.json", results)
-    logging.info("Results in %s: %s", directory, json.dumps(results))
-    return results
+    return workdir.write_results(directory, results)
 
 
 def open_data(config):
@@ -186,8 +197,10 @@ def evaluation_batches(config, data, batch_size=None):
 def load_student(config, data):
     size, classes = image_size(data), len(data.class_names)
     if not config.student.endswith(".keras"):
-        network = networks.from_scratch(
+        network = networks.by_name(
+            "student",
             config.student,
+            networks.from_scratch,
             input_shape=(size, size, 3),
             classes=classes,
             classifier_activation=None,
@@ -195,9 +208,12 @@ def load_student(config, data):
         # In float16 a softmax is too coarse, and top-5 does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)
-    student = load(config.student, "--student")
-    if student.output_shape[-1] != classes:
+    student = networks.from_file("student", config.student, (size, size))
+    outputs = networks.outputs_for_noise(student, size, size)
+    if getattr(outputs, "shape", None) != (1, classes):
         settings.refuse("student", f"a classifier of {classes} classes", config.student)
+    if not networks.are_probabilities(outputs):
+        settings.refuse("student", "a classifier that ends in a softmax", config.student)
     return student
 
 
@@ -218,8 +234,31 @@ def build_model(config, data, student):
         check_teacher_knows(config, data)
         # In float16 a softmax of 1000 classes is too coarse.
         head = {"classes": _OF_IMAGENET, "classifier_activation": None}
-    teacher = networks.teacher(config, **head)
-    return run.build_model(config, teacher, student)
+    size = (image_size(data),) * 2
+    teacher = networks.teacher(config, size, **head)
+    points = switch_points(config, teacher, student)
+    return run.build_model(config, teacher, student, points)
+
+
+def switch_points(config, teacher, student):
+    """The paper's (46, 32 and 28 weighted layers, its Fig. 6), or others that are given.
+
+    Networks that lack one of the paper's change at all strides that both have. So do the
+    other methods, which compare maps there.
+    """
+    points = settings.switch_points_of(config)
+    if config.method != "hybrid" or points is None:
+        return None
+    both = Network(teacher, "teacher"), Network(student, "student")
+    common = set.intersection(*({cut.stride for cut in n.stage_cuts} for n in both))
+    before_joint = sorted(common)[:-1]
+    if set(points) <= set(before_joint):
+        return points
+    if config.switch_points != Config.switch_points:
+        rule = f'strides out of {before_joint}, or "all"'
+        settings.refuse("switch_points", rule, config.switch_points)
+    logging.info("Paths change network at all strides that both have: %s", before_joint)
+    return None
 
 
 def check_teacher_knows(config, data):
@@ -277,7 +316,9 @@ def evaluate(config, data, path):
 
 def ship(config, data, student, directory):
     """Exports; returns what results.json says of it."""
-    results = run.ship(config, student, directory)
+    size = image_size(data)
+    network = at_size(student, size, size)
+    results = run.ship(config, network, directory, labels=data.class_names)
     if "tflite" in settings.exports_of(config):
         results["tflite_top1"] = tflite_top1(config, data, directory / "student.tflite")
     return results

@@ -1,9 +1,16 @@
 """Networks as the recipes start from them."""
 
-import keras
+import os
 
-from keras_hybrid import applications
-from keras_hybrid.export.student import load
+import keras
+import numpy as np
+
+from keras_hybrid import applications, graph
+from keras_hybrid.export.student import image_input, load
+from keras_hybrid.recipes import settings
+
+ANY_SIZE = None, None
+"""Of images: height and width."""
 
 
 def from_scratch(name, **kwargs):
@@ -21,22 +28,96 @@ def from_scratch(name, **kwargs):
     return network
 
 
-def backbone(config, name):
-    """The feature maps of a student: what is drawn is learned from scratch."""
-    shape = (None, None, 3)
-    if config.student_weights == "random" or not config.data_dir:
-        return from_scratch(name, input_shape=shape)
-    return applications.load(name, weights=config.student_weights, input_shape=shape)
+def backbone(config, flag):
+    """The feature maps of the student that a flag names.
+
+    What is drawn is learned from scratch.
+    """
+    name, shape, weights = getattr(config, flag), (*ANY_SIZE, 3), config.student_weights
+    if weights == "random" or not config.data_dir:
+        return by_name(flag, name, from_scratch, input_shape=shape)
+    if weights != "imagenet" and not os.path.isfile(weights):
+        rule = "imagenet, random or a weights file that exists"
+        settings.refuse("student_weights", rule, weights)
+    return by_name(flag, name, weights=weights, input_shape=shape)
 
 
-def teacher(config, **kwargs):
+def teacher(config, size, **kwargs):
     """The network of --teacher, from raw RGB on.
 
     Args:
         config: The recipe's.
+        size: (height, width) of the training images. Only `--method=kd` runs the whole of
+            a teacher; parts of it take other sizes than the whole was built for.
         **kwargs: To `applications.load`, for one of Keras Applications.
     """
-    if config.teacher.endswith(".keras"):
-        network = load(config.teacher, "--teacher")
-        return applications.with_preprocessing(network, config.teacher_preprocessing)
-    return applications.load(config.teacher, **kwargs)
+    name, scheme = config.teacher, config.teacher_preprocessing
+    if name.endswith(".keras"):
+        network = load(name, "--teacher")
+        if scheme != "inside" and graph.functional(network) is None:
+            rule = "inside with a teacher that is no Functional model"
+            settings.refuse("teacher_preprocessing", rule, scheme)
+        network = applications.with_preprocessing(network, scheme)
+    else:
+        network = by_name("teacher", name, **kwargs)
+    return _taking("teacher", name, network, size) if config.method == "kd" else network
+
+
+def by_name(flag, name, make=applications.load, **kwargs):
+    """`make(name, **kwargs)`, a network of Keras Applications; errors name the flag."""
+    try:
+        return make(name, **kwargs)
+    except ConnectionError as error:
+        file = "--teacher=FILE.keras"
+        remedy = file if flag == "teacher" else "--student_weights=random, or a file"
+        reason = " ".join(str(error.__cause__).split())[:300]
+        raise ConnectionError(
+            f"The ImageNet weights of --{flag}={name} could not be downloaded. Pass "
+            f"{remedy}. The download said: {reason}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"--{flag}={name}: {error}") from error
+
+
+def from_file(flag, path, size):
+    """The network of a .keras file, which must take raw RGB images (B, *size, 3).
+
+    Args:
+        flag: What names the file, such as `"student"`.
+        path: The file.
+        size: (height, width), None for any.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such file or network; one line.
+    """
+    return _taking(flag, path, load(path, f"--{flag}"), size)
+
+
+def _taking(flag, value, network, size):
+    """`network`; refused where it does not take batches of images of that size."""
+    expected = None, *size, 3
+    try:
+        shape = tuple(image_input(network).shape)
+    except ValueError as error:
+        raise ValueError(f"--{flag}={value}: {error}") from error
+    fixed = [n for n in zip(shape[1:3], size, strict=True) if n[0] is not None]
+    if shape[0] is not None or shape[3] != 3 or any(one != n for one, n in fixed):
+        settings.refuse(
+            flag,
+            f"a network of RGB images of shape {expected}, built on `keras.Input("
+            f"{expected[1:]})`",
+            f"{value}, which takes {shape}",
+        )
+    return network
+
+
+def outputs_for_noise(network, height, width):
+    """What a network makes of an image (1, height, width, 3) of noise."""
+    noise = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3))
+    return network(noise.astype("float32"), training=False)
+
+
+def are_probabilities(outputs):
+    """Whether values (..., C) are at least 0 and sum to 1, as behind a softmax."""
+    outputs = keras.ops.convert_to_numpy(outputs).astype("float32")
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2))

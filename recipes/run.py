@@ -1,8 +1,7 @@
-"""A run: training that goes on, devices, exports."""
+"""A run: training that goes on, exports."""
 
 import contextlib
 import math
-import os
 import warnings
 
 import keras
@@ -45,6 +44,7 @@ def fit(
     student,
     batches,
     *,
+    source,
     epochs,
     steps_per_epoch,
     validation_data=None,
@@ -57,9 +57,13 @@ def fit(
         model: What to train, compiled; of several machines the first writes.
         student: The network that it is about; `model` itself or within.
         batches: `batches(epochs)` returns the batches of the epochs of a `range`.
+        source: Of the images in them.
         epochs, steps_per_epoch: As in `fit`.
         validation_data: Batches to evaluate on after each epoch, or None.
         names_of: From the targets of a batch to the names of its images, or None.
+
+    Returns:
+        Names of the training images that were skipped, by earlier processes too.
 
     Raises:
         FloatingPointError: The loss became infinite or NaN; given `names_of`, the message
@@ -67,7 +71,7 @@ def fit(
     """
     writes = is_chief(model)
     replicas = model.distribute_strategy.num_replicas_in_sync
-    checkpoints = Checkpoints(directory / "checkpoints", model, student, writes)
+    checkpoints = Checkpoints(directory / "checkpoints", model, student, source, writes)
     done = checkpoints.restore()
     if done:
         logging.info("Going on after epoch %d of %d", done, epochs)
@@ -91,6 +95,7 @@ def fit(
             )
         if end.at:
             raise FloatingPointError(_diverged(*end.at, batches, names_of))
+    return checkpoints.skipped
 
 
 class StopAtNaN(keras.callbacks.TerminateOnNaN):
@@ -137,38 +142,6 @@ def quiet_about_length():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
         yield
-
-
-def open_strategy(name):
-    """The strategy in whose scope to build the model. Call it before all else.
-
-    Args:
-        name: `"none"`, `"mirrored"` for all GPUs of this machine, or `"multi_worker"`
-            for those of all machines in the environment's `TF_CONFIG`.
-    """
-    _add_in_one_order()
-    if name == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    if name == "multi_worker":
-        if "TF_CONFIG" not in os.environ:
-            raise ValueError(
-                "--strategy=multi_worker must have the machines in TF_CONFIG, such as "
-                """TF_CONFIG='{"cluster": {"worker": ["one:2222", "two:2222"]}, """
-                """"task": {"type": "worker", "index": 0}}'"""
-            )
-        logging.info("Waiting for the other machines of TF_CONFIG")
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def _add_in_one_order():
-    """Makes runs on a CPU repeatable to the last bit.
-
-    In graphs that TensorFlow 2.21 has rewritten, the order in which the gradients of the
-    three paths are added depends on which is there first. GPUs need the rewriting.
-    """
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def steps_per_epoch(config, images, strategy):

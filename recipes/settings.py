@@ -14,6 +14,16 @@ def refuse(flag, rule, value):
     raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
 
 
+def check_numbers(config, names, rule="above 0"):
+    """Refuses flags that are not finite, or not above 0, or not "at least 0"."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value >= 0 if rule == "at least 0" else value > 0):
+            refuse(name, rule, value)
+        if value == math.inf:
+            refuse(name, "finite", value)
+
+
 def balance_of(config):
     """What `HybridTransfer` takes for --balance: "dynamic" or a number."""
     if config.balance == "dynamic":
@@ -23,6 +33,19 @@ def balance_of(config):
     except ValueError:
         refuse("balance", '"dynamic" or a number of at least 0', config.balance)
     return float(config.balance)
+
+
+def switch_points_of(config):
+    """What `HybridTransfer` takes for --switch_points: strides, or None for "all"."""
+    if config.switch_points == "all":
+        return None
+    strides = config.switch_points.split(",")
+    if all(stride.strip().isdecimal() for stride in strides):
+        strides = [int(stride) for stride in strides]
+        if sorted(set(strides)) == strides:
+            return tuple(strides)
+    rule = 'rising strides such as 2,8,16, or "all"'
+    return refuse("switch_points", rule, config.switch_points)
 
 
 def check_method_weight(config):

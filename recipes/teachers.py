@@ -96,7 +96,12 @@ def _cached(name, train):
     if not path.exists():
         logging.info("Training the teacher of the embedded world, once, for %s", path)
         keras.utils.set_random_seed(0)
-        save_model(train(), path)
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float32")  # whatever the run's, since it is kept
+        try:
+            save_model(train(), path)
+        finally:
+            keras.config.set_dtype_policy(policy)
     return path
 
 

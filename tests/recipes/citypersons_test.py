@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -91,6 +93,10 @@ def test_from_files_to_miss_rates(files, tmp_path):
     file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
     found = file(image=np.zeros((1, 64, 96, 3), "float32"))
     assert found["boxes"].shape == (1, 100, 4)
+    assert results["class_names"] == ["background", "person"]  # 0 is no detection
+    assert (tmp_path / "labels.txt").read_text() == "background\nperson\n"
+    with zipfile.ZipFile(tmp_path / "student.tflite") as archive:
+        assert archive.read("labels.txt") == b"background\nperson\n"
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
     keras.saving.load_model(tmp_path / "student.keras")
 
@@ -166,12 +172,17 @@ def test_not_a_number_names_the_images_of_the_batch(files, tmp_path):
 
 
 def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
-    citypersons.main(config(files, tmp_path / "alone", steps=6))
+    shutil.copytree(files, tmp_path / "data")
+    broken = sorted((tmp_path / "data" / "train").iterdir())[3]
+    broken.write_bytes(b"no image")
+    settings = {"steps": 6, "data_dir": str(tmp_path / "data")}
+    citypersons.main(config(files, tmp_path / "alone", **settings))
     with monkeypatch.context() as patch:
         patch.setattr(citypersons.workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            citypersons.main(config(files, tmp_path / "ended", steps=6))
-    citypersons.main(config(files, tmp_path / "ended", steps=6))
+            citypersons.main(config(files, tmp_path / "ended", **settings))
+    results = citypersons.main(config(files, tmp_path / "ended", **settings))
+    assert results["skipped_images"] == [str(broken)]
     one, other = (
         json.loads((tmp_path / name / "detections.json").read_text())
         for name in ("alone", "ended")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -70,6 +71,12 @@ def predictions(workdir, images):
     return np.argmax(student(images.astype("float32")), axis=-1)
 
 
+def labels_in(path):
+    """The names in the metadata of a TFLite file."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("labels.txt").decode().splitlines()
+
+
 def test_from_files_to_miou(files, tmp_path):
     settings = {"steps": 7, "export": "saved_model,tflite"}
     results = cityscapes.main(config(files, tmp_path, **settings))
@@ -90,6 +97,10 @@ def test_from_files_to_miou(files, tmp_path):
     file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
     scores = file(image=images[:1].astype("float32"))["output_0"]
     assert scores.shape == (1, *SIZE, 19)
+    names = results["class_names"]
+    assert (len(names), names[0], names[18]) == (19, "road", "bicycle")
+    assert (tmp_path / "labels.txt").read_text().splitlines() == names
+    assert labels_in(tmp_path / "student.tflite") == names
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 
@@ -147,9 +158,14 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
 
 
 def test_mixed_precision(files, tmp_path):
-    # A processor takes its time over float16: an epoch, of small maps.
+    # A processor takes its time over float16: few and small images.
+    for split, count in (("train", 2), ("val", 1)):
+        images, labels = (all_of[:, :32, 16:48] for all_of in pictures(count, seed=0))
+        add_cityscapes(tmp_path / "data", split, images, labels)
     settings = {"student": "MobileNet", "student_weights": "random"}
-    settings |= {"output_stride": 16, "steps": 3, "mixed_precision": True}
+    settings |= {"output_stride": 16, "steps": 1, "mixed_precision": True}
+    settings |= {"data_dir": str(tmp_path / "data"), "batch_size": 2}
+    settings |= {"crop_height": 32, "crop_width": 32}
     results = cityscapes.main(config(files, tmp_path, **settings))
     student = keras.saving.load_model(tmp_path / "student.keras", compile=False)
     assert student.get_layer("conv1").compute_dtype == "float16"
@@ -163,6 +179,7 @@ def test_ships_a_label_map(files, tmp_path):
     images, _ = pictures(1, seed=5)
     labels = file(image=images.astype("float32"))["output_0"]
     assert labels.dtype == np.uint8
+    assert labels_in(tmp_path / "student.tflite")[:2] == ["road", "sidewalk"]
     assert np.mean(labels == predictions(tmp_path, images)) > 0.999
 
 
@@ -236,11 +253,31 @@ def test_a_teacher_without_a_common_stride(files, tmp_path):
         cityscapes.main(settings)
 
 
-def test_a_student_for_other_classes(files, tmp_path):
-    save_student(tmp_path / "five.keras", classes=5)
-    settings = config(files, tmp_path / "run", student=str(tmp_path / "five.keras"))
-    with pytest.raises(ValueError, match="--student must be a segmenter of 19 classes"):
+STUDENTS = {
+    "five classes": (None, 5, None, "a segmenter of 19 classes"),
+    "one size": (64, 19, None, "a network of RGB images of shape .*, 64, 64, 3"),
+    "softmax": (None, 19, "softmax", "a segmenter that ends in logits"),
+    "two outputs": (None, 19, "two", "a segmenter of 19 classes"),
+}
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_a_student_that_cannot_be_evaluated(kind, files, tmp_path):
+    size, classes, end, message = STUDENTS[kind]
+    network = tiny.student(size=size)
+    trunk = keras.Model(network.input, network.get_layer("out3").output)
+    student = deeplab_v2(trunk, classes, output_stride=4, rates=RATES)
+    outputs = {
+        "softmax": lambda x: keras.layers.Softmax()(x),
+        "two": lambda x: [x, keras.layers.Identity()(x)],
+        None: lambda x: x,
+    }[end](student.output)
+    keras.Model(student.input, outputs).save(tmp_path / "student.keras")
+    settings = config(files, tmp_path / "run", student=str(tmp_path / "student.keras"))
+    with pytest.raises(ValueError, match=f"--student must be {message}") as error:
         cityscapes.main(settings)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_data_set_must_have_the_same_classes(files, tmp_path):
@@ -252,12 +289,21 @@ def test_another_data_set_must_have_the_same_classes(files, tmp_path):
         cityscapes.main(settings)
 
 
-def test_one_broken_label_map_does_not_end_the_run(files, tmp_path):
-    add_cityscapes(tmp_path / "data", "train", *pictures(8, seed=0))
-    add_cityscapes(tmp_path / "data", "val", *pictures(2, seed=1))
-    folder = tmp_path / "data/gtFine/train/aachen"
-    Image.fromarray(halves(7, 8)).save(sorted(folder.iterdir())[5])
-    changes = {"data_dir": str(tmp_path / "data")}
+def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch):
+    """They are named also by a process that comes when the training is done."""
+    for root in ("data", "other"):
+        add_cityscapes(tmp_path / root, "train", *pictures(8, seed=0))
+        add_cityscapes(tmp_path / root, "val", *pictures(3, seed=1))
+    for folder, index in (("data/gtFine/train", 5), ("other/gtFine/val", 1)):
+        path = sorted((tmp_path / folder / "aachen").iterdir())[index]
+        Image.fromarray(halves(7, 8)).save(path)
+    roots = {"data_dir": tmp_path / "data", "also_evaluate": tmp_path / "other"}
+    changes = {"steps": 2, **{name: str(root) for name, root in roots.items()}}
+    with monkeypatch.context() as patch:
+        patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cityscapes.main(config(files, tmp_path / "run", **changes))
     results = cityscapes.main(config(files, tmp_path / "run", **changes))
-    (skipped,) = results["skipped_images"]
-    assert skipped.endswith("aachen_000005_000019_leftImg8bit.png")
+    training, other = results["skipped_images"]
+    assert training.endswith("train/aachen/aachen_000005_000019_leftImg8bit.png")
+    assert other.endswith("val/aachen/aachen_000001_000019_leftImg8bit.png")

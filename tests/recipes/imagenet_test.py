@@ -2,17 +2,22 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import tiny
-from keras_hybrid.recipes import imagenet
+from keras_hybrid import applications
+from keras_hybrid.recipes import imagenet, workdir
 from runs import config, shell
 
 
@@ -22,6 +27,10 @@ def test_trains_evaluates_and_ships(files, tmp_path):
     assert json.loads((run / "results.json").read_text()) == results
     assert json.loads((run / "config.json").read_text())["epochs"] == 2
     assert (run / "saved_model" / "saved_model.pb").exists()
+    assert results["class_names"] == ["0", "1", "2", "3"]
+    assert (run / "labels.txt").read_text() == "0\n1\n2\n3\n"
+    with zipfile.ZipFile(run / "student.tflite") as archive:
+        assert archive.read("labels.txt") == b"0\n1\n2\n3\n"
     assert 0 <= results["top1"] <= results["top5"] <= 100
     assert results["tflite_top1"] == results["top1"]
     assert results["tflite_bytes"] == (run / "student.tflite").stat().st_size
@@ -67,6 +76,8 @@ def test_mixed_precision(files, tmp_path):
     student = keras.saving.load_model(tmp_path / "student.keras")
     assert student.get_layer("conv1").compute_dtype == "float16"
     assert results["top1"] >= 0
+    assert keras.config.dtype_policy().name == "float32"
+    assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
 
 
 def test_a_loss_that_explodes_leaves_no_student(files, tmp_path):
@@ -76,7 +87,8 @@ def test_a_loss_that_explodes_leaves_no_student(files, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
-def test_folder_with_a_corrupt_image(files, tmp_path):
+def test_folder_with_corrupt_images(files, tmp_path, monkeypatch):
+    """They are named also by a process that comes when the training is done."""
     rng = np.random.default_rng(1)
     for split in ("train", "val"):
         for name in ("cat", "dog", "emu", "fox"):
@@ -85,17 +97,53 @@ def test_folder_with_a_corrupt_image(files, tmp_path):
             for i in range(4):
                 pixels = rng.integers(0, 255, (40, 50, 3)).astype("uint8")
                 Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    broken = tmp_path / "data" / "train" / "dog" / "2.jpg"
-    broken.write_bytes(broken.read_bytes()[:100])
-    settings = {"data_dir": str(tmp_path / "data"), "student": str(any_size(tmp_path))}
+    broken = [tmp_path / "data" / name for name in ("train/dog/2.jpg", "val/cat/1.jpg")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:100])
+    tiny.student(size=None).save(tmp_path / "any_size.keras")
+    settings = {
+        "data_dir": str(tmp_path / "data"),
+        "student": str(tmp_path / "any_size.keras"),
+        "epochs": 1,
+        "export": "tflite",
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            imagenet.main(config(files, tmp_path / "run", **settings))
     results = imagenet.main(config(files, tmp_path / "run", **settings))
-    assert results["skipped_images"] == [str(broken)]
+    assert results["skipped_images"] == [str(path) for path in broken]
+    assert results["class_names"] == ["cat", "dog", "emu", "fox"]
+    file = Interpreter(str(tmp_path / "run" / "student.tflite")).get_signature_runner()
+    assert file.get_input_details()["image"]["shape"].tolist() == [1, 224, 224, 3]
 
 
-def any_size(folder):
-    student = tiny.student(size=224)
-    student.save(folder / "large.keras")
-    return folder / "large.keras"
+def weighted_layers(settings):
+    data = imagenet.open_data(settings)
+    student = imagenet.load_student(settings, data)
+    model = imagenet.build_model(settings, data, student)
+    return [path.weighted_layers for path in model.paths]
+
+
+def test_paths_are_as_long_as_the_papers(files, tmp_path, monkeypatch):
+    """Its Fig. 6: 46, 32 and 28 layers; at all strides of both they are 39, 39 and 28."""
+    settings = {"teacher": "ResNet50", "student": "MobileNet"}
+    random = functools.partial(applications.load, weights=None)
+    monkeypatch.setattr(
+        imagenet.networks,
+        "by_name",
+        lambda flag, name, make=None, **kw: random(name, **kw),
+    )
+    assert weighted_layers(config(files, tmp_path, **settings)) == [46, 32, 28]
+    settings["switch_points"] = "all"
+    assert weighted_layers(config(files, tmp_path, **settings)) == [39, 39, 28]
+
+
+def test_networks_without_the_papers_strides_change_at_all_they_have(files, tmp_path):
+    _, model, _ = imagenet.prepare(config(files, tmp_path))
+    assert model.paths[0].owners == ("student", "teacher", "student")
+    _, model, _ = imagenet.prepare(config(files, tmp_path, switch_points="4"))
+    assert model.paths[0].owners == ("student", "teacher")
 
 
 def test_learning_rate_is_the_papers():
@@ -158,6 +206,55 @@ def test_a_student_of_other_classes(files, tmp_path):
     tiny.student(classes=7).save(tmp_path / "seven.keras")
     message = mistaken(files, tmp_path, student=str(tmp_path / "seven.keras"))
     assert "--student must be a classifier of 4 classes" in message
+
+
+def student_file(folder, **kinds):
+    """A student of another kind: of other images, outputs or another batch."""
+    shape = kinds.get("shape", (None, 32, 32, 3))
+    image = keras.Input(batch_shape=shape)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    probabilities = keras.layers.Softmax()(x)
+    outputs = {"logits": x, "two": [probabilities, x], "dict": {"a": probabilities}}
+    student = keras.Model(image, outputs.get(kinds.get("output"), probabilities))
+    student.save(folder / "student.keras")
+    return str(folder / "student.keras")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"shape": (None, 64, 64, 3)}, r"\(None, 32, 32, 3\).*which takes \(None, 64, "),
+        ({"shape": (8, 32, 32, 3)}, r"which takes \(8, 32, 32, 3\)"),
+        ({"shape": (None, 32, 32, 1)}, r"which takes \(None, 32, 32, 1\)"),
+        ({"output": "two"}, "must be a classifier of 4 classes"),
+        ({"output": "dict"}, "must be a classifier of 4 classes"),
+        ({"output": "logits"}, "must be a classifier that ends in a softmax"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_on_the_images(kind, message, files, tmp_path):
+    student = student_file(tmp_path, **kind)
+    said = mistaken(files, tmp_path, student=student)
+    assert said.startswith("--student must be ")
+    assert re.search(message, said)
+
+
+def test_kd_needs_a_teacher_of_the_images_size(files, tmp_path):
+    teacher = student_file(tmp_path, shape=(None, 64, 64, 3))
+    message = mistaken(files, tmp_path, method="kd", teacher=teacher)
+    assert "--teacher must be a network of RGB images of shape (None, 32, 32" in message
+
+
+@pytest.mark.parametrize("points", ["", "2,", "8,2", "2,2", "two", "2;8", "-2", "all,2"])
+def test_switch_points_that_are_no_strides(points):
+    with pytest.raises(ValueError, match="--switch_points must be rising strides such"):
+        imagenet.Config(switch_points=points)
+
+
+def test_switch_points_that_the_networks_lack(files, tmp_path):
+    message = mistaken(files, tmp_path, switch_points="4,16")
+    assert '--switch_points must be strides out of [2, 4], or "all"' in message
 
 
 def test_kd_needs_a_teacher_of_the_same_classes(files, tmp_path):

@@ -92,13 +92,16 @@ def test_in_mixed_precision(files, tmp_path, end_in_epoch):
     assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_ended_after_the_last_epoch(files, tmp_path, monkeypatch):
+def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            imagenet.main(config(files, tmp_path))
-    assert imagenet.main(config(files, tmp_path))["training_seconds"] > 0
-    assert len(read_rows(tmp_path / "metrics.csv")) == 2
+            imagenet.main(config(files, tmp_path / "here"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setattr(run, "TransferCurves", None)  # nothing is left to train
+    results = imagenet.main(config(files, f"{tmp_path}/there/"))
+    assert results["training_seconds"] > 0
+    assert len(read_rows(tmp_path / "there" / "metrics.csv")) == 2
 
 
 def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch):

@@ -1,0 +1,115 @@
+"""The devices of a run, and what it sets for the whole process."""
+
+import functools
+import json
+import os
+import re
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+_TF_CONFIG = (
+    """TF_CONFIG='{"cluster": {"worker": ["one:2222", "two:2222"]}, """
+    """"task": {"type": "worker", "index": 0}}'"""
+)
+_JOBS = "chief", "worker"
+
+
+def leaves_settings(function):
+    """Decorates `prepare` and `train`, which set something for the whole process.
+
+    That is Keras's dtype policy, by --mixed_precision, and on a CPU what makes runs
+    repeatable to the last bit: in graphs that TensorFlow 2.21 has rewritten, the order in
+    which the gradients of the three paths are added depends on which is there first. GPUs
+    need the rewriting. In the end, also by an error, both are as they were.
+    """
+
+    @functools.wraps(function)
+    def decorated(config, *args):
+        policy = keras.config.dtype_policy()
+        options = tf.config.optimizer.get_experimental_options()
+        try:
+            keras.config.set_dtype_policy(
+                "mixed_float16" if config.mixed_precision else "float32"
+            )
+            if not tf.config.list_physical_devices("GPU"):
+                one_order = {"disable_meta_optimizer": True}
+                tf.config.optimizer.set_experimental_options(one_order)
+            return function(config, *args)
+        finally:
+            keras.config.set_dtype_policy(policy)
+            tf.config.optimizer.set_experimental_options(options)
+
+    return decorated
+
+
+def open_strategy(name):
+    """The strategy in whose scope to build the model. Call it before all else.
+
+    Args:
+        name: `"none"`, `"mirrored"` for all GPUs of this machine, or `"multi_worker"`
+            for those of all machines in the environment's `TF_CONFIG`.
+
+    Raises:
+        ValueError: `TF_CONFIG` is not as TensorFlow needs it.
+        OSError: This machine cannot listen at its address in `TF_CONFIG`.
+    """
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if name == "multi_worker":
+        _check_machines(os.environ.get("TF_CONFIG"))
+        logging.info("Waiting for the other machines of TF_CONFIG")
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:  # such as a port that is taken
+            raise OSError(
+                "This machine must be free to listen at its address in TF_CONFIG. "
+                f"Received: TF_CONFIG={os.environ['TF_CONFIG']}, of which TensorFlow "
+                f"says: {error.message}"
+            ) from error
+    return tf.distribute.get_strategy()
+
+
+def _check_machines(tf_config):
+    """Refuses what TensorFlow would fail at, or wait for, without naming TF_CONFIG."""
+    fault = "nothing" if tf_config is None else _fault_of_machines(tf_config)
+    if fault:
+        raise ValueError(
+            f"--strategy=multi_worker must have the machines in TF_CONFIG, such as "
+            f"{_TF_CONFIG}. Received: {fault}"
+        )
+
+
+def _fault_of_machines(tf_config):
+    """What is wrong with the text of TF_CONFIG, or None."""
+    received = f"TF_CONFIG={' '.join(tf_config.split())[:300]!r}"
+    try:
+        content = json.loads(tf_config)
+    except ValueError as error:
+        return f"{received}, which is no JSON: {error}"
+    cluster, task = (
+        content.get(key) if isinstance(content, dict) else None
+        for key in ("cluster", "task")
+    )
+    if not isinstance(cluster, dict) or not cluster or set(cluster) - {*_JOBS}:
+        return f"{received}, which must have a cluster of worker, and chief if you like"
+    if not all(isinstance(addresses, list) for addresses in cluster.values()):
+        return f"{received}, whose cluster must have a list of addresses for each type"
+    addresses = [address for job in cluster.values() for address in job]
+    for address in addresses:
+        if (
+            not re.fullmatch(r"[^\s/]+:\d{1,5}", str(address))
+            or addresses.count(address) > 1
+        ):
+            return f"{received}, whose {address!r} must be host:port of one machine"
+    job, index = (
+        task.get(key) if isinstance(task, dict) else None for key in ("type", "index")
+    )
+    machines = cluster.get(job, ()) if isinstance(job, str) else ()
+    if not (str(index).isdecimal() and int(index) < len(machines)):
+        return (
+            f"{received}, whose task must be one of the cluster's machines, by its type "
+            "and its index from 0"
+        )
+    return None

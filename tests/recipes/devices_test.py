@@ -1,0 +1,121 @@
+"""TF_CONFIG is checked before waiting; the process is left as it was found."""
+
+import json
+import types
+
+import keras
+import pytest
+import tensorflow as tf
+
+from keras_hybrid.recipes import devices, imagenet
+
+CLUSTER = {"worker": ["one:2222", "two:2222"]}
+TASK = {"type": "worker", "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "Received: nothing"),
+        ("", "TF_CONFIG='', which is no JSON"),
+        ("{'cluster': 1}", "which is no JSON"),
+        ("[]", "which must have a cluster"),
+        ({"task": TASK}, "which must have a cluster"),
+        ({"cluster": {}, "task": TASK}, "which must have a cluster"),
+        ({"cluster": {"ps": ["a:1"]}, "task": TASK}, "which must have a cluster of work"),
+        ({"cluster": {"worker": "one:2222"}, "task": TASK}, "a list of addresses"),
+        ({"cluster": {"worker": ["one"]}, "task": TASK}, "whose 'one' must be host:port"),
+        ({"cluster": {"worker": [2]}, "task": TASK}, "whose 2 must be host:port"),
+        ({"cluster": {"worker": ["a:1", "a:1"]}, "task": TASK}, "of one machine"),
+        ({"cluster": CLUSTER}, "whose task must be one of the cluster's machines"),
+        ({"cluster": CLUSTER, "task": "worker"}, "whose task must be one"),
+        ({"cluster": CLUSTER, "task": {**TASK, "index": 2}}, "whose task must be one"),
+        ({"cluster": CLUSTER, "task": {**TASK, "index": -1}}, "whose task must be one"),
+        ({"cluster": CLUSTER, "task": {**TASK, "type": "chief"}}, "whose task must be"),
+        ({"cluster": CLUSTER, "task": {**TASK, "type": ["worker"]}}, "whose task must"),
+    ],
+)
+def test_a_bad_tf_config_is_one_line(content, message, monkeypatch):
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", None)
+    if content is None:
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+    else:
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message) as error:
+        devices.open_strategy("multi_worker")
+    assert 'TF_CONFIG=\'{"cluster"' in str(error.value)  # what it should be
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"cluster": CLUSTER, "task": TASK},
+        {"cluster": {"chief": ["a:1"], **CLUSTER}, "task": {**TASK, "index": "1"}},
+        {"cluster": {"chief": ["[::1]:99"]}, "task": {"type": "chief", "index": 0}},
+    ],
+)
+def test_a_good_tf_config(content, monkeypatch):
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: "opened")
+    monkeypatch.setenv("TF_CONFIG", json.dumps(content))
+    assert devices.open_strategy("multi_worker") == "opened"
+
+
+def test_an_address_that_is_taken(monkeypatch):
+    def fail():
+        raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": CLUSTER, "task": TASK}))
+    with pytest.raises(OSError, match="its address in TF_CONFIG.*one:2222.*gRPC"):
+        devices.open_strategy("multi_worker")
+
+
+def settings():
+    return (
+        keras.config.dtype_policy().name,
+        tf.config.optimizer.get_experimental_options(),
+    )
+
+
+@pytest.mark.parametrize("rewriting", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_process_is_left_as_it_was(policy, rewriting):
+    keras.config.set_dtype_policy(policy)
+    before = tf.config.optimizer.get_experimental_options()
+    try:
+        tf.config.optimizer.set_experimental_options(
+            {"disable_meta_optimizer": not rewriting}
+        )
+        found = settings()
+        within = []
+
+        @devices.leaves_settings
+        def work(config, fails):
+            within.append(settings())
+            if fails:
+                raise ValueError("no")
+
+        config = types.SimpleNamespace(mixed_precision=True)
+        work(config, False)
+        assert settings() == found
+        with pytest.raises(ValueError, match="no"):
+            work(config, True)
+        assert settings() == found
+        for name, options in within:
+            assert name == "mixed_float16"
+            assert options["disable_meta_optimizer"]
+    finally:
+        tf.config.optimizer.set_experimental_options(before)
+
+
+def test_a_run_that_cannot_start_leaves_it_too(tmp_path):
+    found = settings()
+    config = imagenet.Config(
+        workdir=str(tmp_path), data_dir="/nowhere", mixed_precision=True
+    )
+    for function in (imagenet.main, imagenet.prepare):
+        with pytest.raises(OSError, match="/nowhere"):
+            function(config)
+        assert settings() == found

@@ -1,0 +1,117 @@
+"""Networks that cannot be had are named by the flag that asked for them."""
+
+import types
+import urllib.error
+
+import keras
+import pytest
+from keras.src.utils import file_utils
+
+from detectors import backbone
+from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.recipes import citypersons, networks
+
+
+def config(**changes):
+    settings = {
+        "data_dir": "photographs",
+        "method": "hybrid",
+        "teacher": "ResNet50",
+        "teacher_preprocessing": "inside",
+        "student": "VGG16",
+        "student_backbone": "MobileNet",
+        "student_weights": "imagenet",
+    }
+    return types.SimpleNamespace(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("load", "advice"),
+    [
+        (lambda: networks.teacher(config(), (64, 64)), "--teacher=FILE.keras"),
+        (
+            lambda: networks.teacher(config(method="kd"), None, classes=5),
+            "--teacher=FILE",
+        ),
+        (lambda: networks.backbone(config(), "student"), "--student_weights=random, or"),
+        (lambda: citypersons.load_backbone(config()), "--student_weights=random, or a "),
+    ],
+)
+def test_a_download_that_fails_advises_flags(load, advice, tmp_path, monkeypatch):
+    def fail_to_download(*args, **kwargs):
+        raise urllib.error.URLError("no\nnetwork")
+
+    monkeypatch.setattr(file_utils, "urlretrieve", fail_to_download)
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+    with pytest.raises(ConnectionError, match="could not be downloaded") as error:
+        load()
+    assert f"Pass {advice}" in str(error.value)
+    assert "weights=None" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (lambda: networks.backbone(config(student="VGG"), "student"), "--student=VGG: "),
+        (
+            lambda: networks.teacher(config(teacher="a.h5"), None),
+            "--teacher=a.h5: `name`",
+        ),
+        (
+            lambda: networks.backbone(config(student_weights="Random"), "student"),
+            "--student_weights must be imagenet, random or a weights file that exists",
+        ),
+    ],
+)
+def test_a_name_that_is_none(load, message):
+    with pytest.raises(ValueError, match=message):
+        load()
+
+
+def saved(folder, shape):
+    image = keras.Input(batch_shape=shape)
+    keras.Model(image, keras.layers.Identity()(image)).save(folder / "network.keras")
+    return str(folder / "network.keras")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((None, 64, 64, 3), networks.ANY_SIZE),
+        ((None, 64, None, 3), networks.ANY_SIZE),
+        ((None, 64, 64, 3), (64, 96)),
+        ((4, None, None, 3), networks.ANY_SIZE),
+        ((None, None, None, 1), networks.ANY_SIZE),
+        ((None, None, None, 4), (64, 64)),
+        ((None, 3, 64, 64), (64, 64)),
+    ],
+)
+def test_a_file_for_other_images_is_refused(shape, size, tmp_path):
+    path = saved(tmp_path, shape)
+    with pytest.raises(ValueError, match="--student must be a network of RGB") as error:
+        networks.from_file("student", path, size)
+    assert f"Received: --student={path}, which takes {shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(None, 64, 96, 3), (None, None, None, 3)])
+def test_a_file_for_the_images(shape, tmp_path):
+    network = networks.from_file("student", saved(tmp_path, shape), (64, 96))
+    assert network.input_shape == shape
+
+
+def test_a_file_that_takes_no_images(tmp_path):
+    with pytest.raises(ValueError, match="--student=.*must have one input, images"):
+        networks.from_file("student", saved(tmp_path, (None, 12)), (64, 96))
+
+
+def test_a_detector_is_a_teacher_but_no_backbone(tmp_path):
+    path = str(tmp_path / "detector.keras")
+    small = backbone((4, 8, 8, 8, 8), 1 / 255)
+    FasterRCNN(small, channels=8, units=16).save(path)
+    assert isinstance(networks.teacher(config(teacher=path), None), FasterRCNN)
+    scaled = config(teacher=path, teacher_preprocessing="caffe")
+    with pytest.raises(ValueError, match="--teacher_preprocessing must be inside with"):
+        networks.teacher(scaled, None)
+    with pytest.raises(ValueError, match="--student_backbone must be a Functional"):
+        citypersons.load_backbone(config(student_backbone=path))

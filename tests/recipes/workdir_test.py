@@ -1,0 +1,125 @@
+"""A workdir knows its run by its flags; what is written there is JSON for everyone."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+
+from keras_hybrid.recipes import imagenet, workdir
+
+RESULTS = {"top1": 50.0}
+
+
+def finished(config):
+    """Leaves a run with results."""
+    directory = workdir.create(config)
+    workdir.write_results(directory, RESULTS)
+    return directory
+
+
+@pytest.mark.parametrize("name", ["runs/a/", "./runs/a", "runs/../runs/a", "absolute"])
+def test_a_run_goes_on_however_its_workdir_is_spelled(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(imagenet.Config(workdir="runs/a"))
+    name = str(tmp_path / "runs/a") if name == "absolute" else name
+    assert workdir.results_of(imagenet.Config(workdir=name)) == RESULTS
+    workdir.check(imagenet.Config(workdir=name))
+
+
+def test_a_run_goes_on_where_its_workdir_was_moved_to(tmp_path):
+    directory = finished(imagenet.Config(workdir=str(tmp_path / "a")))
+    shutil.move(directory, tmp_path / "b")
+    assert workdir.results_of(imagenet.Config(workdir=str(tmp_path / "b"))) == RESULTS
+
+
+def test_home_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    finished(imagenet.Config(workdir="~/a"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert workdir.results_of(imagenet.Config(workdir="~/a")) == RESULTS
+
+
+def test_a_file_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "teacher.keras").touch()
+    (tmp_path / "link.keras").symlink_to("teacher.keras")
+    first = imagenet.Config(workdir="a", data_dir="data", teacher="teacher.keras")
+    finished(first)
+    for changes in (
+        {"data_dir": "data/", "teacher": "./teacher.keras"},
+        {"data_dir": str(tmp_path / "data"), "teacher": "link.keras"},
+    ):
+        assert workdir.results_of(dataclasses.replace(first, **changes)) == RESULTS
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="--data_dir=data there and other now"):
+        workdir.results_of(dataclasses.replace(first, data_dir="other"))
+    with pytest.raises(ValueError, match="--data_dir=data there and missing now"):
+        workdir.results_of(dataclasses.replace(first, data_dir="missing"))
+
+
+def test_a_flag_newer_than_the_run_has_its_default(tmp_path):
+    config = imagenet.Config(workdir=str(tmp_path))
+    directory = finished(config)
+    older = dataclasses.asdict(config)
+    del older["weight_decay"]
+    workdir.write_json(directory / "config.json", older)
+    assert workdir.results_of(config) == RESULTS
+    changed = dataclasses.replace(config, weight_decay=0.5)
+    with pytest.raises(ValueError, match="--weight_decay=0.0001 there and 0.5 now"):
+        workdir.results_of(changed)
+    workdir.write_json(directory / "config.json", {**older, "gone": 1})
+    with pytest.raises(ValueError, match="--gone=1 there and None now"):
+        workdir.results_of(config)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"epochs": "many"}'])
+def test_results_without_the_config_of_a_run(content, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    config = imagenet.Config(workdir=str(tmp_path))
+    with pytest.raises(
+        ValueError, match="--workdir must be a new .*config.json"
+    ) as error:
+        workdir.results_of(config)
+    assert "\n" not in str(error.value)
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    values = {"iou": {"b": math.nan, "a": 1.5}, "boxes": [(math.inf, 2), -math.inf, None]}
+    workdir.write_json(tmp_path / "a.json", values)
+    text = (tmp_path / "a.json").read_text()
+    assert not {"NaN", "Infinity"} & set(text.replace(",", " ").split())
+    expected = {"iou": {"b": None, "a": 1.5}, "boxes": [[None, 2], None, None]}
+    assert json.loads(text) == expected
+    assert list(json.loads(text)["iou"]) == ["b", "a"]
+    assert workdir.write_results(tmp_path, values) == expected
+
+
+def test_results_of_an_older_version_may_have_nan(tmp_path):
+    config = imagenet.Config(workdir=str(tmp_path))
+    directory = finished(config)
+    (directory / "results.json").write_text('{"miou": NaN}')
+    assert workdir.results_of(config) == {"miou": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": math.nan}, "--learning_rate must be above 0"),
+        ({"learning_rate": math.inf}, "--learning_rate must be finite"),
+        ({"weight_decay": -1.0}, "--weight_decay must be at least 0"),
+    ],
+)
+def test_a_flag_that_json_has_no_number_for(changes, message):
+    with pytest.raises(ValueError, match=message):
+        imagenet.Config(**changes)
+
+
+def test_labels_are_a_line_each(tmp_path):
+    workdir.write_labels(tmp_path / "labels.txt", ["road", "", "grün"])
+    assert (tmp_path / "labels.txt").read_bytes() == "road\n\ngrün\n".encode()
