@@ -198,7 +198,7 @@ def train(config, data, other, model, student):
 
 def open_data(config):
     if config.data_dir:
-        return segmentation.open_label_maps(config.data_dir)
+        return segmentation.open_label_maps(config.data_dir, for_training=True)
     logging.warning(
         "No --data_dir: training on drawn streets, a stand-in and no evidence."
     )

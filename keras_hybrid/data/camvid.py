@@ -1,13 +1,7 @@
 """Folders as those of CamVid in SegNet's tutorial."""
 
-import numpy as np
-
-from keras_hybrid.data.label_maps import (
-    IGNORED,
-    UNKNOWN,
-    LabelMaps,
-    source_of_files,
-)
+from keras_hybrid.data import class_names
+from keras_hybrid.data.label_maps import LabelMaps, pairs_in, source_of_files
 
 LAYOUT = (
     "folders as CamVid's: train/*.png or .jpg and trainannot/*.png of the same names, "
@@ -18,8 +12,6 @@ _CAMVID = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence"),
     *("Car", "Pedestrian", "Bicyclist", "Void"),
 )
-_NO_CLASS = "void", "unlabelled", "unlabeled", "ignore", "ignored"
-_SUFFIXES = ".png", ".jpg", ".jpeg"
 
 
 def is_at(path):
@@ -30,19 +22,12 @@ def is_at(path):
 def open_at(path):
     """The `LabelMaps` in a folder of this layout.
 
-    Without `classes.txt` the classes are CamVid's. Pixels of a class named Void, and
-    those of value 255, are of no class. Where there is no `testannot/`, `val/` is for
-    the test.
+    Without `classes.txt`, see `class_names.read`, the classes are CamVid's. Where there
+    is no `testannot/`, `val/` is for the test.
     """
     file = path / "classes.txt"
-    lines = file.read_text().splitlines() if file.exists() else _CAMVID
-    names = [line.strip() for line in lines if line.strip()]
-    classes = tuple(name for name in names if name.lower() not in _NO_CLASS)
-    class_of = np.full(256, UNKNOWN, "int16")
-    class_of[: len(names)] = [
-        classes.index(name) if name in classes else IGNORED for name in names
-    ]
-    class_of[255] = IGNORED
+    known = class_names.read(file) if file.exists() else class_names.of_names(_CAMVID)
+    classes, class_of = known
     test = "test" if (path / "testannot").is_dir() else "val"
     return LabelMaps(
         *(_split(path, split, class_of) for split in ("train", test)), classes
@@ -50,15 +35,13 @@ def open_at(path):
 
 
 def _split(path, split, class_of):
-    images = sorted(
-        file for file in (path / split).glob("*") if file.suffix.lower() in _SUFFIXES
-    )
-    pairs = [(image, path / f"{split}annot" / f"{image.stem}.png") for image in images]
-    left_out = [str(image) for image, labels in pairs if not labels.exists()]
-    pairs = [pair for pair in pairs if pair[1].exists()]
+    folders = path / split, path / f"{split}annot"
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise FileNotFoundError(f"{missing[0]} must be a folder. Expected {LAYOUT}")
+    pairs, left_out, _ = pairs_in(*folders)
     if not pairs:
         raise FileNotFoundError(
             f"{path / split} must hold images with label maps in {split}annot. Received: "
-            f"{len(images)} images and none of their label maps. Expected {LAYOUT}"
+            f"{len(left_out)} images and none of their label maps. Expected {LAYOUT}"
         )
     return source_of_files(pairs, class_of, left_out)

@@ -63,7 +63,9 @@ def open_at(path):
 
 def _split(path, split):
     pairs, left_out = [], []
-    for image in sorted((path / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
+    # No ._files of macOS.
+    images = (path / "leftImg8bit" / split).glob("[!.]*/[!.]*_leftImg8bit.png")
+    for image in sorted(images):
         name = image.name.replace("_leftImg8bit", "_gtFine_labelIds")
         labels = path / "gtFine" / split / image.parent.name / name
         if labels.exists():

@@ -6,16 +6,16 @@ import pathlib
 
 import tensorflow as tf
 
-from keras_hybrid.data import npz
+from keras_hybrid.data import class_names, npz
+from keras_hybrid.data.folders import SUFFIXES, images_in, visible
 from keras_hybrid.data.sources import ArraySource, EncodedSource
 
 _LAYOUTS = (
     "an .npz file with x_train, y_train, x_test, y_test; or a folder with "
-    "train/CLASS/*.jpg and val/CLASS/*.jpg (or test/, validation/; .png too); or a "
-    "tensorflow-datasets folder with imagenet2012/VERSION/"
+    "train/CLASS/*.jpg and val/CLASS/*.jpg (or test/, validation/; .png and others too); "
+    "or a tensorflow-datasets folder with imagenet2012/VERSION/"
 )
 _TEST_FOLDERS = "val", "validation", "test"  # ImageNet's own test/ has no labels: last
-_SUFFIXES = ".jpg", ".jpeg", ".png"
 _SHUFFLE_BUFFER = 16384  # encoded ImageNet images, 1.8 GB; the shards are shuffled too
 
 
@@ -28,13 +28,6 @@ class ImageClasses:
     class_names: tuple[str, ...]
     image_size: int | None
     """Height and width in pixels; None for photographs of any size."""
-
-    def __post_init__(self):
-        if len(self.class_names) < 2:
-            raise ValueError(
-                "The images must be of at least two classes. Received: class_names="
-                f"{self.class_names}"
-            )
 
 
 def open_images(data_dir):
@@ -76,7 +69,7 @@ def _open_folders(path):
     if not (path / "train").is_dir() or not tests:
         raise FileNotFoundError(
             f"`data_dir` must have a known layout. Received: data_dir={path} with "
-            f"{_some(_visible(path))}. Expected {_LAYOUTS}"
+            f"{_some(visible(path))}. Expected {_LAYOUTS}"
         )
     train, test = _class_files(path / "train"), _class_files(tests[0])
     if unknown := sorted(test.keys() - train.keys()):
@@ -86,30 +79,32 @@ def _open_folders(path):
         )
     if empty := [name for name, files in train.items() if not files]:
         raise ValueError(
-            f"Class folders of {path / 'train'} must hold {_SUFFIXES} files. Received: "
-            f"{_some(empty)} without any"
+            f"Class folders of {path / 'train'} must hold images, {' '.join(SUFFIXES)}. "
+            f"Received: {_some(empty)} without any"
         )
     names = tuple(train)
+    if len(names) < 2:
+        raise ValueError(
+            f"{path / 'train'} must hold folders of at least two classes. Received: "
+            f"{names[0]!r} alone"
+        )
     return ImageClasses(_files(train, names), _files(test, names), names, None)
 
 
 def _class_files(folder):
     """Class name -> sorted paths of its images."""
-    classes = {
-        name: [
-            os.path.join(folder, name, file)
-            for file in _visible(folder / name)
-            if file.lower().endswith(_SUFFIXES)
-        ]
-        for name in _visible(folder)
-        if (folder / name).is_dir()
-    }
-    if not any(classes.values()):
+    names = [name for name in visible(folder) if (folder / name).is_dir()]
+    names = class_names.in_order(names)
+    found = images_in([os.path.join(folder, name) for name in names])
+    if not any(found):
         raise FileNotFoundError(
-            f"{folder} must hold class folders of {_SUFFIXES} files. Received: "
-            f"{_some(_visible(folder))}. Expected {_LAYOUTS}"
+            f"{folder} must hold class folders of images, {' '.join(SUFFIXES)}. "
+            f"Received: {_some(visible(folder))}. Expected {_LAYOUTS}"
         )
-    return classes
+    return {
+        name: [os.path.join(folder, name, file) for file in files]
+        for name, files in zip(names, found)
+    }
 
 
 def _files(classes, names):
@@ -177,11 +172,6 @@ def _archives(path):
     """ImageNet's archives as downloaded, which tensorflow-datasets prepares from."""
     folders = path, path / "downloads" / "manual", path / "manual"
     return [tar for folder in folders for tar in folder.glob("ILSVRC2012_img_*.tar")]
-
-
-def _visible(folder):
-    """Sorted names in `folder`, without ._files of macOS and other hidden ones."""
-    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def _some(names):

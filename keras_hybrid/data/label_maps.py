@@ -1,14 +1,16 @@
 """Images with a class for each pixel."""
 
 import dataclasses
-import io
+import itertools
 import os
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image, UnidentifiedImageError
 
+from keras_hybrid.data import decoding
+from keras_hybrid.data.folders import images_in
 from keras_hybrid.data.sources import ArraySource, EncodedSource
 
 IGNORED = 255
@@ -16,7 +18,9 @@ IGNORED = 255
 UNKNOWN = -1
 """In a `class_of`: a value that must not occur."""
 
+_SUFFIXES = ".png", ".bmp", ".gif", ".tif", ".tiff"  # of formats that lose nothing
 _TRIED = 4  # pairs, before training starts
+_LOOKED_AT = 16  # label maps, for their values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +41,12 @@ class LabelMapSource:
     Args:
         source: A source of uint8 (H, W, 4), the label behind the colours.
         left_out: Names of images that are not in it, since they have no label map.
+        shown: Classes that have a pixel in its label maps: all, or two of them. None if
+            nobody has looked.
     """
 
-    def __init__(self, source, left_out=()):
-        self._source, self._left_out = source, tuple(left_out)
+    def __init__(self, source, left_out=(), shown=None):
+        self._source, self._left_out, self.shown = source, tuple(left_out), shown
 
     def __len__(self):
         return len(self._source)
@@ -70,8 +76,27 @@ def source_of_arrays(images, label_maps):
     return LabelMapSource(ArraySource(both, np.zeros(len(both), "int32")))
 
 
+def pairs_in(images, labels):
+    """Files of one name in two folders, whatever their suffixes.
+
+    Args:
+        images, labels: Paths of the folders.
+
+    Returns:
+        (pairs of paths as `source_of_files` takes them, sorted; names of the images
+        without a label map; number of label maps).
+    """
+    (image_names,) = images_in([images])
+    (label_names,) = images_in([labels], _SUFFIXES)
+    label_of = {os.path.splitext(name)[0]: labels / name for name in label_names}
+    found = [(images / n, label_of.get(os.path.splitext(n)[0])) for n in image_names]
+    pairs = [pair for pair in found if pair[1]]
+    left_out = [str(image) for image, label_map in found if not label_map]
+    return pairs, left_out, len(label_names)
+
+
 def source_of_files(pairs, class_of, left_out=()):
-    """A source of image files and PNG files of labels.
+    """A source of image files and files of labels.
 
     Args:
         pairs: (image's path, label map's path) each.
@@ -100,16 +125,20 @@ def source_of_files(pairs, class_of, left_out=()):
     def read(pair):
         return tf.stack([tf.io.read_file(pair[0]), tf.io.read_file(pair[1])])
 
-    return source_of_encoded(examples, len(pairs), class_of, read, left_out)
+    shown = _classes_shown(pairs, class_of)
+    return source_of_encoded(examples, len(pairs), class_of, read, left_out, shown)
 
 
-def source_of_encoded(examples, size, class_of, read=tf.identity, left_out=()):
+def source_of_encoded(
+    examples, size, class_of, read=tf.identity, left_out=(), shown=None
+):
     """A source of encoded images and label maps.
 
     Args:
         examples, size, read: As of `EncodedSource`, whose "encoded" are (image, label
             map), strings (2,).
         class_of, left_out: As of `source_of_files`.
+        shown: As of `LabelMapSource`.
     """
 
     def decode(pair):
@@ -122,52 +151,111 @@ def source_of_encoded(examples, size, class_of, read=tf.identity, left_out=()):
         return tf.ensure_shape(image, (None, None, 4))
 
     source = EncodedSource(examples, size, read, decode, channels=4)
-    return LabelMapSource(source, left_out)
+    return LabelMapSource(source, left_out, shown)
 
 
 def decode_pair(image, labels, class_of):
-    """An encoded image and an encoded label map as uint8 (H, W, 4).
+    """An encoded image and an encoded label map as uint8 (H, W, 4), upright.
 
-    The values of a palette PNG are its indices.
+    A label map fits the upright image. One that fits only the pixels as they are stored
+    is turned with them.
 
     Raises:
-        ValueError, OSError: They cannot be read, or do not belong together.
+        ValueError: They cannot be read, or do not belong together.
     """
-    image = np.asarray(_opened(image, "image").convert("RGB"))
-    labels = np.asarray(_opened(labels, "label map"))
+    image = decoding.opened(image, "image")
+    orientation = decoding.orientation_of(image)
+    stored = decoding.rgb(image)
+    upright = decoding.turned(stored, orientation)
+    labels = decode_labels(labels)
+    if labels.shape == stored.shape[:2] != upright.shape[:2]:
+        labels = decoding.turned(labels, orientation)
+    if labels.shape != upright.shape[:2]:
+        raise ValueError(
+            "An image and its label map must be of one size. Received: "
+            f"{upright.shape[1]}x{upright.shape[0]} and "
+            f"{labels.shape[1]}x{labels.shape[0]}"
+        )
+    classes = _classes(labels, class_of)
+    return np.concatenate([upright, classes[..., None]], axis=-1)
+
+
+def decode_labels(encoded):
+    """Integers (H, W) of an encoded label map, as they are stored.
+
+    Those of a palette are its indices; those of 1, 2 or 4 bits are 0 to 1, 3 or 15, which
+    Pillow would show in all of 0..255.
+
+    Raises:
+        ValueError: It cannot be read, or has colours.
+    """
+    image = decoding.opened(encoded, "label map")
+    labels = np.asarray(image)
     if labels.ndim != 2:
         raise ValueError(
             f"A label map must have one channel. Received: {labels.shape[2]} channels"
         )
-    if image.shape[:2] != labels.shape:
-        raise ValueError(
-            "An image and its label map must be of one size. Received: "
-            f"{image.shape[1]}x{image.shape[0]} and {labels.shape[1]}x{labels.shape[0]}"
-        )
+    if labels.dtype == bool:
+        labels = labels.astype("uint8")
+    elif image.format == "PNG" and image.mode == "L":
+        bits = encoded[24]  # the header's first entry behind width and height
+        labels = labels // (255 // (2**bits - 1))
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"A label map must be of integers. Received: {labels.dtype}")
+    return decoding.turned(labels, decoding.orientation_of(image))
+
+
+def _classes(labels, class_of):
+    """uint8 (H, W) of what `decode_labels` returns."""
     values = np.unique(labels)
     unknown = [int(v) for v in values if not 0 <= v < 256 or class_of[v] == UNKNOWN]
     if unknown:
         raise ValueError(
             f"A label map must hold labels of the data set. Received: {unknown[:5]}"
         )
-    return np.concatenate([image, class_of[labels][..., None].astype("uint8")], axis=-1)
-
-
-def _opened(encoded, what):
-    try:
-        return Image.open(io.BytesIO(encoded))
-    except UnidentifiedImageError:
-        raise ValueError(f"The {what} is no PNG or JPEG file") from None
+    return class_of[labels].astype("uint8")
 
 
 def _check_first(pairs, class_of):
     reasons = []
     for image, labels in pairs[:_TRIED]:
         try:
-            with open(image, "rb") as first, open(labels, "rb") as second:
-                decode_pair(first.read(), second.read(), class_of)
+            decode_pair(
+                pathlib.Path(image).read_bytes(),
+                pathlib.Path(labels).read_bytes(),
+                class_of,
+            )
         except (ValueError, OSError) as error:
             reasons.append(f"{labels}: {error}")
         else:
             return
     raise ValueError(f"The first images cannot be read with their labels. {reasons[0]}")
+
+
+def _classes_shown(pairs, class_of):
+    """Sorted classes that have a pixel in the label maps; not all if there are two."""
+    shown = set()
+    for labels in _readable(pairs):
+        try:
+            shown.update(np.unique(_classes(labels, class_of)).tolist())
+        except ValueError:
+            continue  # it is skipped in training too
+        shown.discard(IGNORED)
+        if len(shown) > 1:
+            break
+    return tuple(sorted(shown))
+
+
+def values_in(pairs):
+    """The values of a few label maps, a set."""
+    few = itertools.islice(_readable(pairs), _LOOKED_AT)
+    return set().union(*(np.unique(labels).tolist() for labels in few))
+
+
+def _readable(pairs):
+    """The label maps in an order of no meaning: neighbours are often of one scene."""
+    for index in np.random.default_rng(0).permutation(len(pairs)):
+        try:
+            yield decode_labels(pathlib.Path(pairs[index][1]).read_bytes())
+        except (ValueError, OSError):
+            continue

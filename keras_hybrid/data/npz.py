@@ -1,7 +1,5 @@
 """Images and labels from an `.npz` file, checked before anything trains on them."""
 
-import zipfile
-
 import numpy as np
 
 KEYS = "x_train", "y_train", "x_test", "y_test"
@@ -40,6 +38,11 @@ def load(path):
             f"shapes {x_train.shape} and {x_test.shape}"
         )
     classes = len(np.unique(y_train))
+    if classes < 2:
+        raise ValueError(
+            f"`y_train` of {path} must be of at least two classes. Received: "
+            f"{len(y_train)} labels, all of them {y_train[0]}"
+        )
     _check_range(path, "y_train", y_train, classes)
     _check_range(path, "y_test", y_test, classes)
     return (x_train, y_train.astype("int32")), (x_test, y_test.astype("int32"))
@@ -50,8 +53,7 @@ def _read(path):
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             arrays = {key: file[key] for key in KEYS if key in file}
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        # numpy's words for no zip, a pickle, a plain array, and an array of objects
+    except Exception as error:  # NumPy, zipfile and zlib each have their own
         raise ValueError(
             f"`data_dir` must be an .npz file of plain arrays {', '.join(KEYS)}. "
             f"Received: data_dir={path}, of which NumPy says: {error}"

@@ -20,6 +20,8 @@ import re
 import tensorflow as tf
 from absl import logging
 
+from keras_hybrid.data.decoding import decode_image
+
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
@@ -69,14 +71,8 @@ class ArraySource:
         return order.enumerate().map(load, **_PARALLEL)
 
 
-def decode_image(encoded):
-    """uint8 (H, W, 3), of grey, CMYK, palette, 16 bit and transparent images too."""
-    image = tf.io.decode_image(encoded, 3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
-
-
 class EncodedSource:
-    """JPEG or PNG images that are decoded on the way.
+    """Encoded images that are decoded on the way.
 
     An image that cannot be read is skipped, and named in `skipped` and in a warning when
     first met. In training another one takes its place, so that no epoch is shorter.
@@ -160,7 +156,7 @@ class EncodedSource:
         if 2 * len(self.skipped) > len(self):
             raise ValueError(
                 f"More than half of the {len(self)} images cannot be read, the first of "
-                f"them {self.skipped[0]}. Are they JPEG or PNG files?"
+                f"them {self.skipped[0]}. Are they JPEG, PNG or the like?"
             )
         return False
 

@@ -1,0 +1,132 @@
+"""Encoded images to upright RGB pixels.
+
+Cameras store the pixels as the sensor has them, and in an EXIF tag how to turn them.
+People annotate what they are shown, so that boxes and label maps fit the upright image.
+"""
+
+import io
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, UnidentifiedImageError
+
+_FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
+_ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
+# One of them stands in each file with an orientation: Exif in JPEG, eXIf in PNG (in those
+# of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
+_MARKS = "xif", "XIf", "tiff:Orientation"
+
+
+def decode_image(encoded):
+    """uint8 (H, W, 3), upright, of grey, CMYK, palette, 16 bit or transparent ones too.
+
+    TensorFlow decodes JPEG and PNG, and Pillow all other formats.
+
+    Args:
+        encoded: A string tensor.
+    """
+    is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
+    image = tf.cond(
+        tf.io.is_jpeg(encoded) | is_png,
+        lambda: _by_tensorflow(encoded),
+        lambda: tf.numpy_function(_by_pillow, [encoded], "uint8", stateful=False),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _by_tensorflow(encoded):
+    image = tf.io.decode_image(encoded, 3, expand_animations=False)
+    # Python is asked about few images: only one of its threads runs at a time.
+    found = [tf.size(tf.strings.split(encoded, mark, 1)) > 1 for mark in _MARKS]
+    orientation = tf.cond(
+        tf.reduce_any(found),
+        lambda: tf.numpy_function(_orientation, [encoded], "int32", stateful=False),
+        lambda: 1,
+    )
+    return tf.cond(
+        orientation == 1,
+        lambda: image,
+        lambda: tf.numpy_function(turned, [image, orientation], "uint8", stateful=False),
+    )
+
+
+def _by_pillow(encoded):
+    image = opened(encoded, "image")
+    return turned(rgb(image), orientation_of(image))
+
+
+def _orientation(encoded):
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except Exception:  # TensorFlow has read it
+        return np.int32(1)
+    return np.int32(orientation_of(image))
+
+
+def opened(encoded, what):
+    """The Pillow image in a string of bytes.
+
+    Args:
+        encoded: Bytes of the file.
+        what: It is, for the message.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        image.load()
+    except UnidentifiedImageError:
+        others = ", ".join(_FORMATS[2:])
+        raise ValueError(
+            f"The {what} is no PNG or JPEG file, and none of {others}"
+        ) from None
+    except Exception as error:  # each of Pillow's decoders has errors of its own
+        raise ValueError(f"The {what} cannot be decoded: {error}") from error
+    return image
+
+
+def orientation_of(image):
+    """EXIF's orientation of a Pillow image, 1 to 8; 1 if there is none."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # of a broken tag; the pixels are none the worse for it
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def turned(pixels, orientation):
+    """Pixels (H, W, ...) as stored, turned upright.
+
+    Args:
+        pixels: An array.
+        orientation: From 5 on rows are columns, 6 being a quarter turn clockwise.
+    """
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def rgb(image):
+    """uint8 (H, W, 3) of a Pillow image; 16 bit lose their lower eight, as in TensorFlow.
+
+    Raises:
+        ValueError: It has numbers of unknown range.
+    """
+    # Pillow has 16 bit PGM, and in some versions PNG, as 32 bit integers.
+    wide = image.mode == "I" and image.format in ("PNG", "PPM")
+    if wide or image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype("uint8")
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            "An image must have 8 or 16 bits a channel, as their range is known. "
+            f"Received: {image.format} of the mode {image.mode!r}"
+        )
+    if image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns where colours are transparent
+    return np.asarray(image.convert("RGB"))
