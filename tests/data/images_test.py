@@ -98,6 +98,74 @@ def test_every_kind_of_image_becomes_rgb(mode, folder):
     assert data.test.skipped == []
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([str(i) for i in range(12)], [str(i) for i in range(12)]),
+        (["10", "2", "01", "1"], ["01", "1", "2", "10"]),
+        (["1", "-1", "0"], ["-1", "0", "1"]),
+        (["10", "2", "1.5"], ["1.5", "10", "2"]),
+        (["10", "9", "cat"], ["10", "9", "cat"]),
+    ],
+)
+def test_class_folders_of_integers_are_in_their_order(names, expected, tmp_path):
+    for split in ("train", "val"):
+        for name in names:
+            picture(tmp_path / split / name / "0.png", 10 * (1 + names.index(name)))
+    data = open_images(tmp_path)
+    assert list(data.class_names) == expected
+    for level, label in levels(in_order(data.test)):
+        assert names[int(level / 10) - 1] == expected[label]
+
+
+SUFFIXES = ".webp", ".bmp", ".gif", ".jfif", ".jpe", ".TIF", ".ppm"
+
+
+def test_images_of_other_suffixes(folder):
+    for i, suffix in enumerate(SUFFIXES):
+        picture(folder / "val" / CLASSES[1] / f"{i}{suffix}", 10 * (i + 1), "RGB")
+    data = open_images(folder)
+    seen = levels(in_order(data.test))
+    assert sorted(seen[1:]) == [*((10.0 * (i + 1), 1) for i in range(7)), (200, 1)]
+    assert data.test.skipped == []
+
+
+def test_a_broken_image_of_another_suffix_is_skipped_and_named(folder, caplog):
+    picture(folder / "val" / CLASSES[1] / "1.png", 100)
+    broken = folder / "val" / CLASSES[1] / "2.webp"
+    broken.write_bytes(b"RIFF\x10\0\0\0WEBPVP8 broken")
+    test = open_images(folder).test
+    assert len(levels(in_order(test))) == 3
+    assert test.skipped == [str(broken)]
+    assert str(broken) in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_what_is_no_image_is_named_once(folder, caplog):
+    for name in CLASSES:
+        for file in ("1.heic", "._1.jpg", ".DS_Store"):
+            (folder / "train" / name / file).write_bytes(b"")
+    assert len(open_images(folder).train) == 6
+    (record,) = caplog.records
+    assert record.message.count(".heic") == 1
+    assert ".jpg, " not in record.message
+
+
+def test_a_photograph_comes_upright(folder):
+    """Stored a quarter turn to the left, as EXIF's orientation 6 says."""
+    upright = np.zeros((40, 20, 3), "uint8")
+    upright[:20] = 200
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    path = folder / "train" / CLASSES[0] / "0.jpg"
+    stored = np.ascontiguousarray(np.rot90(upright))
+    Image.fromarray(stored).save(path, exif=tags, quality=100)
+    (image, _), *_ = in_order(open_images(folder).train, 1)
+    columns = np.mean(image[0, ..., 0], axis=0)
+    np.testing.assert_allclose(columns, columns[0], atol=2)
+    assert np.mean(image[0, 0]) > 190 > 10 > np.mean(image[0, -1])
+
+
 def test_a_broken_image_is_skipped_counted_and_named(folder, caplog):
     broken = folder / "train" / CLASSES[1] / "4.jpg"
     broken.write_bytes(broken.read_bytes()[:50])
@@ -160,7 +228,9 @@ def test_a_class_that_training_does_not_know(folder):
 def test_a_single_class(tmp_path):
     for split in ("train", "val"):
         picture(tmp_path / split / "cat" / "0.jpg")
-    refused(tmp_path, "at least two classes", ValueError)
+    refused(
+        tmp_path, "train must hold .* at least two classes. Received: 'cat'", ValueError
+    )
 
 
 def test_imagenet_that_is_not_prepared(tmp_path):

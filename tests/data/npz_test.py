@@ -44,6 +44,7 @@ WRONG = {
     "a negative label": ({"y_test": LABELS - 1}, r"y_test\[0\]=-1"),
     "a new label": ({"y_test": np.array([0, 1, 3, 1])}, r"0\.\.2.*y_test\[2\]=3"),
     "a label left out": ({"y_train": LABELS * 2}, r"y_train\[2\]=4"),
+    "one class": ({"y_train": LABELS * 0}, "at least two classes. Received: 4 labels"),
     "other sizes": ({"x_test": np.zeros((4, 9, 9, 3), "uint8")}, "images of one size"),
     "objects": ({"y_test": np.array([{}] * 4, dtype=object)}, "plain arrays"),
 }
@@ -70,5 +71,18 @@ def test_no_pickle_is_executed(tmp_path):
 def test_a_file_cut_short(tmp_path):
     path = write(tmp_path / "data.npz")
     path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="must be an .npz file"):
+        npz.load(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("start", [30, 200, -900])
+def test_a_damaged_file(save, start, tmp_path):
+    path = tmp_path / "data.npz"
+    noise = np.random.default_rng(0).integers(0, 256, IMAGES.shape, "uint8")
+    save(path, x_train=noise, y_train=LABELS, x_test=noise, y_test=LABELS)
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
     with pytest.raises(ValueError, match="must be an .npz file"):
         npz.load(path)

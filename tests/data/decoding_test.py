@@ -1,0 +1,187 @@
+"""Photographs of all kinds against Pillow and arithmetic by hand."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from keras_hybrid.data import augment_boxes, decoding
+from keras_hybrid.data.pedestrians import open_pedestrians
+
+# Four greys in whole blocks of JPEG, and more columns than rows.
+UPRIGHT = np.zeros((16, 32, 3), "uint8")
+UPRIGHT[:8, :16], UPRIGHT[:8, 16:], UPRIGHT[8:, :16] = 240, 80, 160
+# How the pixels are stored that a viewer shows as `UPRIGHT` (EXIF 2.32, section 4.6.4).
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: np.rot90(UPRIGHT, 2),
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.swapaxes(0, 1),
+    6: np.rot90(UPRIGHT, 1),  # shown a quarter turn clockwise
+    7: np.rot90(UPRIGHT, 2).swapaxes(0, 1),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+def encoded(pixels, kind, **kwargs):
+    stream = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(stream, kind, **kwargs)
+    return stream.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def assert_upright(data, tolerance=0):
+    for image in (decoding.decode_image(data), decoding._by_pillow(data)):
+        difference = np.abs(np.int32(image) - UPRIGHT)
+        assert difference.mean() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_orientation(orientation):
+    stored = np.ascontiguousarray(STORED[orientation])
+    for kind, kwargs in (
+        ("JPEG", {"quality": 95}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+    ):
+        data = encoded(stored, kind, exif=exif(orientation), **kwargs)
+        assert_upright(data, 2 if kind == "JPEG" else 0)
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert_upright(encoded(shown, "PNG"), 2 if kind == "JPEG" else 0)
+
+
+def test_orientation_in_a_graph_and_beyond_a_large_profile():
+    """An EXIF segment may follow others, each of up to 64 KB."""
+    stored = np.ascontiguousarray(STORED[6])
+    data = encoded(stored, "JPEG", quality=95, exif=exif(6))
+    comment = b"\xff\xfe\xff\xff" + bytes(65533)
+    start = data.index(b"\xff\xe1")
+    data = data[:start] + 5 * comment + data[start:]
+    decode = tf.function(
+        decoding.decode_image, input_signature=[tf.TensorSpec((), "string")]
+    )
+    assert decode(data).shape == UPRIGHT.shape
+    assert_upright(data, 2)
+
+
+def test_orientation_in_xmp_and_as_imagemagick_writes_it():
+    """Pillow's `ImageOps.exif_transpose` knows both."""
+    stored = np.ascontiguousarray(STORED[8])
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="8"/></x:xmpmeta>'
+    assert_upright(encoded(stored, "JPEG", quality=95, xmp=xmp), 2)
+    text = exif(8).tobytes().hex()
+    info = PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(text) // 2:8}\n{text}", True)
+    assert_upright(encoded(stored, "PNG", pnginfo=info))
+
+
+@pytest.mark.parametrize("tags", [exif(0), exif(9), exif(65535), b"Exif\0\0broken"])
+def test_an_orientation_that_is_none_changes_nothing(tags):
+    data = encoded(UPRIGHT, "JPEG", quality=95, exif=tags)
+    assert_upright(data, 2)
+
+
+def test_words_about_exif_are_no_orientation():
+    """Pillow is asked, and it knows of none."""
+    assert_upright(encoded(UPRIGHT, "JPEG", quality=95, comment=b"exif Exif eXIf"), 2)
+
+
+def test_boxes_fit_a_photograph_that_is_turned(tmp_path):
+    """A white person at x 20..40 and y 10..80 of what is shown."""
+    upright = np.zeros((100, 60, 3), "uint8")
+    upright[10:80, 20:40] = 255
+    record = {"image_id": 1, "category_id": 1, "bbox": [20, 10, 20, 70]}
+    images = [{"id": 1, "file_name": "a.png", "width": 60, "height": 100}]
+    categories = [{"id": 1, "name": "person"}]
+    content = {"images": images, "annotations": [record], "categories": categories}
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+        stored.save(tmp_path / split / "a.png", exif=exif(6))
+        (tmp_path / f"people_{split}.json").write_text(json.dumps(content))
+    train = open_pedestrians(tmp_path, min_height=10).train
+    ((image, truth),) = train.batches(1, augment_boxes.enlarged(1.0, 1))
+    np.testing.assert_array_equal(image[0], upright)
+    assert truth["boxes"][0, 0].numpy().tolist() == [20, 10, 40, 80]
+
+
+RAMP = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype("uint16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2"), ("PPM", "<u2")]
+)
+def test_16_bit_grey_keeps_its_range(kind, dtype):
+    """TensorFlow takes the upper byte of a 16 bit PNG, and so does Pillow's reader."""
+    data = encoded(RAMP.astype(dtype), kind)
+    for image in (decoding.decode_image(data), decoding._by_pillow(data)):
+        np.testing.assert_array_equal(image, np.stack([RAMP >> 8] * 3, -1))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_of_any_channels(channels):
+    pixels = np.stack([RAMP, RAMP[::-1], RAMP.T, RAMP][:channels], -1)
+    data = tf.io.encode_png(pixels).numpy()
+    colours = pixels[..., :3] if channels > 2 else pixels[..., :1].repeat(3, -1)
+    for image in (decoding.decode_image(data), decoding._by_pillow(data)):
+        np.testing.assert_array_equal(image, colours >> 8)
+
+
+MODES = {
+    "WebP": ("RGB", "WEBP", {"lossless": True}),
+    "WebP with alpha": ("RGBA", "WEBP", {"lossless": True}),
+    "BMP": ("RGB", "BMP", {}),
+    "BMP of a palette": ("P", "BMP", {}),
+    "GIF": ("P", "GIF", {}),
+    "PNG of a palette with transparent colours": (
+        "P",
+        "PNG",
+        {"transparency": bytes(range(4))},
+    ),
+    "TIFF": ("RGB", "TIFF", {"compression": "tiff_lzw"}),
+    "TIFF of CMYK": ("CMYK", "TIFF", {}),
+    "PPM": ("RGB", "PPM", {}),
+}
+
+
+@pytest.mark.parametrize("case", MODES)
+def test_formats(case):
+    mode, kind, kwargs = MODES[case]
+    image = Image.fromarray(UPRIGHT)
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    assert_upright(encoded(image, kind, **kwargs))
+
+
+def test_the_first_of_several_pictures():
+    others = [Image.new("RGB", (32, 16))]
+    image = Image.fromarray(UPRIGHT)
+    for kind in ("GIF", "TIFF", "PNG"):
+        assert_upright(encoded(image, kind, save_all=True, append_images=others))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_numbers_of_no_known_range_are_refused(dtype):
+    data = encoded(np.zeros((4, 4), dtype), "TIFF")
+    with pytest.raises(ValueError, match="8 or 16 bits a channel.* TIFF of the mode"):
+        decoding._by_pillow(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_files_cut_short_are_value_errors(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    data = encoded(noise, kind)
+    for part in (b"", data[:20], data[: len(data) // 2]):
+        with pytest.raises(ValueError, match="^The image (cannot be|is no PNG or JPEG)"):
+            decoding.opened(part, "image")
