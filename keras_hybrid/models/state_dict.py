@@ -7,28 +7,30 @@ holds a whole module, as OpenPifPaf's do, can only be opened where that code is 
 save its `state_dict()` there first.
 """
 
-import json
+import argparse
+import os
 import pathlib
+import pickle  # for the name of an error: `weights_only` executes none
 import sys
+import warnings
 
 import numpy as np
 
 EPSILON_KEY = "batch_norm_epsilon"
 """A key for the BatchNorms' epsilon, which state dicts do not hold."""
 
-_HEADER_LIMIT = 100_000_000  # bytes, as of the format's own library
-_TYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "U8": "u1",
-}
+# Where training scripts put the state dict; of several the first is taken.
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params"),
+    *("module", "backbone", "encoder"),
+    *("model_ema", "state_dict_ema", "params_ema", "ema"),
+)
 
 
 def read_state_dict(path):
     """Name -> array of an `.npz` or `.safetensors` file. Nothing in it is executed.
+
+    What NumPy has no type for, such as bfloat16, becomes float32.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -42,9 +44,9 @@ def read_state_dict(path):
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # NumPy, zipfile, zlib and safetensors have their own
         raise ValueError(
             f"{path} must be an .npz or .safetensors file of arrays: {error}. For those "
             "of PyTorch see python -m keras_hybrid.models.state_dict"
@@ -52,23 +54,25 @@ def read_state_dict(path):
 
 
 def _read_safetensors(path):
-    """Eight bytes of length, that many of JSON, then the arrays it describes."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(_HEADER_LIMIT, len(data) - 8):
-        raise ValueError("its header is as long as no header is")
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    header.pop("__metadata__", None)
+    # Where PyTorch is, these need not be.
+    import ml_dtypes
+    import safetensors
+
+    small = {
+        "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+    }
     arrays = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _TYPES:
-            raise ValueError(
-                f"{name} is of type {entry['dtype']}, not one of {[*_TYPES]}"
-            )
-        start, end = entry["data_offsets"]
-        if not 0 <= start <= end <= len(body):
-            raise ValueError(f"{name} lies outside of the file")
-        array = np.frombuffer(body[start:end], _TYPES[entry["dtype"]])
+    for name, entry in safetensors.deserialize(path.read_bytes()):
+        kind = entry["dtype"]
+        if kind in small:
+            array = np.frombuffer(entry["data"], small[kind]).astype("float32")
+        elif kind == "BOOL":
+            array = np.frombuffer(entry["data"], bool)
+        else:  # such as F32 or I64
+            dtype = f"<{kind[0].lower()}{int(kind[1:]) // 8}"
+            array = np.frombuffer(entry["data"], dtype)
         arrays[name] = array.reshape(entry["shape"])
     return arrays
 
@@ -77,8 +81,8 @@ def convert(checkpoint, path, epsilon=None):
     """Writes the tensors of a PyTorch checkpoint as an `.npz` file. Needs PyTorch.
 
     Args:
-        checkpoint: What `torch.save` wrote of a state dict, or of a dictionary with one
-            under `"state_dict"` or `"model"`.
+        checkpoint: What `torch.save` wrote of a state dict, or of dictionaries around
+            one under a usual name such as `"state_dict"`, `"model"` or `"net"`.
         path: Of the `.npz` file.
         epsilon: Of the BatchNorms, to be recorded.
 
@@ -86,41 +90,110 @@ def convert(checkpoint, path, epsilon=None):
         Names of the entries that are not in the file.
 
     Raises:
-        ValueError: The checkpoint holds more than tensors; it was not opened.
+        ValueError: The checkpoint holds no state dict, or more than tensors, in which
+            case it was not opened; or `path` or `epsilon` cannot be.
     """
-    import pickle  # for the name of an error: `weights_only` executes none
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"`path` must end in .npz. Received: path={path}")
+    if epsilon is not None and not 0 < epsilon < 1:
+        raise ValueError(f"`epsilon` must be in 0..1. Received: epsilon={epsilon}")
+    content = _load(checkpoint)
+    found = _state_dict_in(content)
+    if found is None:
+        keys = [str(key) for key in content] if isinstance(content, dict) else []
+        raise ValueError(
+            f"{checkpoint} must hold a state dict, tensors by name, alone or under one "
+            f"of {', '.join(_WRAPPERS)}. Received: a {type(content).__name__} of "
+            f"{', '.join(keys[:5]) or 'no names'}"
+        )
+    tensors, unused = found
+    arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
+    if epsilon is not None:
+        arrays[EPSILON_KEY] = np.float64(epsilon)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return unused
 
+
+def _load(checkpoint):
     import torch
 
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what becomes an error just below
+            return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{checkpoint} must hold tensors alone, and holds Python objects. Where its "
             "code is trusted, save its state_dict() and convert that"
         ) from error
-    unused = []
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            unused += [other for other in content if other != key]
-            content = content[key]
-    tensors = {k: v.numpy() for k, v in content.items() if isinstance(v, torch.Tensor)}
-    unused += [key for key in content if key not in tensors]
-    if epsilon is not None:
-        tensors[EPSILON_KEY] = np.float64(epsilon)
-    np.savez(path, **tensors)
-    return unused
+    except OSError:
+        raise
+    except Exception as error:  # each kind of damage has its own
+        reason = f"{type(error).__name__}: {error}".partition(". ")[0]
+        raise ValueError(
+            f"{checkpoint} must be a whole file of tensors that torch.save wrote. "
+            f"PyTorch says: {' '.join(reason.split())}"
+        ) from error
+
+
+def _state_dict_in(content):
+    """(name -> tensor, names of the other entries), or None if there are no tensors."""
+    if not isinstance(content, dict):
+        return None
+    for wrapper in _WRAPPERS:
+        if found := _state_dict_in(content.get(wrapper)):
+            tensors, unused = found
+            return tensors, [*(str(key) for key in content if key != wrapper), *unused]
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and hasattr(value, "detach")
+    }
+    # Beside another state dict they are something else, such as a generator's state.
+    if not tensors or any(map(_state_dict_in, content.values())):
+        return None
+    return tensors, [str(key) for key in content if key not in tensors]
+
+
+def _array(name, tensor):
+    try:
+        tensor = tensor.detach().to_dense().resolve_conj()
+        try:
+            return tensor.numpy()
+        except TypeError:  # bfloat16 and the like
+            return tensor.float().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{name!r} must be a tensor that NumPy holds: {error}"
+        ) from error
 
 
 def main(arguments):
-    if not 2 <= len(arguments) <= 3:
-        sys.exit(f"Usage: python -m {__spec__.name} CHECKPOINT.pt OUT.npz [EPSILON]")
-    epsilon = float(arguments[2]) if len(arguments) == 3 else None
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_hybrid.models.state_dict",
+        description="Writes a checkpoint of PyTorch as a plain file of arrays.",
+    )
+    parser.add_argument("checkpoint", help="what torch.save wrote")
+    parser.add_argument("out", help="path of the .npz file")
+    parser.add_argument(
+        "epsilon",
+        type=float,
+        nargs="?",
+        help="that of the BatchNorms, which state dicts do not hold",
+    )
+    given = parser.parse_args(arguments)
     try:
-        unused = convert(arguments[0], arguments[1], epsilon)
-    except (ValueError, OSError) as error:
+        unused = convert(given.checkpoint, given.out, given.epsilon)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"{arguments[1]} written. Not used: {', '.join(unused) or 'nothing'}")
+    print(f"{given.out} written. Not used: {', '.join(unused) or 'nothing'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ It is version 1.5, which strides in the 3x3 convolution and has no biases; that 
 Applications is version 1. The weights of one are of no use to the other.
 """
 
+import re
+from typing import NamedTuple
+
 import keras
 from absl import logging
 from keras import layers
@@ -13,10 +16,7 @@ from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 
 _BLOCKS = 3, 4, 6, 3
 _TORCHVISION_EPSILON = 1e-5
-# Start of OpenPifPaf's names -> of torchvision's; `{}` is 1 to 4.
 _OPENPIFPAF = "base_net."
-_NEWER = "base_net.input_block.", "base_net.block{}."
-_OLDER = "base_net.net.0.", "base_net.net.{}."
 _BATCH_NORM = {
     "gamma": "weight",
     "beta": "bias",
@@ -45,7 +45,7 @@ def load_resnet50(path, epsilon=None):
             names the key.
     """
     weights = read_state_dict(path)
-    is_pose = any(key.startswith(_OPENPIFPAF) for key in weights)
+    is_pose = _names(weights, path).blocks.startswith(_OPENPIFPAF)
     if epsilon is None and EPSILON_KEY in weights:
         epsilon = float(weights[EPSILON_KEY])
     if epsilon is None and is_pose:
@@ -125,15 +125,18 @@ def assign_state_dict(network, weights, path):
 
     Args:
         network: Of `resnet50`.
-        weights: Name -> array, torchvision's or OpenPifPaf's names.
+        weights: Name -> array, torchvision's or OpenPifPaf's names, all with the same
+            prefix where the network was part of another, such as `module.backbone.`.
         path: Where they are from, for the message.
 
     Returns:
         The keys that were not used, those of counters left out.
 
     Raises:
-        ValueError: A key is missing, or its array has another shape.
+        ValueError: A key is missing, its array has another shape or type, or there are
+            layers that a ResNet-50 does not have.
     """
+    known = _names(weights, path)
     wanted = {}
     for layer in network.layers:
         key = layer.name.replace("_", ".")
@@ -142,7 +145,7 @@ def assign_state_dict(network, weights, path):
         elif isinstance(layer, layers.BatchNormalization):
             for own, name in _BATCH_NORM.items():
                 wanted[f"{key}.{name}"] = getattr(layer, own)
-    names = {key: _key_in_file(key, weights) for key in wanted}
+    names = {key: known.key(key) for key in wanted}
     for key, variable in wanted.items():
         if names[key] not in weights:
             raise ValueError(
@@ -158,25 +161,79 @@ def assign_state_dict(network, weights, path):
                 f"{weights[names[key]].shape}, and in Keras's order {value.shape} for "
                 f"{tuple(variable.shape)}"
             )
+        if value.dtype.kind != "f":
+            raise ValueError(
+                f"{path}: {names[key]!r} must hold floats. Received: {value.dtype}"
+            )
+    used = {*names.values(), EPSILON_KEY}
+    unused = [
+        key for key in weights if key not in used and "num_batches_tracked" not in key
+    ]
+    if more := [key for key in unused if known.is_of_a_block(key)]:
+        raise ValueError(
+            f"{path} must be of a ResNet-50. Received: more layers than it has, such as "
+            f"{more[0]!r}"
+        )
     for key, variable in wanted.items():
         value = weights[names[key]]
         variable.assign(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
-    used = {*names.values(), EPSILON_KEY}
-    return [
-        key for key in weights if key not in used and "num_batches_tracked" not in key
-    ]
+    return unused
 
 
-def _key_in_file(key, weights):
-    """torchvision's key as this file has it."""
-    stem, blocks = "", "layer{}."
-    for start, block in (_NEWER, _OLDER):
-        if f"{start}0.weight" in weights:
-            stem, blocks = start, block
-    if not stem:
-        return key
-    first, _, rest = key.partition(".")
-    if first in ("conv1", "bn1"):
-        return f"{stem}{0 if first == 'conv1' else 1}.{rest}"
-    stage = int(first.removeprefix("layer"))
-    return f"{blocks.format(stage + (blocks == _NEWER[1]))}{rest}"
+class _Names(NamedTuple):
+    """What a file calls the parts of a ResNet-50."""
+
+    convolution: str
+    norm: str
+    """The first ones, `conv1` and `bn1` of torchvision."""
+    blocks: str
+    """`{}` is the stage."""
+    first_stage: int
+    prefix: str = ""
+
+    @property
+    def example(self):
+        """A key that no other kind of file has."""
+        return f"{self.blocks.format(self.first_stage)}0.conv1.weight"
+
+    def key(self, key):
+        """torchvision's key as the file has it."""
+        first, _, rest = key.partition(".")
+        if first in ("conv1", "bn1"):
+            start = self.convolution if first == "conv1" else self.norm
+        else:
+            stage = int(first.removeprefix("layer")) - 1 + self.first_stage
+            start = self.blocks.format(stage)
+        return f"{self.prefix}{start}{rest}"
+
+    def is_of_a_block(self, key):
+        blocks = re.escape(self.prefix + self.blocks.partition("{")[0])
+        return re.match(rf"{blocks}\d", key) is not None
+
+
+_TORCHVISION = _Names("conv1.", "bn1.", "layer{}.", 1)
+_KNOWN = (
+    _TORCHVISION,
+    _Names("base_net.input_block.0.", "base_net.input_block.1.", "base_net.block{}.", 2),
+    _Names("base_net.net.0.0.", "base_net.net.0.1.", "base_net.net.{}.", 1),
+)
+
+
+def _names(weights, path):
+    """The `_Names` of a file."""
+    for known in _KNOWN:
+        prefixes = {
+            key.removesuffix(known.example)
+            for key in weights
+            if f".{key}".endswith(f".{known.example}")
+        }
+        if "" in prefixes:
+            return known
+        if len(prefixes) > 1:
+            raise ValueError(
+                f"{path} must hold one ResNet-50. Received: {len(prefixes)}, with the "
+                f"prefixes {', '.join(sorted(prefixes))}"
+            )
+        if prefixes:
+            return known._replace(prefix=prefixes.pop())
+    return _TORCHVISION
