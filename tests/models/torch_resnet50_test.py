@@ -159,6 +159,40 @@ def test_both_generations_of_names(newer):
     np.testing.assert_array_equal(pose(images()), network(images()))
 
 
+def test_names_with_a_prefix():
+    """As of `DataParallel`, or of a detector's backbone; heads are unused."""
+    network = resnet50(widths=_WIDTHS)
+    head = {"head.layer1.weight": np.zeros(3, "float32")}
+    prefixes = "module.", "backbone.", "model.", "module.encoder."
+    for seed, prefix in enumerate(prefixes):
+        weights = state_dict(seed=seed)
+        renamed = {prefix + key: value for key, value in weights.items()}
+        unused = assign_state_dict(network, {**head, **renamed}, "file")
+        assert unused == [*head, f"{prefix}fc.weight", f"{prefix}fc.bias"]
+        gamma = network.get_layer("layer4_2_bn3").gamma
+        np.testing.assert_array_equal(gamma, weights["layer4.2.bn3.weight"])
+        weights = state_dict(seed=seed + 10)
+        pose = {prefix + key: value for key, value in openpifpaf(weights).items()}
+        assign_state_dict(network, pose, "file")
+        np.testing.assert_array_equal(gamma, weights["layer4.2.bn3.weight"])
+
+
+def test_files_of_other_networks():
+    network = resnet50(widths=_WIDTHS)
+    weights = state_dict()
+    twins = {
+        f"{name}.{k}": v for name in ("student", "teacher") for k, v in weights.items()
+    }
+    with pytest.raises(ValueError, match=r"one ResNet-50.*2.* student\., teacher\."):
+        assign_state_dict(network, twins, "file")
+    deeper = {**weights, "layer3.6.conv1.weight": weights["layer3.5.conv1.weight"]}
+    with pytest.raises(ValueError, match=r"more layers than it has, .*layer3\.6"):
+        assign_state_dict(network, deeper, "file")
+    whole = {**weights, "conv1.weight": weights["conv1.weight"].astype("int8")}
+    with pytest.raises(ValueError, match=r"conv1\.weight' must hold floats.* int8"):
+        assign_state_dict(network, whole, "file")
+
+
 def test_missing_and_misshapen_keys_are_named():
     network = resnet50(widths=_WIDTHS)
     before = [w.numpy() for w in network.weights]
@@ -216,6 +250,10 @@ def test_epsilon_of_a_pose_network_must_be_known(tmp_path, real_size):
     with pytest.raises(ValueError, match=r"pose\.npz is of OpenPifPaf, .* epsilon"):
         load_resnet50(tmp_path / "pose.npz")
     given = load_resnet50(tmp_path / "pose.npz", epsilon=1e-3)
+    pose = {f"module.{key}": value for key, value in pose.items()}
+    np.savez(tmp_path / "module.npz", **pose)
+    with pytest.raises(ValueError, match=r"module\.npz is of OpenPifPaf, .* epsilon"):
+        load_resnet50(tmp_path / "module.npz")
     np.savez(tmp_path / "noted.npz", **pose, **{EPSILON_KEY: np.float64(1e-3)})
     noted = load_resnet50(tmp_path / "noted.npz")
     assert [s.stride for s in find_stages(noted)] == [2, 4, 8, 16]
