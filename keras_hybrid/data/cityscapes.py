@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_hybrid.data.folders import SUFFIXES
 from keras_hybrid.data.label_maps import (
     IGNORED,
     UNKNOWN,
@@ -64,9 +65,9 @@ def open_at(path):
 def _split(path, split):
     pairs, left_out = [], []
     # No ._files of macOS.
-    images = (path / "leftImg8bit" / split).glob("[!.]*/[!.]*_leftImg8bit.png")
-    for image in sorted(images):
-        name = image.name.replace("_leftImg8bit", "_gtFine_labelIds")
+    files = (path / "leftImg8bit" / split).glob("[!.]*/[!.]*_leftImg8bit.*")
+    for image in sorted(file for file in files if file.suffix.lower() in SUFFIXES):
+        name = f"{image.stem.replace('_leftImg8bit', '_gtFine_labelIds')}.png"
         labels = path / "gtFine" / split / image.parent.name / name
         if labels.exists():
             pairs.append((image, labels))

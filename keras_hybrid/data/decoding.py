@@ -14,7 +14,9 @@ _FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
 # One of them stands in each file with an orientation: Exif in JPEG, eXIf in PNG (in those
 # of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
-_MARKS = "xif", "XIf", "tiff:Orientation"
+_MARKS = b"xif", b"XIf", b"tiff:Orientation"
+_HEAD = 1 << 15  # bytes of a JPEG, which starts with EXIF but for a profile or comment
+_MARKED_HEAD = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
 
 
 def decode_image(encoded):
@@ -28,18 +30,18 @@ def decode_image(encoded):
     is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
     image = tf.cond(
         tf.io.is_jpeg(encoded) | is_png,
-        lambda: _by_tensorflow(encoded),
+        lambda: _by_tensorflow(encoded, is_png),
         lambda: tf.numpy_function(_by_pillow, [encoded], "uint8", stateful=False),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _by_tensorflow(encoded):
+def _by_tensorflow(encoded, is_png):
     image = tf.io.decode_image(encoded, 3, expand_animations=False)
-    # Python is asked about few images: only one of its threads runs at a time.
-    found = [tf.size(tf.strings.split(encoded, mark, 1)) > 1 for mark in _MARKS]
+    # Of the usual JPEG Python is not asked, one of whose threads runs at a time.
+    head = tf.strings.substr(encoded, 0, _HEAD)
     orientation = tf.cond(
-        tf.reduce_any(found),
+        is_png | tf.strings.regex_full_match(head, _MARKED_HEAD),
         lambda: tf.numpy_function(_orientation, [encoded], "int32", stateful=False),
         lambda: 1,
     )
@@ -56,6 +58,9 @@ def _by_pillow(encoded):
 
 
 def _orientation(encoded):
+    encoded = bytes(encoded)  # an array where TensorFlow is eager
+    if not any(mark in encoded for mark in _MARKS):
+        return np.int32(1)  # Pillow would decode all of a PNG to find that out
     try:
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     except Exception:  # TensorFlow has read it

@@ -189,14 +189,16 @@ def test_hidden_files_are_nobody_s_images(tree, tmp_path):
 def test_images_of_other_suffixes(suffix, tmp_path):
     camvid_tree(tmp_path / "camvid")
     gta5_tree(tmp_path / "gta5")
-    for path in [tmp_path / "camvid/train/1.png", *tmp_path.glob("gta5/images/*")]:
+    cityscapes_tree(tmp_path / "cityscapes")
+    images = "camvid/train/1.png", "gta5/images/*", "cityscapes/leftImg8bit/*/*/*1_*"
+    for path in [path for pattern in images for path in tmp_path.glob(pattern)]:
         image = Image.open(path)
         path.unlink()
         image.save(path.with_suffix(suffix))
     for label_map in tmp_path.glob("*/*annot/0.png"):
         Image.open(label_map).save(label_map.with_suffix(".gif"))
         label_map.unlink()
-    for name, counts in (("camvid", (2, 2)), ("gta5", (2, 1))):
+    for name, counts in (("camvid", (2, 2)), ("gta5", (2, 1)), ("cityscapes", (2, 2))):
         data = open_label_maps(tmp_path / name)
         assert (len(data.train), len(data.test)) == counts
         assert len(batches(data.train)) == 2
