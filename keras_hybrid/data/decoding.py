@@ -15,7 +15,7 @@ _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
 # One of them stands in each file with an orientation: Exif in JPEG, eXIf in PNG (in those
 # of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
 _MARKS = b"xif", b"XIf", b"tiff:Orientation"
-_HEAD = 1 << 15  # bytes of a JPEG, which starts with EXIF but for a profile or comment
+_HEAD = 1 << 14  # bytes of a JPEG, which starts with EXIF but for a profile or comment
 _MARKED_HEAD = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
 
 
