@@ -8,7 +8,9 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
-_SUFFIXES = ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
+from keras_hybrid.data import decoding
+from keras_hybrid.data.folders import SUFFIXES
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -44,11 +46,11 @@ def photographs(folder, shape, count):
             break
         try:
             images.append(_read(file, shape))
-        except Exception as error:  # Pillow's decoders raise their own each
+        except (OSError, ValueError) as error:
             reasons.append(f"{file}: {' '.join(str(error).split())}")
             logging.warning("Skipping image %s", reasons[-1])
     if not images:
-        nothing = f"no {', '.join(_SUFFIXES)} file in it"
+        nothing = f"no {', '.join(SUFFIXES)} file in it"
         found = [*reasons, nothing if os.path.isdir(folder) else "no folder"][0]
         raise ValueError(
             "--calibration_data must be a folder of photographs, also in subfolders. "
@@ -62,16 +64,18 @@ def _files(folder):
     for directory, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [pathlib.Path(directory, n) for n in names if not n.startswith(".")]
-    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES)
+    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
 
 
 def _read(file, shape):
     height, width, channels = shape
-    with Image.open(file) as image:
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
-            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-        if "transparency" in image.info:  # of a palette, which convert("RGB") warns of
-            image = image.convert("RGBA")
-        upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
-    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    image = decoding.opened(file.read_bytes(), "image")
+    if channels == 4 and image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+    else:
+        pixels = decoding.rgb(image)
+    upright = Image.fromarray(decoding.turned(pixels, decoding.orientation_of(image)))
+    fitted = ImageOps.fit(
+        upright.convert(_MODES[channels]), (width, height), Image.Resampling.BILINEAR
+    )
     return np.asarray(fitted).reshape(shape)

@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+from keras_hybrid.data.folders import visible
+
 LAYOUT = (
     "COCO's: a JSON file with train in its name and one with test or val, in the folder, "
     "in annotations/ or beside the images, and images in train/ and test/ (or val/), "
@@ -92,7 +94,4 @@ def _rank(file):
 
 
 def _visible(folder):
-    """Sorted paths, without ._files of macOS and other hidden ones."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if not is_hidden(file.name))
+    return [folder / name for name in visible(folder)] if folder.is_dir() else []
