@@ -7,9 +7,11 @@ AAAI 2021.
 import importlib
 import pathlib
 
-from keras_hybrid import callbacks
+# `baselines`, `metrics` and `models.faster_rcnn` register with Keras what files hold.
+from keras_hybrid import baselines, callbacks, metrics
 from keras_hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.describe import describe
+from keras_hybrid.models import faster_rcnn as _faster_rcnn
 from keras_hybrid.stages import Stage, find_stages
 from keras_hybrid.transfer import HybridTransfer
 
@@ -21,6 +23,6 @@ if not (_here / "recipes").is_dir():
 
 def __getattr__(name):
     # On the JAX and PyTorch backends `import keras_hybrid` stays free of TensorFlow.
-    if name in ("applications", "baselines", "export", "metrics", "models"):
+    if name in ("applications", "export"):
         return importlib.import_module(f"keras_hybrid.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,7 +34,8 @@ class Adapter(keras.layers.Layer):
         x = self.convolution(x)
         return resize(x, tuple(size)) if self.resizes else x
 
-    def compute_output_shape(self, input_shape, size):
+    def compute_output_shape(self, input_shape, size=(None, None)):
+        size = size if self.resizes else input_shape[1:3]
         return (input_shape[0], *size, self.channels)
 
     def get_config(self):

@@ -2,9 +2,12 @@
 
 import math
 
+import keras
+import numpy as np
 from keras import ops
 
 
+@keras.saving.register_keras_serializable("keras_hybrid")
 class DynamicBalance:
     """alpha = 2 L3 / (L1 + L2), batch by batch (paper, Eq. 1).
 
@@ -21,7 +24,15 @@ class DynamicBalance:
         l1, l2, l3 = (ops.cast(loss, "float32") for loss in losses)
         return ops.stop_gradient(ops.divide_no_nan(2.0 * l3, l1 + l2))
 
+    def get_config(self):
+        return {}
 
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("keras_hybrid")
 class FixedBalance:
     """The same alpha for every batch; 1 is the plain sum of Table 1 of the paper.
 
@@ -30,7 +41,7 @@ class FixedBalance:
     """
 
     def __init__(self, alpha):
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        if not is_number(alpha):
             raise TypeError(f"`alpha` must be a number. Received: alpha={alpha!r}")
         if not math.isfinite(alpha) or alpha < 0:
             raise ValueError(
@@ -43,12 +54,27 @@ class FixedBalance:
         del student_first_loss, teacher_first_loss, student_loss
         return ops.convert_to_tensor(self.alpha, "float32")
 
+    def get_config(self):
+        return {"alpha": self.alpha}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def is_number(value):
+    """Whether `value` is a real number: of Python, of NumPy, or an array or tensor ()."""
+    value = np.asarray(value)
+    return value.shape == () and value.dtype.kind in "iuf"
+
 
 def get(balance):
     """The balance for what `HybridTransfer(balance=...)` takes.
 
     Args:
-        balance: `"dynamic"`, a number, a `DynamicBalance` or a `FixedBalance`.
+        balance: `"dynamic"`, a number, a `DynamicBalance` or a `FixedBalance`. An own
+            subclass comes back from a file as itself, with what its `get_config` returns;
+            Keras finds it among registered or custom objects.
 
     Raises:
         ValueError: It is none of these.

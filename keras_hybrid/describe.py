@@ -1,29 +1,41 @@
-"""A pair of networks as a table to look at before training."""
+"""A pair of networks, or one network, as a table to look at before training."""
 
 from keras_hybrid.paths import STUDENT, TEACHER
+from keras_hybrid.stages import Network
 from keras_hybrid.switch_points import stage_table
+from keras_hybrid.teacher_student import TeacherStudent
 
 
 def describe(model):
-    """The stages, paths and adapters of a `HybridTransfer` as text.
+    """The stages of a network, or those and the paths of a `HybridTransfer`, as text.
+
+    Example:
+
+    >>> print(keras_hybrid.describe(keras.applications.VGG16(weights=None)))
+    network 'vgg16':
+      stride  channels  ends at
+           1        64  block1_conv2
+    ...
 
     Args:
-        model: A `HybridTransfer`.
+        model: A `HybridTransfer`, a `FeatureTransfer`, or a `keras.Model` that can be
+            cut.
 
     Returns:
-        Three tables: the stages of both networks; for each path and segment its owner,
-        the layer it ends at, the channels there and the adapter behind it; and the
-        weighted layers of each path (paper, Fig. 6).
+        A table of the stages of each network; for a `HybridTransfer` also one for each
+        path, with its weighted layers (paper, Fig. 6) and for each segment the owner,
+        the layer it ends at, the channels there and the adapter behind it.
+
+    Raises:
+        TypeError, ValueError: `model` is no network that can be cut; the message says
+            why.
     """
-    networks = _networks(model)
-    tables = [stage_table(role, networks[role]) for role in (TEACHER, STUDENT)]
-    tables += [_path_table(path) for path in model.paths]
+    if not isinstance(model, TeacherStudent):
+        return stage_table("network", Network(model, "model"))
+    networks = (TEACHER, model.teacher), (STUDENT, model.student)
+    tables = [stage_table(role, Network(network, role)) for role, network in networks]
+    tables += [_path_table(path) for path in getattr(model, "paths", ())]
     return "\n\n".join(tables)
-
-
-def _networks(model):
-    first, second, _ = model.paths
-    return {s.owner: s.network for s in (first.segments[0], second.segments[0])}
 
 
 def _path_table(path):

@@ -5,12 +5,16 @@ the caller's model and stops at nested models. Here nothing is copied or changed
 calls the user's own layer, and nested models are looked into.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
+from keras import ops
+from keras.src.backend.common import global_state
+from keras.src.layers.layer import CallContext
+from keras.src.models.functional import Functional, unpack_singleton
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Step:
         inputs: `id` of each `KerasTensor` in `arguments` -> its symbol.
         outputs: Symbols of the results.
         specs: The results as `KerasTensor`s, for their static shapes.
+        casts: `id` of each of them that is the input of a nested model -> the dtype to
+            which that model casts it.
     """
 
     name: str
@@ -32,6 +38,7 @@ class Step:
     inputs: dict[int, int]
     outputs: tuple[int, ...]
     specs: tuple[keras.KerasTensor, ...]
+    casts: dict[int, str] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def run(self, values, training=None):
         """Adds the outputs to `values`, a dict from symbol to tensor."""
@@ -50,6 +57,8 @@ class Step:
 
     def _filled_in(self, values):
         tensors = {tensor: values[symbol] for tensor, symbol in self.inputs.items()}
+        for tensor, dtype in self.casts.items():
+            tensors[tensor] = _cast(tensors[tensor], dtype)
         return self.arguments.fill_in(tensors)
 
     @property
@@ -60,6 +69,12 @@ class Step:
         convolution two, batch normalization none.
         """
         return count_kernels(self.operation)
+
+
+def _cast(x, dtype):
+    if isinstance(x, keras.KerasTensor):
+        return keras.KerasTensor(x.shape, dtype)
+    return ops.cast(x, dtype)
 
 
 def count_kernels(operation):
@@ -85,8 +100,9 @@ class Graph:
 
     def run(self, values, start, stop, training):
         """Runs `steps[start:stop]`, reading from and adding to `values`."""
-        for step in self.steps[start:stop]:
-            step.run(values, training)
+        with _one_call():
+            for step in self.steps[start:stop]:
+                step.run(values, training)
 
     def towards(self, target):
         """The same graph with the steps that `target` needs in front.
@@ -101,7 +117,7 @@ class Graph:
 
     def pack(self, outputs):
         """Gives a flat list of outputs the structure the network returns."""
-        return keras.tree.pack_sequence_as(self.structure, outputs)
+        return unpack_singleton(keras.tree.pack_sequence_as(self.structure, outputs))
 
     def weighted_layers(self, start, stop, source, target):
         """Most weighted layers on any way from symbol `source` to symbol `target`.
@@ -116,6 +132,22 @@ class Graph:
                 below = max(above) + step.weighted_layers
                 depth.update(dict.fromkeys(step.outputs, below))
         return depth.get(target, 0)
+
+
+@contextlib.contextmanager
+def _one_call():
+    """Within it a layer keeps the losses of all its calls, as within a call of a model.
+
+    A layer that is called by itself drops those of its call before.
+    """
+    outer = global_state.get_global_attribute("current_call_ctx")
+    if outer is None:
+        context = CallContext(entry_layer=None)
+        global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", outer)
 
 
 def flatten(model):
@@ -145,7 +177,8 @@ def functional(model):
 
 
 def _flatten(model, source, symbols, prefix):
-    known = {id(model.inputs[0]): source}
+    image = model.inputs[0]
+    known = {id(image): source}
     steps = []
     for node in _in_order(model):
         tensors = node.arguments.keras_tensors
@@ -157,8 +190,17 @@ def _flatten(model, source, symbols, prefix):
             steps += inner
         else:
             outputs = tuple(next(symbols) for _ in node.outputs)
+            casts = {id(image): image.dtype} if prefix and id(image) in inputs else {}
             steps.append(
-                Step(name, node.operation, node.arguments, inputs, outputs, node.outputs)
+                Step(
+                    name,
+                    node.operation,
+                    node.arguments,
+                    inputs,
+                    outputs,
+                    node.outputs,
+                    casts=casts,
+                )
             )
         known.update(zip(map(id, node.outputs), outputs))
     return steps, [known[id(tensor)] for tensor in model.outputs]

@@ -25,6 +25,9 @@ class MultiWorkerFit:
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logs = super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._with_an_axis(logs)
+
+    def _with_an_axis(self, logs):
         if not _several_machines(self):
             return logs
         return {

@@ -52,6 +52,8 @@ class Path:
 
     def __call__(self, x, training=False):
         """Predicts from images (B, H, W, C). The teacher's part never trains."""
+        for segment in self.segments:
+            segment.network.model._clear_losses()  # of the call before
         return self.finish(x, self.begin(x, training), training)
 
     def begin(self, images, training):
@@ -250,6 +252,8 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
                     cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
                 )
                 label = f"{name}_feature_adapter_{cut.stride}"
+                again = sum(f.wanted.stride == cut.stride for f in features)
+                label += f"_{again + 1}" if again else ""
                 adapter = new_adapter(label, found, cut) if owner == TEACHER else None
                 features.append(Feature(cut, found, adapter))
         changes = following != owner

@@ -99,6 +99,9 @@ class Cut:
 class Network:
     """What of a model can be cut, and where.
 
+    Of several outputs those count whose way from the image passes the coarsest map: a
+    pyramid's finer maps and an auxiliary head leave the chain on the way to it.
+
     Attributes:
         graph: The `Graph` of the Functional model, or of the `.backbone`.
         start: The input, as a `Cut`.
@@ -111,12 +114,21 @@ class Network:
         self.model = model
         graph = graph_lib.flatten(_trunk(model, argument))
         self.start = Cut(0, graph.input, graph.input_spec)
-        # Of a backbone's outputs only the coarsest counts: the maps that leave the
-        # chain on the way are for a feature pyramid.
-        targets = graph.outputs if has_backbone(model) else [None]
-        chains = [_chain(graph, self.start, target) for target in targets]
-        self.graph, self.cuts = max(chains, key=lambda c: c[1][-1].stride if c[1] else 0)
-        ends = {c.stride: c for c in self.cuts if c.is_weighted and not c.is_padding}
+        chains = [_chain(graph, self.start, output) for output in graph.outputs]
+        self.graph, self.cuts = max(chains, key=lambda chain: _depth(chain[1]))
+        coarsest = _coarsest(self.cuts)
+        shared = set.intersection(
+            *(
+                {c.symbol for c in cuts}
+                for _, cuts in chains
+                if _coarsest(cuts) == coarsest
+            )
+        )
+        ends = {
+            c.stride: c
+            for c in self.cuts
+            if c.symbol in shared and c.is_weighted and not c.is_padding
+        }
         self.stage_cuts = list(ends.values())
 
     @property
@@ -134,10 +146,11 @@ class Network:
 
 
 def has_backbone(model):
-    """Whether `model` is to be cut at its `.backbone`, not as a whole."""
-    if not hasattr(model, "backbone"):
-        return False
-    return hasattr(model, "head") or graph_lib.functional(model) is None
+    """Whether `model` is to be cut at its `.backbone`, not as a whole.
+
+    A Functional model is cut as it is, whatever attributes it has.
+    """
+    return hasattr(model, "backbone") and graph_lib.functional(model) is None
 
 
 def _trunk(model, argument):
@@ -165,16 +178,22 @@ def _trunk(model, argument):
 
 
 def _chain(graph, start, target):
-    """The graph and its cuts on the way to `target` (None: to all its outputs)."""
-    if target is None:
-        return graph, list(_cuts(graph, start, graph.outputs, len(graph.steps)))
+    """The graph, and its cuts on the way to the output `target`."""
     graph, stop = graph.towards(target)
-    return graph, list(_cuts(graph, start, [target], stop))
+    return graph, list(_cuts(graph, start, target, stop))
 
 
-def _cuts(graph, start, outputs, stop):
+def _coarsest(cuts):
+    return cuts[-1].stride if cuts else 0
+
+
+def _depth(cuts):
+    return _coarsest(cuts), len(cuts)
+
+
+def _cuts(graph, start, target, stop):
     before = start
-    for position, symbol, step in _single_tensors(graph, outputs, stop):
+    for position, symbol, step in _single_tensors(graph, target, stop):
         spec = step.specs[step.outputs.index(symbol)]
         if len(spec.shape) != 4 or spec.shape[-1] is None:
             return
@@ -197,12 +216,12 @@ def _cuts(graph, start, outputs, stop):
         yield before
 
 
-def _single_tensors(graph, outputs, stop):
-    """(position, symbol, step) wherever one tensor alone is still needed."""
+def _single_tensors(graph, target, stop):
+    """(position, symbol, step) wherever `target` needs one tensor alone from before."""
     last_use = {}
     for i, step in enumerate(graph.steps[:stop]):
         last_use.update(dict.fromkeys(step.inputs.values(), i))
-    last_use.update(dict.fromkeys(outputs, stop))
+    last_use[target] = stop
     needed = {graph.input}
     for i, step in enumerate(graph.steps[:stop]):
         needed = {s for s in needed.union(step.outputs) if last_use.get(s, -1) > i}

@@ -4,19 +4,19 @@ import contextlib
 
 import keras
 from keras import ops
+from keras.src.saving.serialization_lib import serialize_with_public_fn
 
+from keras_hybrid.as_student import AsStudent
 from keras_hybrid.gradient_step import GradientStep
-from keras_hybrid.multi_worker import MultiWorkerFit
-from keras_hybrid.stages import Network
+from keras_hybrid.graph import functional
+from keras_hybrid.stages import Network, has_backbone
 
 # (height, width) at which `teacher_preprocessing` is tried where the student takes any.
 _UNKNOWN_IMAGE_SIZE = 64
 
 
-class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
+class TeacherStudent(GradientStep, AsStudent):
     """Trains a student beside a frozen teacher; what a step minimises, subclasses say.
-
-    `evaluate` and `predict` run the student alone.
 
     Args:
         teacher, student: Two models that `networks_of` took.
@@ -42,9 +42,6 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
         """What a step minimises, a float32 scalar; and the student's predictions."""
         raise NotImplementedError
 
-    def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
-
     def compile(self, *args, **kwargs):
         self._freeze_teacher()
         super().compile(*args, **kwargs)
@@ -62,21 +59,14 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
         if isinstance(self.teacher_preprocessing, keras.Layer):
             self.teacher_preprocessing.trainable = False
 
-    def _task_loss(self, x, y, y_pred, sample_weight, training=True):
-        student = self.student
-        if type(student).compute_loss is not keras.Model.compute_loss:
-            loss = student.compute_loss(
-                x=x,
-                y=y,
-                y_pred=y_pred,
-                sample_weight=sample_weight,
-                training=training,
-            )
-        elif self._compile_loss is None:
-            raise ValueError("No loss to compute. Provide a `loss` in `compile()`.")
-        else:
-            loss = self._compile_loss(y, y_pred, sample_weight)
-        return ops.cast(loss, "float32")
+    def _images(self, x):
+        """The images (B, H, W, C) of a batch, found and refused as the student does."""
+        student = self.student.backbone if has_backbone(self.student) else self.student
+        student._assert_input_compatibility(x)
+        trunk = functional(student)
+        if isinstance(x, dict):
+            x = x[trunk.inputs[0].name]
+        return trunk._adjust_input_rank(keras.tree.flatten(x)[:1])[0]
 
     def _additional_loss(self):
         losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
@@ -111,7 +101,8 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self._path_logs.build(y, y_pred)
-        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        logs = super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._with_an_axis(self._with_path_logs(logs))
 
     @property
     def metrics(self):
@@ -119,17 +110,14 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
 
     def get_metrics_result(self):
         """Log name -> value: the losses, alpha, then the compiled metrics."""
-        results = {}
-        own = {id(metric) for metric in self._path_logs.metrics}
-        for metric in self.metrics:
-            if id(metric) not in own:
-                value = metric.result()
-                results.update(value if isinstance(value, dict) else {metric.name: value})
+        return self._with_path_logs(super().get_metrics_result())
+
+    def _with_path_logs(self, logs):
         if not self._logs_paths:
-            return results
-        first = {"loss": results.pop("loss")} if "loss" in results else {}
+            return logs
+        first = {"loss": self._loss_tracker.result()} if self.compiled else {}
         paths, per_path = self._path_logs.results()
-        return {**first, **paths, **results, **per_path}
+        return {**first, **paths, **logs, **first, **per_path}
 
     def evaluate(self, *args, **kwargs):
         with self._without_path_logs():
@@ -162,18 +150,20 @@ class TeacherStudent(GradientStep, MultiWorkerFit, keras.Model):
             "name": self.name,
             "teacher": serialize(self.teacher),
             "student": serialize(self.student),
-            "teacher_preprocessing": serialize(self.teacher_preprocessing),
+            "teacher_preprocessing": _serialized(self.teacher_preprocessing),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config = {
-                key: keras.saving.deserialize_keras_object(value)
+        # Without a scope of its own, which would hide the caller's.
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(
+            **{
+                key: deserialize(value, custom_objects=custom_objects)
                 for key, value in config.items()
                 if value is not None
             }
-        return cls(**config)
+        )
 
 
 def networks_of(teacher, student):
@@ -191,11 +181,7 @@ def check_pair(teacher, student):
     _check_apart(teacher, student)
     _check_built(teacher, "teacher")
     _check_built(student, "student")
-
-
-def images_of(x):
-    """The one image tensor of a batch, also where it comes in a list."""
-    return keras.tree.flatten(x)[0]
+    _check_methods(student)
 
 
 def random_state(model):
@@ -230,6 +216,38 @@ def _check_apart(teacher, student):
             f"frozen. Received: teacher={teacher.name!r} and student={student.name!r} "
             f"with {len(shared)} weights in common"
         )
+
+
+def _serialized(preprocessing):
+    """A layer by its config; a function by its name, for `custom_objects` to know it."""
+    if isinstance(preprocessing, keras.Layer):
+        return keras.saving.serialize_keras_object(preprocessing)
+    if getattr(preprocessing, "__name__", "<lambda>") != "<lambda>":
+        name = keras.saving.get_registered_name(preprocessing)
+        return serialize_with_public_fn(preprocessing, name)
+    try:
+        return keras.saving.serialize_keras_object(preprocessing)
+    except TypeError:
+        raise TypeError(
+            "`teacher_preprocessing` must be a layer or a function with a name to be "
+            "saved: wrap it with `def`, and hand that to `load_model` in "
+            f"`custom_objects`. Received: teacher_preprocessing={preprocessing!r}"
+        ) from None
+
+
+def _check_methods(student):
+    """Refuses a student whose own steps would go unused."""
+    names = ["train_step"]
+    if keras.backend.backend() == "jax":  # a step there is one of its own variables alone
+        names.append("test_step")
+    for name in names:
+        method = getattr(student, name)
+        if getattr(method, "__func__", None) is not getattr(keras.Model, name):
+            raise ValueError(
+                f"`student` must not have a `{name}` of its own, which would go unused. "
+                "Define `compute_loss(x, y, y_pred, sample_weight, training)` instead. "
+                f"Received: student={student.name!r} ({type(student).__name__})"
+            )
 
 
 def _check_built(model, argument):

@@ -8,7 +8,7 @@ from keras_hybrid import switch_points as switches_lib
 from keras_hybrid import teacher_student
 from keras_hybrid.path_logs import PathLogs
 from keras_hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, build_paths
-from keras_hybrid.teacher_student import TeacherStudent, images_of
+from keras_hybrid.teacher_student import TeacherStudent
 
 _LOGGED = "student_loss", "student_first_loss", "teacher_first_loss", "balance"
 
@@ -121,7 +121,7 @@ class HybridTransfer(TeacherStudent):
             self._path_logs.compile(self._compile_metrics, metrics, weighted_metrics)
 
     def _training_loss(self, x, y, sample_weight):
-        images, plain = images_of(x), self._paths[-1]
+        images, plain = self._images(x), self._paths[-1]
         begun = plain.begin(images, training=True)
         y_pred = plain.finish(images, begun, training=True)
         return self._hybrid_loss(x, y, y_pred, sample_weight, begun), y_pred
@@ -143,8 +143,7 @@ class HybridTransfer(TeacherStudent):
         """
         if training:
             return self._hybrid_loss(x, y, y_pred, sample_weight)
-        loss = self._task_loss(x, y, y_pred, sample_weight, training=False)
-        return loss + self._additional_loss()
+        return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
     def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None):
         """alpha * (L1 + L2) + L3, and additional losses once (paper, Fig. 4).
@@ -155,20 +154,22 @@ class HybridTransfer(TeacherStudent):
         # Before the hybrid paths run the student's layers again, which clears them.
         additional = self._additional_loss()
         student_first, teacher_first, _ = self._paths
+        images = self._images(x)
         everything = self.student_batch_norm == "all"
         keeps = self.student.non_trainable_variables if everything else ()
         with self._discarding_state(keeps):
             if begun is None or everything:
-                begun = student_first.begin(images_of(x), training=True)
-            y_student_first = student_first.finish(images_of(x), begun, training=True)
+                begun = student_first.begin(images, training=True)
+            y_student_first = student_first.finish(images, begun, training=True)
             l1 = self._task_loss(x, y, y_student_first, sample_weight)
-            y_teacher_first = teacher_first(images_of(x), training=True)
+            begun = teacher_first.begin(images, training=True)
+            y_teacher_first = teacher_first.finish(images, begun, training=True)
             l2 = self._task_loss(x, y, y_teacher_first, sample_weight)
         total_l1, total_l2, total_l3 = self._sum_over_replicas([l1, l2, l3])
         alpha = self.balance(total_l1, total_l2, total_l3)
         self._path_logs.update(
             [total_l3, total_l1, total_l2, alpha],
-            ops.shape(images_of(x))[0],
+            ops.shape(images)[0],
             y,
             {STUDENT_FIRST: y_student_first, TEACHER_FIRST: y_teacher_first},
             sample_weight,
@@ -180,7 +181,7 @@ class HybridTransfer(TeacherStudent):
         return {
             **super().get_config(),
             "switch_points": serialize(self.switch_points),
-            "balance": getattr(self.balance, "alpha", "dynamic"),
+            "balance": serialize(self.balance),
             "student_batch_norm": self.student_batch_norm,
             "track_paths": self.track_paths,
         }

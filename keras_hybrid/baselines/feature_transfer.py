@@ -16,7 +16,7 @@ from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
 from keras_hybrid.baselines.taps import Taps
 from keras_hybrid.path_logs import PathLogs
-from keras_hybrid.teacher_student import TeacherStudent, images_of
+from keras_hybrid.teacher_student import TeacherStudent
 
 METHODS = {
     "kd": KnowledgeDistillation,
@@ -98,7 +98,7 @@ class FeatureTransfer(TeacherStudent):
         self._teacher_taps, self._student_taps = taps
 
     def _training_loss(self, x, y, sample_weight):
-        y_pred, maps = self._student_taps(images_of(x), training=True)
+        y_pred, maps = self._student_taps(self._images(x), training=True)
         return self._sum_of_losses(x, y, y_pred, sample_weight, maps), y_pred
 
     def compute_loss(
@@ -110,15 +110,14 @@ class FeatureTransfer(TeacherStudent):
         """
         if training:
             return self._sum_of_losses(x, y, y_pred, sample_weight)
-        loss = self._task_loss(x, y, y_pred, sample_weight, training=False)
-        return loss + self._additional_loss()
+        return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
     def _sum_of_losses(self, x, y, y_pred, sample_weight, maps=None):
         """`maps` are the student's, where its pass for `y_pred` has kept them."""
         task = self._task_loss(x, y, y_pred, sample_weight)
         # Before the student's layers run again, which clears them.
         additional = self._additional_loss()
-        images = images_of(x)
+        images = self._images(x)
         if maps is None:
             with self._discarding_state():
                 _, maps = self._student_taps(images, training=True)
