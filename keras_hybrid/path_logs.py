@@ -1,5 +1,7 @@
 """What training beside a teacher logs besides the metrics of the student."""
 
+import copy
+
 import keras
 
 from keras_hybrid.paths import STUDENT_FIRST, TEACHER_FIRST
@@ -62,8 +64,12 @@ class PathLogs:
 
 
 def _copy(metrics):
-    def copy(metric):
-        is_metric = isinstance(metric, keras.Metric)
-        return type(metric).from_config(metric.get_config()) if is_metric else metric
+    def copy_of(metric):
+        if not isinstance(metric, keras.Metric):
+            return metric
+        # Keras copies a metric by its config, which not every one has.
+        new = object.__new__(type(metric))
+        vars(new).update(copy.deepcopy(vars(metric), {id(metric): new}))
+        return new
 
-    return keras.tree.map_structure(copy, metrics)
+    return keras.tree.map_structure(copy_of, metrics)

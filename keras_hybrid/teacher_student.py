@@ -144,12 +144,11 @@ class TeacherStudent(GradientStep, AsStudent):
             variable.assign(store[f"random_state_{i}"])
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
             "name": self.name,
-            "teacher": serialize(self.teacher),
-            "student": serialize(self.student),
+            "teacher": _serialized_network(self.teacher),
+            "student": _serialized_network(self.student),
             "teacher_preprocessing": _serialized(self.teacher_preprocessing),
         }
 
@@ -216,6 +215,15 @@ def _check_apart(teacher, student):
             f"frozen. Received: teacher={teacher.name!r} and student={student.name!r} "
             f"with {len(shared)} weights in common"
         )
+
+
+def _serialized_network(model):
+    """Its config; without an optimizer that never ran, which Keras could not load."""
+    config = keras.saving.serialize_keras_object(model)
+    of_keras = type(model).compile_from_config is keras.Model.compile_from_config
+    if of_keras and model.compiled and not model.optimizer.built:
+        config.pop("compile_config")
+    return config
 
 
 def _serialized(preprocessing):

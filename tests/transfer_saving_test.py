@@ -1,5 +1,7 @@
 """Interrupted and uninterrupted training end at the same weights."""
 
+import functools
+import os
 import subprocess
 import sys
 
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 from keras import layers
 
+import detectors
 import tiny
-from keras_hybrid import HybridTransfer
+from keras_hybrid import DynamicBalance, FixedBalance, HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
+from runs import PATH
 
 
 def dropout_student():
@@ -100,3 +105,161 @@ received = student(np.load(r"{tmp_path}/images.npy"))
 np.testing.assert_allclose(received, np.load(r"{tmp_path}/expected.npy"), rtol=1e-6)
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+class Scaled(layers.Conv2D):
+    """A stranger's layer, which nobody registered."""
+
+
+def strangers(size):
+    x = image = keras.Input((32, 32, 3))
+    for width in size:
+        x = Scaled(width, 3, strides=2, padding="same", activation="tanh")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(4, activation="softmax")(x))
+
+
+def halved(images):
+    return images / 2
+
+
+class Halved(layers.Rescaling):
+    pass
+
+
+class Constant(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(y_pred, axis=-1)
+
+
+CUSTOM = {"Scaled": Scaled, "Halved": Halved, "halved": halved, "Constant": Constant}
+
+
+def loaded_in_a_scope(path):
+    with keras.saving.custom_object_scope(CUSTOM):
+        return keras.saving.load_model(path)
+
+
+@pytest.mark.parametrize("preprocessing", [halved, Halved(0.5)])
+@pytest.mark.parametrize("kind", [HybridTransfer, FeatureTransfer])
+def test_custom_objects_reach_everything_inside(kind, preprocessing, tmp_path):
+    options = {"method": "at"} if kind is FeatureTransfer else {}
+    networks = strangers((6, 8)), strangers((4, 6))
+    model = kind(*networks, teacher_preprocessing=preprocessing, **options)
+    model.compile("sgd", loss=Constant())
+    images, labels = tiny.batch()
+    model.save(tmp_path / "run.keras")
+    copies = [
+        keras.saving.load_model(tmp_path / "run.keras", custom_objects=CUSTOM),
+        loaded_in_a_scope(tmp_path / "run.keras"),
+    ]
+    with keras.saving.custom_object_scope(CUSTOM):
+        copies.append(keras.models.clone_model(model))
+        copies.append(kind.from_config(model.get_config()))
+    copies.append(kind.from_config(model.get_config(), custom_objects=CUSTOM))
+    for copy in copies:
+        copy.set_weights(model.get_weights())
+        copy.compile("sgd", loss=Constant())
+    expected, *logs = [
+        m.train_on_batch(images, labels, return_dict=True) for m in (model, *copies)
+    ]
+    assert all(log == expected for log in logs)
+    with pytest.raises(TypeError, match="Could not locate class 'Scaled'"):
+        keras.saving.load_model(tmp_path / "run.keras")
+
+
+@keras.saving.register_keras_serializable("tests")
+def doubled(images):
+    return images * 2
+
+
+FUNCTIONS = {
+    "registered": doubled,
+    "keras": keras.applications.resnet50.preprocess_input,
+    "op": keras.ops.abs,
+}
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_known_functions_come_back(case, tmp_path):
+    model = build({"teacher_preprocessing": FUNCTIONS[case]})
+    model.save(tmp_path / "run.keras")
+    loaded = keras.saving.load_model(tmp_path / "run.keras")
+    assert loaded.teacher_preprocessing is FUNCTIONS[case]
+
+
+def test_a_lambda_comes_back_where_it_is_trusted(tmp_path):
+    model = build({"teacher_preprocessing": lambda images: images / 2})
+    with pytest.warns(UserWarning, match="pass `safe_mode=False`"):
+        model.save(tmp_path / "run.keras")
+    with pytest.raises(ValueError, match="safe_mode=False"):
+        keras.saving.load_model(tmp_path / "run.keras")
+    loaded = keras.saving.load_model(tmp_path / "run.keras", safe_mode=False)
+    images, _ = tiny.batch()
+    np.testing.assert_array_equal(loaded.paths[1](images), model.paths[1](images))
+
+
+def test_a_function_without_a_name_is_refused(tmp_path):
+    model = build({"teacher_preprocessing": functools.partial(keras.ops.multiply, 2.0)})
+    with pytest.raises(TypeError, match="a function with a name .* `custom_objects`"):
+        model.save(tmp_path / "run.keras")
+
+
+class Damped(DynamicBalance):
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, *losses):
+        return self.factor * super().__call__(*losses)
+
+    def get_config(self):
+        return {"factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halfway(FixedBalance):
+    def __call__(self, *losses):
+        return super().__call__(*losses) / 2
+
+
+@pytest.mark.parametrize("balance", [Damped(0.25), Halfway(0.5), FixedBalance(0.5)])
+def test_balances_come_back_as_they_were(balance, tmp_path):
+    model = build({"balance": balance})
+    model.save(tmp_path / "run.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "run.keras", custom_objects={"Damped": Damped}
+    )
+    assert type(loaded.balance) is type(balance)
+    assert vars(loaded.balance) == vars(balance)
+
+
+def test_a_teacher_that_was_compiled_and_never_trained(tmp_path):
+    model = build({})
+    for network in (model.teacher, model.student):
+        network.compile("adam", loss="mse")
+    model.save(tmp_path / "run.keras")
+    assert not keras.saving.load_model(tmp_path / "run.keras").teacher.compiled
+
+
+def test_files_load_once_the_package_is_imported(tmp_path):
+    """None of the classes in them has to be imported by name."""
+    detectors.small((8,), anchor_heights=(24,)).save(tmp_path / "FasterRCNN.keras")
+    FeatureTransfer(tiny.teacher(), tiny.student(), "fitnet").save(
+        tmp_path / "FeatureTransfer.keras"
+    )
+    script = f"""
+import keras, keras_hybrid
+for name in ("FasterRCNN", "FeatureTransfer"):
+    model = keras.saving.load_model(rf"{tmp_path}/{{name}}.keras")
+    assert type(model).__name__ == name
+keras.saving.deserialize_keras_object(
+    {{"module": "", "class_name": "MeanIoU", "config": {{}},
+      "registered_name": "keras_hybrid>MeanIoU"}}
+)
+"""
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, **PATH},
+    )

@@ -100,6 +100,29 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
             return detections_of(y_pred), state
         return detections_of(super().predict_step(*args))
 
+    def export(self, filepath, *args, input_signature=None, **kwargs):
+        """Exports what finds the detections in one image of a size.
+
+        Args:
+            filepath, *args, **kwargs: As `keras.Model.export` takes them.
+            input_signature: `[keras.InputSpec(shape=(1, height, width, 3))]`; None where
+                the backbone has a size.
+
+        Raises:
+            ValueError: The size is not known.
+        """
+        (image,) = keras.tree.flatten(input_signature or self.backbone.inputs)
+        if None in image.shape[1:3]:
+            raise ValueError(
+                "`input_signature` must give the height and width of the images, which "
+                f"{self.name!r} takes at any size, as in `input_signature="
+                "[keras.InputSpec(shape=(1, 512, 1024, 3))]`. Received: "
+                f"input_signature={input_signature}"
+            )
+        detector = with_detections(self, *image.shape[1:3])
+        spec = keras.InputSpec(shape=detector.input_shape, dtype="float32", name="image")
+        detector.export(filepath, *args, input_signature=[spec], **kwargs)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
