@@ -1,6 +1,7 @@
 """How much the two hybrid paths weigh beside the student's own loss."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -64,8 +65,9 @@ class FixedBalance:
 
 def is_number(value):
     """Whether `value` is a real number: of Python, of NumPy, or an array or tensor ()."""
-    value = np.asarray(value)
-    return value.shape == () and value.dtype.kind in "iuf"
+    array = np.asarray(value)
+    is_real = isinstance(value, numbers.Real) or array.dtype.kind in "iuf"
+    return array.shape == () and is_real and array.dtype != bool
 
 
 def get(balance):

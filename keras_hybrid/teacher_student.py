@@ -4,7 +4,9 @@ import contextlib
 
 import keras
 from keras import ops
+from keras.src.layers.merging.base_merge import Merge
 from keras.src.saving.serialization_lib import serialize_with_public_fn
+from keras.src.utils.python_utils import is_default
 
 from keras_hybrid.as_student import AsStudent
 from keras_hybrid.gradient_step import GradientStep
@@ -180,6 +182,7 @@ def check_pair(teacher, student):
     _check_apart(teacher, student)
     _check_built(teacher, "teacher")
     _check_built(student, "student")
+    _check_parts(student)
     _check_methods(student)
 
 
@@ -243,6 +246,30 @@ def _serialized(preprocessing):
         ) from None
 
 
+def _check_parts(student):
+    """Refuses a student of parts that has no head, or others that no path runs."""
+    if not has_backbone(student):
+        return
+    received = f"Received: student={student.name!r} ({type(student).__name__})"
+    if not hasattr(student, "head"):
+        raise ValueError(
+            "`student` must have a `.head`, from the features of its `.backbone` to its "
+            f"predictions. {received}"
+        )
+    parts = student.backbone, student.head
+    weights = {id(w) for part in parts for w in part.trainable_weights}
+    others = [
+        layer.name
+        for layer in student.layers
+        if any(id(w) not in weights for w in layer.trainable_weights)
+    ]
+    if others:
+        raise ValueError(
+            "`student` must be its `.head` on the features of its `.backbone`: put what "
+            f"lies between or beside them into one of the two. {received} with {others}"
+        )
+
+
 def _check_methods(student):
     """Refuses a student whose own steps would go unused."""
     names = ["train_step"]
@@ -259,12 +286,18 @@ def _check_methods(student):
 
 
 def _check_built(model, argument):
-    unbuilt = [layer.name for layer in model._flatten_layers(False) if not layer.built]
+    unbuilt = [layer.name for layer in model._flatten_layers(False) if _lacks(layer)]
     if unbuilt:
         raise ValueError(
             f"`{argument}` must be built: call it on a batch of images first. Received: "
             f"{argument}={model.name!r} with unbuilt {unbuilt[:5]}"
         )
+
+
+def _lacks(layer):
+    """Whether a layer may still have to make weights of its own."""
+    none_of_its_own = isinstance(layer, Merge | keras.Sequential)
+    return not (layer.built or none_of_its_own or is_default(layer.build))
 
 
 def check_images(teacher, student, switches, preprocess):

@@ -1,4 +1,7 @@
+import fractions
+
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -46,7 +49,34 @@ def test_get_takes_the_short_forms():
     assert balance.get(fixed) is fixed
 
 
-@pytest.mark.parametrize("bad", ["static", -1, float("nan"), True, None, [1]])
+NUMBERS = [
+    0.5,
+    np.float32(0.5),
+    np.float16(0.5),
+    np.array(0.5),
+    tf.constant(0.5),
+    fractions.Fraction(1, 2),
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+def test_get_takes_any_number(number):
+    alpha = balance.get(number).alpha
+    assert (alpha, type(alpha)) == (0.5, float)
+
+
+@pytest.mark.parametrize("number", [2, np.int64(2), np.uint8(2), np.array(2)])
+def test_get_takes_any_integer(number):
+    assert balance.get(number).alpha == 2.0
+
+
+BAD = [
+    *("static", "1", -1, float("nan"), True, None, [1], 1j),
+    *(np.float32(-1), np.array([0.5]), np.array(True), np.float64("inf")),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=repr)
 def test_get_refuses_anything_else(bad):
     with pytest.raises(ValueError, match="`balance` must be"):
         balance.get(bad)

@@ -142,11 +142,48 @@ def test_enlarging_first_counts_as_stride_1():
     assert network.cuts[-1].size((32, 32)) == (32, 32)
 
 
-def test_a_branch_to_an_output_hides_what_it_goes_round():
-    image = keras.Input((32, 32, 3))
-    x = layers.Conv2D(4, 3, strides=2, padding="same", name="shared")(image)
-    y = layers.Conv2D(4, 3, strides=2, padding="same")(x)
-    assert [s.layer_name for s in find_stages(keras.Model(image, [x, y]))] == ["shared"]
+def chain(channels=(4, 6, 8)):
+    """An image, and maps of strides 2, 4, 8 that end at out1, out2, out3."""
+    x = image = keras.Input((32, 32, 3))
+    maps = []
+    for i, width in enumerate(channels, start=1):
+        x = layers.Conv2D(width, 3, strides=2, padding="same", name=f"out{i}")(x)
+        maps.append(x)
+    return image, maps
+
+
+def pooled(x, name=None):
+    return layers.Dense(2, name=name)(layers.GlobalAveragePooling2D()(x))
+
+
+SEVERAL_OUTPUTS = {
+    "pyramid": lambda maps: maps,
+    "deepest first": lambda maps: maps[::-1],
+    "dict of maps": lambda maps: dict(zip("cba", maps)),
+    "auxiliary head": lambda maps: [pooled(maps[2]), pooled(maps[1])],
+    "auxiliary head first": lambda maps: [pooled(maps[0]), pooled(maps[2])],
+    "two heads on the last": lambda maps: [pooled(maps[2]), layers.Flatten()(maps[2])],
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL_OUTPUTS)
+def test_several_outputs_are_cut_down_to_the_coarsest(case):
+    image, maps = chain()
+    found = find_stages(keras.Model(image, SEVERAL_OUTPUTS[case](maps)))
+    assert [(s.layer_name, s.stride) for s in found] == [
+        ("out1", 2),
+        ("out2", 4),
+        ("out3", 8),
+    ]
+
+
+def test_heads_of_maps_are_no_stages():
+    """The last map is that of both, not one within one of them."""
+    image, maps = chain()
+    outputs = [layers.Conv2D(n, 3, padding="same")(maps[-1]) for n in (2, 5)]
+    outputs.append(pooled(maps[1]))
+    stages = find_stages(keras.Model(image, outputs))
+    assert [stage.layer_name for stage in stages] == ["out1", "out2", "out3"]
 
 
 def test_the_model_stays_as_it_was():

@@ -49,6 +49,57 @@ def test_unbuilt():
     refused("`student` must be built: .*unbuilt_head", student=Parts())
 
 
+class Block(layers.Layer):
+    """Layers without weights are built when they run, which is not yet."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pad, self.join = layers.ZeroPadding2D(), layers.Concatenate()
+        self.augment = keras.Sequential([layers.RandomFlip()])
+        self.convolution = layers.Conv2D(4, 3, strides=2)
+
+    def build(self, shape):
+        self.convolution.build((*shape[:-1], 6))
+
+    def call(self, x):
+        return self.convolution(self.pad(self.join([x, x])))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] // 2, shape[2] // 2, 4)
+
+
+def test_unbuilt_layers_without_weights():
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(3, 3, strides=2, padding="same")(Block()(image))
+    teacher = keras.Model(image, x)
+    assert not all(layer.built for layer in teacher._flatten_layers())
+    model = HybridTransfer(teacher, tiny.student())
+    model.compile("sgd", loss="sparse_categorical_crossentropy")
+    model.train_on_batch(*tiny.batch())
+
+
+class Parts(keras.Model):
+    def __init__(self, head, neck=None):
+        super().__init__()
+        self.backbone = convolutional(2, 2)
+        self.neck, self.head = neck, head
+
+    def call(self, images):
+        return self.head(self.neck(self.backbone(images)))
+
+
+def test_parts_that_no_path_would_run():
+    head, neck = layers.Conv2D(2, 1), layers.Conv2D(5, 1, name="neck")
+    neck.build((None, None, None, 4))
+    head.build((None, None, None, 5))
+    refused(
+        "its `.head` on the features .*Parts. with .'neck'.", student=Parts(head, neck)
+    )
+    student = Parts(head)
+    del student.head
+    refused("`student` must have a `.head`", student=student)
+
+
 def test_no_common_stride():
     with pytest.raises(ValueError, match="two strides in common") as error:
         HybridTransfer(convolutional(3, 3), convolutional(2, 2))

@@ -496,3 +496,47 @@ def test_several_outputs():
     # The losses of single outputs are those of the plain path.
     assert logs["a_loss"] + logs["b_loss"] == pytest.approx(logs["student_loss"])
     assert set(model.predict(images, verbose=0)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("balance", ["dynamic", 0])
+def test_an_auxiliary_head_trains_on_every_path(balance):
+    """Deep supervision: both outputs in all three losses, the joint at the coarsest."""
+
+    def new():
+        keras.utils.set_random_seed(1)
+        student = tiny.student(batch_norm=False)
+        x = layers.Conv2D(3, 3, activation="relu", name="aux_1")(
+            student.get_layer("out2").output
+        )
+        x = layers.Dense(4, activation="softmax", name="aux")(layers.Flatten()(x))
+        return keras.Model(student.input, [x, student.output])
+
+    student, alone = new(), new()
+    model = HybridTransfer(tiny.teacher(), student, switch_points=(2,), balance=balance)
+    assert [s.end.layer_name for s in model.paths[-1].segments] == ["out1", "out3"]
+    # Student-first: the teacher runs from 2 to 8, and has the map at 4 in its own width.
+    assert [adapter.name for adapter in model.paths[0].adapters] == [
+        "student_first_adapter_1",
+        "student_first_feature_adapter_4",
+        "student_first_adapter_2",
+    ]
+    images, labels = tiny.batch()
+    predictions = [path(images) for path in model.paths]
+    assert_pairs_equal(predictions[-1], student(images))
+    assert not np.allclose(predictions[0][0], predictions[1][0])
+    settings = {"loss": [CROSS_ENTROPY] * 2, "loss_weights": [0.4, 1.0]}
+    model.compile(keras.optimizers.SGD(0.1), **settings)
+    logs = model.train_on_batch(images, [labels] * 2, return_dict=True)
+    for name, both in zip(("student_first", "teacher_first", "student"), predictions):
+        losses = [float(CROSS_ENTROPY(labels, y)) for y in both]
+        expected = 0.4 * losses[0] + losses[1]
+        assert logs[f"{name}_loss"] == pytest.approx(expected, rel=1e-4)
+    if balance == 0:
+        alone.compile(keras.optimizers.SGD(0.1), **settings)
+        alone.train_on_batch(images, [labels] * 2)
+        assert_pairs_equal(alone(images), student(images))
+
+
+def assert_pairs_equal(received, expected):
+    for a, b in zip(received, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

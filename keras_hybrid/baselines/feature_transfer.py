@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_hybrid import switch_points as switches_lib
 from keras_hybrid import teacher_student
+from keras_hybrid.balance import is_number
 from keras_hybrid.baselines.activation_boundaries import ActivationBoundaries
 from keras_hybrid.baselines.attention_transfer import AttentionTransfer
 from keras_hybrid.baselines.factor_transfer import FactorTransfer
@@ -158,8 +159,7 @@ def _loss_of(method, weight):
         )
     if weight is None:
         return METHODS[method](dtype="float32", name="transfer_loss")
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight) or weight < 0:
+    if not is_number(weight) or not math.isfinite(weight) or weight < 0:
         raise ValueError(
             "`weight` must be a finite number of at least 0, or None. Received: "
             f"weight={weight!r}"

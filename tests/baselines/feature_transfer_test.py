@@ -258,6 +258,11 @@ def test_weights_that_are_none(weight):
         pair("at", weight=weight)
 
 
+def test_a_weight_of_numpy():
+    model = pair("at", weight=np.float32(0.5))
+    assert model.get_config()["weight"] == 0.5
+
+
 def test_an_unknown_method():
     with pytest.raises(ValueError, match="`method` must be one of kd, fitnet, at"):
         pair("magic")
