@@ -23,8 +23,8 @@ class HybridTransfer(TeacherStudent):
 
         alpha * (L1 + L2) + L3,   alpha = 2 * L3 / (L1 + L2)   (Eq. 1 and 2)
 
-    for the weights of the student and of the adapters. `evaluate` and `predict` run the
-    student alone.
+    for the weights of the student and of the adapters. In all else it is its student:
+    `evaluate`, `predict`, `export` and a call give what those of the student give.
 
     Example:
 
@@ -39,10 +39,12 @@ class HybridTransfer(TeacherStudent):
         teacher: A trained `keras.Model`, Functional or Sequential, or with a
             `.backbone` that is. It is frozen (`trainable = False`), the one change made
             to a caller's object. Its head is never used.
-        student: The `keras.Model` to train, likewise; or one with a `.backbone`, a
-            `.head` (features -> predictions) and, if it likes, its own `compute_loss(x,
-            y, y_pred, sample_weight, training)`, which returns the loss of the task
-            alone, without regularisation.
+        student: The `keras.Model` to train, likewise; or a subclassed one with a
+            `.backbone` and a `.head` (features -> predictions). It may have its own
+            `compute_loss(x, y, y_pred, sample_weight, training)`, which may call
+            `super().compute_loss`: what `compile` is given here is lent to it. In
+            training regularisation and `add_loss` are added once, whether it counts
+            them or not. A `train_step` of its own is refused.
         switch_points: Where paths change network. None: at every stride both networks
             have. A tuple of strides before the joint, such as `(2, 8, 16)`. Or a list of
             (teacher layer, student layer) names, the joint last.
@@ -53,6 +55,8 @@ class HybridTransfer(TeacherStudent):
             of them: a student at chance on CIFAR-10 (docs/results.md).
         teacher_preprocessing: A layer or callable between the batch and the teacher, for
             a teacher that does not take what the student takes. A layer is frozen too.
+            A function is saved by its name: to load, register it with Keras or give it
+            in `custom_objects`.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         name: Name of the model.
