@@ -1,6 +1,10 @@
 """Set up before TensorFlow starts: two logical CPUs for the tests of MirroredStrategy."""
 
 import gc
+import os
+
+# As in `keras_hybrid`, which is not the first here to import TensorFlow.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest

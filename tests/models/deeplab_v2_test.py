@@ -140,9 +140,15 @@ def test_saves_without_the_package_s_classes(tmp_path):
 
 @pytest.mark.parametrize("alpha", [None, 0.7])
 def test_step_is_equations_1_and_2(alpha):
-    """Dense labels, pixels without a truth, dilated student and undilated teacher."""
-    teacher = applications.load("VGG16", weights=None, input_shape=(64, 96, 3))
-    student = small(dropout=0.0)
+    """Dense labels, pixels without a truth, dilated student and undilated teacher.
+
+    In float64: with float32 an activation beside ReLU's kink or a tie of a max pooling
+    falls to one side in one order of additions, to the other in another.
+    """
+    keras.config.set_dtype_policy("float64")
+    size = 32, 64
+    teacher = applications.load("VGG16", weights=None, input_shape=(*size, 3))
+    student = small(size=size, dropout=0.0)
     points = pairs(teacher, student)
     sizes = [
         tuple(
@@ -158,13 +164,13 @@ def test_step_is_equations_1_and_2(alpha):
         balance="dynamic" if alpha is None else alpha,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
-    labels = np.random.default_rng(1).choice([0, 1, 2, 255], (2, 64, 96))
+    labels = np.random.default_rng(1).choice([0, 1, 2, 255], (2, *size))
     variables = [v.value for v in model.trainable_variables]
     before = [v.numpy() for v in model.variables]
     kernels = [(a.convolution.kernel, a.convolution.bias) for a in model.adapters]
     expected_alpha, losses, gradients = equations.losses_and_gradients(
         lambda: equations.hybrid_forward(
-            teacher, student, points, kernels, tf.constant(images()), sizes
+            teacher, student, points, kernels, tf.constant(images(*size)), sizes
         ),
         masked_cross_entropy,
         labels,
@@ -174,7 +180,7 @@ def test_step_is_equations_1_and_2(alpha):
     for variable, value in zip(model.variables, before):
         variable.assign(value)
     model.compile(keras.optimizers.SGD(1.0), loss=loss)
-    logs = model.train_on_batch(images(), labels, return_dict=True)
+    logs = model.train_on_batch(images(*size), labels, return_dict=True)
     assert logs["balance"] == pytest.approx(expected_alpha, rel=1e-5)
     names = "student_first_loss", "teacher_first_loss", "student_loss"
     assert [logs[name] for name in names] == pytest.approx(losses, rel=1e-5)
@@ -183,7 +189,7 @@ def test_step_is_equations_1_and_2(alpha):
         taken = old[id(variable)] - variable.numpy()
         scale = max(np.abs(gradient).max(), 1e-3)
         np.testing.assert_allclose(
-            taken / scale, gradient / scale, atol=2e-3, err_msg=variable.path
+            taken / scale, gradient / scale, atol=2e-5, err_msg=variable.path
         )
 
 
