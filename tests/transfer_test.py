@@ -69,6 +69,8 @@ PAIRS = [
 @pytest.mark.parametrize("alpha", [None, 0.7])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_step_is_equations_1_and_2(pair, alpha):
+    # In float32 the gradients of networks this deep are 6e-4 apart from noise alone.
+    keras.config.set_dtype_policy("float64")
     teacher, student, sizes = pair()
     points = stage_pairs(teacher, student)
     model = HybridTransfer(
@@ -107,7 +109,7 @@ def test_step_is_equations_1_and_2(pair, alpha):
         taken = old[id(variable)] - variable.numpy()
         scale = max(np.abs(gradient).max(), 1e-2)  # a bias before BatchNorm has none
         np.testing.assert_allclose(
-            taken / scale, gradient / scale, atol=2e-3, err_msg=variable.path
+            taken / scale, gradient / scale, atol=2e-5, err_msg=variable.path
         )
 
 
