@@ -41,8 +41,8 @@ def roi_align(features, boxes, stride, size=7):
 
     >>> ramp = np.arange(4.0).reshape(1, 1, 4, 1).repeat(4, axis=1)  # 0 1 2 3 in rows
     >>> boxes = np.array([[[8.0, 8.0, 24.0, 24.0]]])
-    >>> roi_align(ramp, boxes, stride=8, size=1)  # from 1 to 3, less half a cell
-    array([[[[[1.5]]]]], dtype=float32)
+    >>> float(roi_align(ramp, boxes, stride=8, size=1))  # from 1 to 3, less half a cell
+    1.5
 
     Args:
         features: A map (B, H, W, C); the middle of its first cell lies at half a stride.

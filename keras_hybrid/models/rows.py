@@ -6,8 +6,9 @@ from keras import ops
 def take_rows(values, indices):
     """One gather, which LiteRT runs as it is, unlike that of `ops.take_along_axis`.
 
-    >>> take_rows(np.array([[1.0, 2], [3, 4]]), np.array([[1, 1], [0, 1]]))
-    array([[2., 2.], [3., 4.]])
+    >>> rows = take_rows(np.array([[1.0, 2], [3, 4]]), np.array([[1, 1], [0, 1]]))
+    >>> np.asarray(rows).tolist()
+    [[2.0, 2.0], [3.0, 4.0]]
 
     Args:
         values: (B, N) or (B, N, K).

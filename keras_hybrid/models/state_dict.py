@@ -1,10 +1,12 @@
 """State dicts of PyTorch as plain files of arrays, from which no code can come.
 
-    python -m keras_hybrid.models.state_dict CHECKPOINT.pt OUT.npz [EPSILON]
+    python -m keras_hybrid.models.state_dict resnet50.pt resnet50.npz
+    python -m keras_hybrid.models.state_dict pose.pt openpifpaf_resnet50.npz 1e-4
 
-makes one where PyTorch is installed. It reads with `weights_only`. A checkpoint that
-holds a whole module, as OpenPifPaf's do, can only be opened where that code is trusted;
-save its `state_dict()` there first.
+makes them where PyTorch is installed; the number is the BatchNorms' epsilon, which state
+dicts do not hold. It reads with `weights_only`. A checkpoint that holds a whole module,
+as OpenPifPaf's do, can only be opened where that code is trusted; save its `state_dict()`
+there first.
 """
 
 import argparse
@@ -175,7 +177,7 @@ def _array(name, tensor):
         ) from error
 
 
-def main(arguments):
+def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m keras_hybrid.models.state_dict",
         description="Writes a checkpoint of PyTorch as a plain file of arrays.",
@@ -197,4 +199,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

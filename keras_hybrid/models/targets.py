@@ -30,8 +30,10 @@ def assign(
 
     >>> boxes = np.array([[0.0, 0, 10, 10], [0, 5, 10, 15], [50, 50, 60, 60]])
     >>> truth = np.array([[[0.0, 0, 10, 10]]])
-    >>> assign(boxes, truth, np.array([[1]]), foreground_iou=0.7, background_iou=0.3)[0]
-    array([[ 1, -1,  0]], dtype=int32)
+    >>> settings = {"foreground_iou": 0.7, "background_iou": 0.3}
+    >>> labels, matches = assign(boxes, truth, np.array([[1]]), **settings)
+    >>> np.asarray(labels).tolist()
+    [[1, -1, 0]]
 
     Args:
         boxes: (N, 4) or (B, N, 4), [x1, y1, x2, y2].

@@ -12,50 +12,7 @@ from keras_hybrid.models.torch_resnet50 import (
     load_resnet50,
     resnet50,
 )
-
-_WIDTHS = 4, 6, 8, 10
-
-
-def state_dict(widths=_WIDTHS, seed=0):
-    """Random weights in torchvision's layout: 320 keys, those of the top included."""
-    generator = np.random.default_rng(seed)
-    weights = {}
-
-    def convolution(name, out, into, size):
-        scale = np.sqrt(2 / (into * size * size))
-        kernel = generator.normal(0, scale, (out, into, size, size))
-        weights[f"{name}.weight"] = kernel.astype("float32")
-
-    def norm(name, width):
-        for key, low, high in (
-            ("weight", 0.5, 1.5),
-            ("bias", -0.3, 0.3),
-            ("running_mean", -0.3, 0.3),
-            ("running_var", 0.5, 1.5),
-        ):
-            values = generator.uniform(low, high, width).astype("float32")
-            weights[f"{name}.{key}"] = values
-        weights[f"{name}.num_batches_tracked"] = np.array(7)
-
-    convolution("conv1", widths[0], 3, 7)
-    norm("bn1", widths[0])
-    into = widths[0]
-    for stage, (width, count) in enumerate(zip(widths, (3, 4, 6, 3)), start=1):
-        for block in range(count):
-            name = f"layer{stage}.{block}"
-            convolution(f"{name}.conv1", width, into, 1)
-            norm(f"{name}.bn1", width)
-            convolution(f"{name}.conv2", width, width, 3)
-            norm(f"{name}.bn2", width)
-            convolution(f"{name}.conv3", 4 * width, width, 1)
-            norm(f"{name}.bn3", 4 * width)
-            if block == 0:
-                convolution(f"{name}.downsample.0", 4 * width, into, 1)
-                norm(f"{name}.downsample.1", 4 * width)
-            into = 4 * width
-    weights["fc.weight"] = np.zeros((5, into), "float32")
-    weights["fc.bias"] = np.zeros(5, "float32")
-    return weights
+from torch_weights import WIDTHS, openpifpaf, state_dict
 
 
 def reference(weights, image, max_pool=True, epsilon=1e-5):
@@ -110,30 +67,12 @@ def images(height=64, width=96):
     return np.random.default_rng(1).normal(size=shape).astype("float32")
 
 
-def openpifpaf(weights, newer=True):
-    """The same under OpenPifPaf's names, with a head in place of the top."""
-    renamed = {"head_nets.0.conv.weight": np.zeros((17, 3, 1, 1), "float32")}
-    first, block = (
-        ("base_net.input_block", "base_net.block{}")
-        if newer
-        else ("base_net.net.0", "base_net.net.{}")
-    )
-    for key, value in weights.items():
-        part, _, rest = key.partition(".")
-        if part in ("conv1", "bn1"):
-            renamed[f"{first}.{int(part == 'bn1')}.{rest}"] = value
-        elif part.startswith("layer"):
-            number = int(part[-1]) + newer
-            renamed[f"{block.format(number)}.{rest}"] = value
-    return renamed
-
-
 @pytest.mark.parametrize("size", [(64, 96), (75, 53)])
 @pytest.mark.parametrize(("max_pool", "epsilon"), [(True, 1e-5), (False, 1e-3)])
 def test_network_agrees_with_numpy(size, max_pool, epsilon):
     """Also at sizes at which padding matters, and with OpenPifPaf's changes."""
     weights = state_dict()
-    network = resnet50(max_pool, epsilon, _WIDTHS)
+    network = resnet50(max_pool, epsilon, WIDTHS)
     unused = assign_state_dict(network, weights, "file")
     assert unused == ["fc.weight", "fc.bias"]
     image = images(*size)
@@ -144,15 +83,15 @@ def test_network_agrees_with_numpy(size, max_pool, epsilon):
 
 
 def test_strides_are_those_of_the_field():
-    assert [s.stride for s in find_stages(resnet50(widths=_WIDTHS))] == [2, 4, 8, 16, 32]
-    pose = resnet50(max_pool=False, widths=_WIDTHS)
+    assert [s.stride for s in find_stages(resnet50(widths=WIDTHS))] == [2, 4, 8, 16, 32]
+    pose = resnet50(max_pool=False, widths=WIDTHS)
     assert [s.stride for s in find_stages(pose)] == [2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("newer", [True, False])
 def test_both_generations_of_names(newer):
     weights = state_dict()
-    network, pose = resnet50(widths=_WIDTHS), resnet50(widths=_WIDTHS)
+    network, pose = resnet50(widths=WIDTHS), resnet50(widths=WIDTHS)
     assign_state_dict(network, weights, "file")
     unused = assign_state_dict(pose, openpifpaf(weights, newer), "file")
     assert unused == ["head_nets.0.conv.weight"]
@@ -194,7 +133,7 @@ def test_files_of_other_networks():
 
 
 def test_missing_and_misshapen_keys_are_named():
-    network = resnet50(widths=_WIDTHS)
+    network = resnet50(widths=WIDTHS)
     before = [w.numpy() for w in network.weights]
     weights = state_dict()
     del weights["layer3.2.bn2.running_var"]

@@ -1,0 +1,100 @@
+"""What documented commands find: tiny files under the names that the texts give them."""
+
+import json
+
+import keras
+import numpy as np
+import tensorflow_datasets as tfds
+
+import tiny
+import torch_weights
+import trees
+from keras_hybrid.models.state_dict import EPSILON_KEY
+from keras_hybrid.recipes import teachers
+
+CLASSES = "ant", "bee", "cow", "dog"
+
+
+def prepare(folder):
+    """Fills `folder`: `work` is where a reader works, `data` what is /data in the texts.
+
+    `cache` is what $XDG_CACHE_HOME holds once the recipes have run without --data_dir.
+    """
+    for name in ("work", "cache/keras_hybrid"):
+        (folder / name).mkdir(parents=True)
+    _data(folder / "data")
+    _teachers(folder / "cache/keras_hybrid")
+    _files(folder / "work")
+
+
+def _data(root):
+    """tfds with imagenet2012; cityscapes with the boxes of CityPersons; gta5."""
+    _imagenet2012(root / "tfds")
+    generator = np.random.default_rng(0)
+    size = 96, 192
+    noise = [generator.integers(0, 256, (*size, 3)).astype("uint8") for _ in range(2)]
+    labels = [trees.halves(7, 24, size)] * 2
+    for split in ("train", "val"):
+        trees.add_cityscapes(root / "cityscapes", split, noise, labels)
+        records = {"bbox": [20, 10, 30, 73], "bboxVis": [20, 10, 30, 73]}
+        content = {"objects": [{"label": "pedestrian", "instanceId": 24000, **records}]}
+        for i in range(2):
+            stem = f"aachen_{i:06}_000019"
+            folder = root / "cityscapes/gtBboxCityPersons" / split / "aachen"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{stem}_gtBboxCityPersons.json"
+            path.write_text(json.dumps({"imgHeight": 96, "imgWidth": 192, **content}))
+    for i in range(3):
+        trees.save(root / f"gta5/images/{i:05}.png", noise[0])
+        trees.save(root / f"gta5/labels/{i:05}.png", labels[0], palette=True)
+
+
+def _imagenet2012(root):
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=CLASSES),
+        "file_name": tfds.features.Text(),
+    }
+    image = np.zeros((16, 16, 3), "uint8")
+    examples = [
+        (i, {"image": image + i, "label": i, "file_name": f"{i}.JPEG"}) for i in range(2)
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "imagenet2012",
+        "5.1.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": examples, "validation": examples},
+        data_dir=root,
+    )
+
+
+def _teachers(folder):
+    """Of the embedded world, under the names that the recipes look for."""
+    classifier = tiny.teacher(size=32, channels=(4, 4, 4, 4, 4))
+    features = _features(classifier)
+    for name, network in (
+        ("street_classifier_32px", classifier),
+        ("street_segmenter", features),
+        ("pose_network", features),
+    ):
+        network.save(folder / f"{name}_v{teachers._VERSION}.keras")
+
+
+def _features(network):
+    """The maps of a network, of images of any size."""
+    copy = tiny.teacher(size=None, channels=(4, 4, 4, 4, 4))
+    return keras.Model(copy.input, copy.get_layer("out5").output)
+
+
+def _files(folder):
+    student = tiny.student(size=32)
+    image = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 127.5, -1)(image)
+    keras.Model(image, student(scaled)).save(folder / "student.keras")
+    generator = np.random.default_rng(0)
+    for i in range(4):
+        path = folder / f"photographs/holidays/{i}.png"
+        trees.save(path, generator.integers(0, 256, (40, 60, 3)).astype("uint8"))
+    weights = torch_weights.openpifpaf(torch_weights.state_dict((64, 128, 256, 512)))
+    np.savez(folder / "openpifpaf_resnet50.npz", **weights, **{EPSILON_KEY: 1e-4})
+    (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")

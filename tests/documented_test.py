@@ -1,0 +1,220 @@
+"""What README, docs/ and docstrings tell a reader to run is run, as it is written there.
+
+Commands run in a shell, Python in a process of its own, both outside of the checkout and
+with what a reader has: `documented_materials`, `documented_process.GIVEN`. The folders in
+/data are tiny ones; behind a command's own flags stand smaller ones, of which the last
+counts; `stand_ins` keeps downloads, drawings and training short. A new block is run
+likewise, and fails where it needs more than that.
+"""
+
+import ast
+import dataclasses
+import importlib
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import documented_blocks
+import documented_materials
+import keras_hybrid
+from keras_hybrid.recipes import citypersons, cityscapes, imagenet
+from runs import PATH
+
+_TESTS = pathlib.Path(__file__).parent
+_ROOT = _TESTS.parent
+_BLOCKS = documented_blocks.blocks()
+# Installing takes a network and minutes, and the suite cannot run itself: the gate does
+# both by README's own test block. `test_installing` compares them with the packaging.
+_INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install .\n"
+_TEST = 'pip install -e ".[test]" && python -m pytest\n'
+_SMALLER = {
+    "keras_hybrid.recipes.imagenet": "--epochs=1 --batch_size=2",
+    "keras_hybrid.recipes.cityscapes": "--steps=1 --batch_size=2 --crop_height=32 "
+    "--crop_width=64",
+    "keras_hybrid.recipes.citypersons": "--steps=1 --batch_size=2 --crop_height=64 "
+    "--crop_width=64 --channels=8 --units=8",
+}
+_CONFIGS = {
+    c.__module__: c for c in (imagenet.Config, cityscapes.Config, citypersons.Config)
+}
+_FLAG = re.compile(r"(?<=--)\w+")
+_MACHINES = "one:2222", "two:2222"
+
+
+def _commands():
+    """(block, its commands), but for commands that an earlier block had."""
+    seen = set()
+    for block in _BLOCKS:
+        if block.language == "sh" and block.text not in (_INSTALL, _TEST):
+            commands = [
+                c for c in block.commands if documented_blocks.words(c) not in seen
+            ]
+            seen |= set(map(documented_blocks.words, commands))
+            if commands:
+                yield pytest.param(commands, id=str(block))
+
+
+def _python_pages():
+    pages = [b.page for b in _BLOCKS if b.language == "python" and b.page.endswith(".md")]
+    return [*dict.fromkeys(pages), "docstrings"]
+
+
+def _entry_points():
+    """Modules that `python -m` runs."""
+    for module, tree in documented_blocks.modules():
+        if any(
+            isinstance(n, ast.If) and "__main__" in ast.unparse(n.test) for n in tree.body
+        ):
+            yield module.removesuffix(".__main__")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reader")
+    documented_materials.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def run(reader, tmp_path):
+    """`run(*commands)` runs them at once, as a reader would; returns their output."""
+
+    def run(*commands):
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join(
+                [os.path.dirname(sys.executable), os.environ["PATH"]]
+            ),
+            "PYTHONPATH": os.pathsep.join(
+                [
+                    str(_TESTS / "stand_ins"),
+                    *PATH.values(),
+                    os.environ.get("PYTHONPATH", ""),
+                ]
+            ),
+            "XDG_CACHE_HOME": str(reader / "cache"),
+        }
+        processes = [
+            subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+                env=environment,
+            )
+            for command in commands
+        ]
+        outputs = [process.communicate()[0] for process in processes]
+        for process, output in zip(processes, outputs, strict=True):
+            assert process.returncode == 0, output[-3000:]
+        return "".join(outputs)
+
+    for path in (reader / "work").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return run
+
+
+@pytest.mark.parametrize("commands", [*_commands()])
+def test_commands(commands, run, reader, tmp_path):
+    for command in commands:
+        before = _written(tmp_path, reader)
+        smaller = [
+            f for module, f in _SMALLER.items() if f"-m {module} " in f"{command} "
+        ]
+        text = " ".join([command.replace("/data/", f"{reader}/data/"), *smaller])
+        run(*_on_each_machine(text))
+        assert _written(tmp_path, reader) != before
+
+
+def _written(*folders):
+    """Names and times of all files."""
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
+def _on_each_machine(command):
+    """The command with a port of this machine for each one that TF_CONFIG names."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in _MACHINES]
+    for name, one in zip(_MACHINES, sockets, strict=True):
+        command = command.replace(name, f"localhost:{one.getsockname()[1]}")
+        one.close()
+    if "TF_CONFIG" not in command:
+        return [command]
+    return [command.replace('"index": 0', f'"index": {i}') for i in range(len(_MACHINES))]
+
+
+@pytest.mark.parametrize("page", _python_pages())
+def test_python(page, run):
+    run(f"python {_TESTS / 'documented_process.py'} {page}")
+
+
+@pytest.mark.parametrize("module", [*_entry_points()])
+def test_help(module, run):
+    text = run(f"python -m {module} --help")
+    documented = " ".join(b.text for b in _BLOCKS if f"-m {module} " in b.text)
+    flags = (
+        [f.name for f in dataclasses.fields(_CONFIGS[module])]
+        if module in _CONFIGS
+        else []
+    )
+    for flag in {*flags, *_FLAG.findall(documented)}:
+        assert f"--{flag} " in text
+
+
+def test_nothing_is_left_out():
+    """Blocks of other languages are the table of `test_table` and the paper's entry."""
+    others = [b for b in _BLOCKS if b.language not in ("sh", "python")]
+    assert [b.language for b in others] == ["", "bibtex"]
+    kinds = {b.text for b in _BLOCKS if b.language == "sh"}
+    assert {_INSTALL, _TEST} <= kinds
+
+
+def test_installing():
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert "pytest" in project["optional-dependencies"]["test"]
+    assert re.search(rf"^<!-- test -->\n```sh\n{re.escape(_TEST)}```$", _readme(), re.M)
+
+
+def test_table():
+    """Of the two networks that README names before it, at the points that it names."""
+    (table,) = [b.text for b in _BLOCKS if b.language == ""]
+    model = keras_hybrid.HybridTransfer(
+        keras_hybrid.applications.load("ResNet50", weights=None),
+        keras_hybrid.applications.load("MobileNet", weights=None, classes=1000),
+        switch_points=(2, 8, 16),
+    )
+    shown, printed = table.splitlines(), keras_hybrid.describe(model).splitlines()
+    for path in ("student_first path", "teacher_first path"):
+        first = next(i for i, line in enumerate(shown) if line.startswith(path))
+        last = shown.index("" if path.startswith("student") else "  ...", first)
+        start = printed.index(shown[first])
+        assert shown[first:last] == printed[start : start + last - first]
+
+
+def _readme():
+    return (_ROOT / "README.md").read_text()
+
+
+def test_names_in_the_text():
+    """Of the package, of its files and of flags, in README and docs/."""
+    text = "\n".join(documented_blocks.pages().values())
+    for name in set(re.findall(r"\bkeras_hybrid((?:\.[A-Za-z]\w*)+)", text)):
+        _, *names = name.split(".")
+        value = keras_hybrid
+        for part in names:
+            if not hasattr(value, part):
+                importlib.import_module(f"{value.__name__}.{part}")
+            value = getattr(value, part)
+    flags = {f.name for c in _CONFIGS.values() for f in dataclasses.fields(c)}
+    for code in re.findall(r"`(--\w+[^`\n]*)`", _readme()):
+        assert {*_FLAG.findall(code)} <= flags | {"help"}
+    for link in re.findall(r"\]\((?!http)([^)#]+)", _readme()):
+        assert (_ROOT / link).exists()
