@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -11,10 +14,12 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import tiny
+from detectors import small
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
 from keras_hybrid.recipes import cityscapes, embedded
+from runs import PATH, flags
 from trees import add_cityscapes, grey, halves, save
 
 SIZE = 64, 96
@@ -307,3 +312,19 @@ def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch):
     training, other = results["skipped_images"]
     assert training.endswith("train/aachen/aachen_000005_000019_leftImg8bit.png")
     assert other.endswith("val/aachen/aachen_000001_000019_leftImg8bit.png")
+
+
+def test_a_detector_from_a_file_teaches(files, tmp_path):
+    """Table 2's own teacher; in a process in which nothing has imported its class."""
+    detector = small()
+    detector.save(tmp_path / "detector.keras")
+    settings = config(files, tmp_path / "run", teacher=str(tmp_path / "detector.keras"))
+    command = [sys.executable, "-m", "keras_hybrid.recipes.cityscapes"]
+    environment = {**os.environ, **PATH}
+    subprocess.run(
+        [*command, *flags(settings)], check=True, cwd=tmp_path, env=environment
+    )
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["method"] == "hybrid"
+    rows = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "teacher_first_loss" in rows
