@@ -25,6 +25,7 @@ def prepare(folder):
     _data(folder / "data")
     _teachers(folder / "cache/keras_hybrid")
     _files(folder / "work")
+    _study(folder / "work/materials")
 
 
 def _data(root):
@@ -70,20 +71,15 @@ def _imagenet2012(root):
 
 def _teachers(folder):
     """Of the embedded world, under the names that the recipes look for."""
-    classifier = tiny.teacher(size=32, channels=(4, 4, 4, 4, 4))
-    features = _features(classifier)
-    for name, network in (
-        ("street_classifier_32px", classifier),
-        ("street_segmenter", features),
-        ("pose_network", features),
-    ):
+    network = _features()
+    for name in ("street_classifier_32px", "street_segmenter", "pose_network"):
         network.save(folder / f"{name}_v{teachers._VERSION}.keras")
 
 
-def _features(network):
-    """The maps of a network, of images of any size."""
-    copy = tiny.teacher(size=None, channels=(4, 4, 4, 4, 4))
-    return keras.Model(copy.input, copy.get_layer("out5").output)
+def _features():
+    """Maps of strides 2 to 32, of images of any size."""
+    network = tiny.teacher(size=None, channels=(4, 4, 4, 4, 4))
+    return keras.Model(network.input, network.get_layer("out5").output)
 
 
 def _files(folder):
@@ -96,5 +92,30 @@ def _files(folder):
         path = folder / f"photographs/holidays/{i}.png"
         trees.save(path, generator.integers(0, 256, (40, 60, 3)).astype("uint8"))
     weights = torch_weights.openpifpaf(torch_weights.state_dict((64, 128, 256, 512)))
-    np.savez(folder / "openpifpaf_resnet50.npz", **weights, **{EPSILON_KEY: 1e-4})
+    zeros = {name: np.zeros_like(value) for name, value in weights.items()}
+    path = folder / "openpifpaf_resnet50.npz"
+    np.savez_compressed(path, **zeros, **{EPSILON_KEY: 1e-4})
     (folder / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+
+
+def _study(folder):
+    """What benchmarks/study.py starts from."""
+    images, labels = np.zeros((5000, 32, 32, 3), "uint8"), np.arange(5000) % 10
+    folder.mkdir()
+    np.savez_compressed(
+        folder / "cifar10.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:10],
+        y_test=labels[:10],
+    )
+    for split, count in (("train", 4), ("val", 4), ("test", 1)):
+        for i in range(count):
+            trees.save(folder / f"camvid/{split}/{i}.png", trees.grey(i, (96, 192)))
+            pedestrian = trees.halves(0, 9, (96, 192))
+            pedestrian[:, 40:] = 0
+            trees.save(folder / f"camvid/{split}annot/{i}.png", pedestrian)
+    (folder / "teachers").mkdir()
+    network = _features()
+    for name in ("vgg16_imagenet", "pose_mobilenet_coco_backbone"):
+        network.save(folder / f"teachers/{name}.keras")

@@ -13,6 +13,7 @@ import importlib
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -116,9 +117,11 @@ def run(reader, tmp_path):
             assert process.returncode == 0, output[-3000:]
         return "".join(outputs)
 
-    for path in (reader / "work").iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    return run
+    shutil.copytree(reader / "work", tmp_path, dirs_exist_ok=True)
+    # Of the checkout, which no package has; a copy, since the study appends to it.
+    shutil.copytree(_ROOT / "benchmarks", tmp_path / "benchmarks")
+    yield run
+    shutil.rmtree(tmp_path)  # up to a gigabyte of networks
 
 
 @pytest.mark.parametrize("commands", [*_commands()])

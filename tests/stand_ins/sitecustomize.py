@@ -4,10 +4,13 @@ Python imports it in every process that has this folder on its PYTHONPATH. All e
 package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
+- ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33.
 - Embedded data sets are of a few drawn streets.
 - `fit` stops after one epoch.
+- Of each table of the study there is the first row, at a seed at which it has been run.
 """
 
+import dataclasses
 import functools
 import importlib.abc
 import importlib.util
@@ -15,10 +18,12 @@ import sys
 
 
 def _keras(keras):
+    from keras.src.applications import resnet
     from keras.src.utils import file_utils
 
     weights = "weights that would be downloaded"
     load_weights, fit = keras.Model.load_weights, keras.Model.fit
+    stack = resnet.stack_residual_blocks_v1
 
     @functools.wraps(load_weights)
     def load_downloaded(self, filepath, *args, **kwargs):
@@ -29,6 +34,10 @@ def _keras(keras):
         epochs = min(epochs, initial_epoch + 1)
         return fit(self, *args, epochs=epochs, initial_epoch=initial_epoch, **kwargs)
 
+    def stack_few(x, filters, blocks, **kwargs):
+        return stack(x, filters, min(blocks, 3), **kwargs)
+
+    resnet.stack_residual_blocks_v1 = stack_few
     file_utils.get_file = lambda *args, **kwargs: weights
     keras.Model.load_weights, keras.Model.fit = load_downloaded, fit_one_epoch
 
@@ -43,6 +52,20 @@ def _embedded(embedded):
         draw.__defaults__ = 4, 1
 
 
+def _study_plan(plan):
+    for name, table in plan.TABLES.items():
+        plan.TABLES[name] = dataclasses.replace(
+            table, rows=functools.partial(_first, table.rows, plan.read(name))
+        )
+
+
+def _first(rows, runs):
+    """The first row, as {name: row}, at one of the seeds of its `runs`."""
+    name, row = next(iter(rows().items()))
+    seeds = [seed for of, seed in runs if of == name][:1]
+    return {name: dataclasses.replace(row, seeds=tuple(seeds))}
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Changes a module when it has been imported, if it ever is."""
 
@@ -50,6 +73,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         "keras": _keras,
         "keras_hybrid.data.streets": _streets,
         "keras_hybrid.recipes.embedded": _embedded,
+        "study_plan": _study_plan,
     }
 
     def find_spec(self, name, path, target=None):
