@@ -53,16 +53,16 @@ def _embedded(embedded):
 
 
 def _study_plan(plan):
+    first = {name: _first(t.rows(), plan.read(name)) for name, t in plan.TABLES.items()}
     for name, table in plan.TABLES.items():
-        plan.TABLES[name] = dataclasses.replace(
-            table, rows=functools.partial(_first, table.rows, plan.read(name))
-        )
+        rows = functools.partial(dict, first[name])
+        plan.TABLES[name] = dataclasses.replace(table, rows=rows)
 
 
 def _first(rows, runs):
-    """The first row, as {name: row}, at one of the seeds of its `runs`."""
-    name, row = next(iter(rows().items()))
-    seeds = [seed for of, seed in runs if of == name][:1]
+    """{name: row} of the first row, with one of the seeds at which it has been run."""
+    name, row = next(iter(rows.items()))
+    seeds = [seed for other, seed in runs if other == name][:1]
     return {name: dataclasses.replace(row, seeds=tuple(seeds))}
 
 
