@@ -126,6 +126,15 @@ def _study(folder):
             pedestrian = trees.halves(0, 9, (96, 192))
             pedestrian[:, 40:] = 0
             trees.save(folder / f"camvid/{split}annot/{i}.png", pedestrian)
+        people = {
+            "images": [{"id": i, "file_name": f"{i}.png"} for i in range(count)],
+            "annotations": [
+                {"image_id": i, "category_id": 1, "bbox": [20, 10, 30, 73]}
+                for i in range(count)
+            ],
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        (folder / f"camvid/people_{split}.json").write_text(json.dumps(people))
     (folder / "teachers").mkdir()
     network = _features()
     for name in ("vgg16_imagenet", "pose_mobilenet_coco_backbone"):
