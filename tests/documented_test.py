@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
 
 import pytest
@@ -86,37 +87,31 @@ def reader(tmp_path_factory):
 @pytest.fixture
 def run(reader, tmp_path):
     """`run(*commands)` runs them at once, as a reader would; returns their output."""
+    here = str(_TESTS / "stand_ins"), *PATH.values(), os.environ.get("PYTHONPATH")
+    environment = {
+        **os.environ,
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, here)),
+        "XDG_CACHE_HOME": str(reader / "cache"),
+    }
+
+    def start(command, log):
+        return subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", command],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            env=environment,
+        )
 
     def run(*commands):
-        environment = {
-            **os.environ,
-            "PATH": os.pathsep.join(
-                [os.path.dirname(sys.executable), os.environ["PATH"]]
-            ),
-            "PYTHONPATH": os.pathsep.join(
-                [
-                    str(_TESTS / "stand_ins"),
-                    *PATH.values(),
-                    os.environ.get("PYTHONPATH", ""),
-                ]
-            ),
-            "XDG_CACHE_HOME": str(reader / "cache"),
-        }
-        processes = [
-            subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=tmp_path,
-                env=environment,
-            )
-            for command in commands
-        ]
-        outputs = [process.communicate()[0] for process in processes]
-        for process, output in zip(processes, outputs, strict=True):
-            assert process.returncode == 0, output[-3000:]
-        return "".join(outputs)
+        with tempfile.TemporaryFile("w+") as log:
+            processes = [start(command, log) for command in commands]
+            codes = [process.wait() for process in processes]
+            log.seek(0)
+            output = log.read()
+        assert not any(codes), output[-3000:]
+        return output
 
     shutil.copytree(reader / "work", tmp_path, dirs_exist_ok=True)
     # Of the checkout, which no package has; a copy, since the study appends to it.
@@ -128,14 +123,14 @@ def run(reader, tmp_path):
 @pytest.mark.parametrize("commands", [*_commands()])
 def test_commands(commands, run, reader, tmp_path):
     for command in commands:
-        before = _written(tmp_path, reader)
+        before = _written(tmp_path, reader / "data")
         if "models.state_dict" in command and not importlib.util.find_spec("torch"):
             assert "PyTorch" in run(f"! {command}")  # it says what is missing
             continue
         smaller = [flags for part, flags in _SMALLER.items() if part in command]
         text = " ".join([command.replace("/data/", f"{reader}/data/"), *smaller])
         run(*_on_each_machine(text))
-        assert _written(tmp_path, reader) != before
+        assert _written(tmp_path, reader / "data") != before
 
 
 def _written(*folders):
@@ -146,12 +141,12 @@ def _written(*folders):
 
 def _on_each_machine(command):
     """The command with a port of this machine for each one that TF_CONFIG names."""
+    if "TF_CONFIG" not in command:
+        return [command]
     sockets = [socket.create_server(("localhost", 0)) for _ in _MACHINES]
     for name, one in zip(_MACHINES, sockets, strict=True):
         command = command.replace(name, f"localhost:{one.getsockname()[1]}")
         one.close()
-    if "TF_CONFIG" not in command:
-        return [command]
     return [command.replace('"index": 0', f'"index": {i}') for i in range(len(_MACHINES))]
 
 
@@ -164,11 +159,8 @@ def test_python(page, run):
 def test_help(module, run):
     text = run(f"python -m {module} --help")
     documented = " ".join(b.text for b in _BLOCKS if f"-m {module} " in b.text)
-    flags = (
-        [f.name for f in dataclasses.fields(_CONFIGS[module])]
-        if module in _CONFIGS
-        else []
-    )
+    config = _CONFIGS.get(module)
+    flags = [field.name for field in dataclasses.fields(config)] if config else []
     for flag in {*flags, *_FLAG.findall(documented)}:
         assert f"--{flag} " in text
 
