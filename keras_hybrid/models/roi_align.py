@@ -41,7 +41,8 @@ def roi_align(features, boxes, stride, size=7):
 
     >>> ramp = np.arange(4.0).reshape(1, 1, 4, 1).repeat(4, axis=1)  # 0 1 2 3 in rows
     >>> boxes = np.array([[[8.0, 8.0, 24.0, 24.0]]])
-    >>> float(roi_align(ramp, boxes, stride=8, size=1))  # from 1 to 3, less half a cell
+    >>> middle = roi_align(ramp, boxes, stride=8, size=1)
+    >>> np.asarray(middle).item()  # from 1 to 3, less half a cell
     1.5
 
     Args:

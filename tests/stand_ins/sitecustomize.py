@@ -49,7 +49,7 @@ def _keras(keras):
 
 def _streets(streets):
     crops = streets.crops
-    streets.crops = lambda count, **kwargs: crops(min(count, 16), **kwargs)
+    streets.crops = lambda count, **kwargs: crops(min(count, 8), **kwargs)
 
 
 def _embedded(embedded):
