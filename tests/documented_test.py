@@ -86,7 +86,7 @@ def reader(tmp_path_factory):
 
 @pytest.fixture
 def run(reader, tmp_path):
-    """`run(*commands)` runs them at once, as a reader would; returns their output."""
+    """`run(*commands)` runs them at once, as a reader would; returns what they print."""
     here = str(_TESTS / "stand_ins"), *PATH.values(), os.environ.get("PYTHONPATH")
     environment = {
         **os.environ,
@@ -95,22 +95,24 @@ def run(reader, tmp_path):
         "XDG_CACHE_HOME": str(reader / "cache"),
     }
 
-    def start(command, log):
+    def start(command, printed, log):
         return subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", command],
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            stdout=printed,
+            stderr=log,
             cwd=tmp_path,
             env=environment,
         )
 
     def run(*commands):
-        with tempfile.TemporaryFile("w+") as log:
-            processes = [start(command, log) for command in commands]
+        # Not pipes, which would block one of two processes that wait for each other.
+        with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as log:
+            processes = [start(command, printed, log) for command in commands]
             codes = [process.wait() for process in processes]
+            printed.seek(0)
             log.seek(0)
-            output = log.read()
-        assert not any(codes), output[-3000:]
+            output = printed.read()
+            assert not any(codes), output[-3000:] + log.read()[-3000:]
         return output
 
     shutil.copytree(reader / "work", tmp_path, dirs_exist_ok=True)
@@ -125,12 +127,12 @@ def test_commands(commands, run, reader, tmp_path):
     for command in commands:
         before = _written(tmp_path, reader / "data")
         if "models.state_dict" in command and not importlib.util.find_spec("torch"):
-            assert "PyTorch" in run(f"! {command}")  # it says what is missing
+            assert "PyTorch" in run(f"! {command} 2>&1")  # it says what is missing
             continue
         smaller = [flags for part, flags in _SMALLER.items() if part in command]
         text = " ".join([command.replace("/data/", f"{reader}/data/"), *smaller])
-        run(*_on_each_machine(text))
-        assert _written(tmp_path, reader / "data") != before
+        printed = run(*_on_each_machine(text))
+        assert printed or _written(tmp_path, reader / "data") != before
 
 
 def _written(*folders):
