@@ -193,7 +193,9 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     try:
         unused = convert(given.checkpoint, given.out, given.epsilon)
-    except (ValueError, OSError, ImportError) as error:
+    except ModuleNotFoundError:
+        sys.exit("PyTorch must be installed to read its checkpoints: pip install torch")
+    except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{given.out} written. Not used: {', '.join(unused) or 'nothing'}")
 
