@@ -100,7 +100,7 @@ def test_both_generations_of_names(newer):
 
 def test_names_with_a_prefix():
     """As of `DataParallel`, or of a detector's backbone; heads are unused."""
-    network = resnet50(widths=_WIDTHS)
+    network = resnet50(widths=WIDTHS)
     head = {"head.layer1.weight": np.zeros(3, "float32")}
     prefixes = "module.", "backbone.", "model.", "module.encoder."
     for seed, prefix in enumerate(prefixes):
@@ -117,7 +117,7 @@ def test_names_with_a_prefix():
 
 
 def test_files_of_other_networks():
-    network = resnet50(widths=_WIDTHS)
+    network = resnet50(widths=WIDTHS)
     weights = state_dict()
     twins = {
         f"{name}.{k}": v for name in ("student", "teacher") for k, v in weights.items()
