@@ -49,8 +49,10 @@ def convert_to_int8(saved_model, images):
     """
     with tempfile.TemporaryDirectory() as directory:
         np.save(os.path.join(directory, _IMAGES), images)
-        # Without -P the modules beside this file would hide installed ones.
-        command = [sys.executable, "-P", __file__, os.fspath(saved_model), directory]
+        # By the file, since importing the package would import all of Keras.
+        main = "import runpy, sys; runpy.run_path(sys.argv[1])['_main'](*sys.argv[2:])"
+        arguments = __file__, os.fspath(saved_model), directory
+        command = [sys.executable, "-c", main, *arguments]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # no GPU's memory
         process = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True
@@ -136,7 +138,3 @@ def _main(saved_model, directory):
         pathlib.Path(directory, _FILE).write_bytes(_to_int8(saved_model, images))
     except ValueError as error:
         pathlib.Path(directory, _REFUSAL).write_text(str(error), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

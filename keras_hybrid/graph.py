@@ -72,9 +72,7 @@ class Step:
 
 
 def _cast(x, dtype):
-    if isinstance(x, keras.KerasTensor):
-        return keras.KerasTensor(x.shape, dtype)
-    return ops.cast(x, dtype)
+    return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
 
 
 def count_kernels(operation):

@@ -123,7 +123,7 @@ def _study(folder):
     for split, count in (("train", 4), ("val", 4), ("test", 1)):
         for i in range(count):
             trees.save(folder / f"camvid/{split}/{i}.png", trees.grey(i, (96, 192)))
-            pedestrian = trees.halves(0, 9, (96, 192))
+            pedestrian = trees.halves(9, 0, (96, 192))
             pedestrian[:, 40:] = 0
             trees.save(folder / f"camvid/{split}annot/{i}.png", pedestrian)
         people = {

@@ -93,7 +93,7 @@ def run_page(page):
 
 
 def run_docstrings():
-    runner = doctest.DocTestRunner(_Checker(), verbose=True)
+    runner = doctest.DocTestRunner(_Checker(), verbose=True, optionflags=doctest.ELLIPSIS)
     parser = doctest.DocTestParser()
     for module, tree in documented_blocks.modules():
         for name, text in documented_blocks.docstrings(tree):

@@ -25,6 +25,7 @@ import pytest
 import documented_blocks
 import documented_materials
 import keras_hybrid
+from keras_hybrid.export import __main__ as export_main
 from keras_hybrid.recipes import citypersons, cityscapes, imagenet
 from runs import PATH
 
@@ -213,6 +214,7 @@ def test_names_in_the_text():
                 importlib.import_module(f"{value.__name__}.{part}")
             value = getattr(value, part)
     flags = {f.name for c in _CONFIGS.values() for f in dataclasses.fields(c)}
+    flags |= {*_FLAG.findall(export_main._parser().format_help())}
     for code in re.findall(r"`(--\w+[^`\n]*)`", _readme()):
         assert {*_FLAG.findall(code)} <= flags | {"help"}
     for link in re.findall(r"\]\((?!http)([^)#]+)", _readme()):

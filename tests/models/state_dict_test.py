@@ -129,7 +129,7 @@ def test_arguments_that_cannot_be(arguments, message, tmp_path, monkeypatch):
 
 def test_without_pytorch_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(SystemExit, match="Error: .*torch"):
+    with pytest.raises(SystemExit, match="PyTorch must be installed.*pip install torch"):
         state_dict.main(["c.pt", str(tmp_path / "o.npz")])
 
 
