@@ -5,12 +5,11 @@ AAAI 2021.
 """
 
 import importlib
-import os
 import pathlib
 
-# TensorFlow reads it once, when it is imported, as below. By itself it uses oneDNN only
-# on CPUs with AVX-512 VNNI; a step of an older x86 CPU takes seven times as long without.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+from keras_hybrid import startup
+
+startup.import_keras()  # before anything else does
 
 # `baselines`, `metrics` and `models.faster_rcnn` register with Keras what files hold.
 from keras_hybrid import baselines, callbacks, metrics

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
+from keras_hybrid import startup
 from keras_hybrid.recipes import workdir
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
@@ -31,7 +32,10 @@ def run(config_class, prepare, train):
 
     def parse(argv):
         with _mistakes_in_one_line():
-            return eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
+            config = eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
+        with startup.without_banners():
+            tf.config.list_physical_devices()
+        return config
 
     def start(config):
         logging.set_verbosity(logging.INFO)

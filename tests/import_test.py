@@ -1,32 +1,94 @@
-"""What `import keras_hybrid` does before it imports TensorFlow."""
+"""What `import keras_hybrid` does about TensorFlow, and what reaches the terminal."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+from tensorflow.python.util import _pywrap_util_port
 
-from runs import PATH
+import runs
+from keras_hybrid import startup
 
+_SWITCH = "TF_ENABLE_ONEDNN_OPTS"
 _CODE = """
-import os, sys
-
-class Watch:
-    def find_spec(self, name, path, target=None):
-        if name == "tensorflow":
-            print("TensorFlow finds", os.environ.get("TF_ENABLE_ONEDNN_OPTS"))
-
-sys.meta_path.insert(0, Watch())
 import keras_hybrid
+from tensorflow.python.framework import test_util
+print(test_util.IsMklEnabled())
 """
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "1"), ("0", "0")])
+@pytest.mark.parametrize(("given", "found"), [(None, "True"), ("0", "False")])
 def test_onednn_is_on_unless_the_user_said_otherwise(monkeypatch, given, found):
-    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    monkeypatch.delenv(_SWITCH, raising=False)
     if given:
-        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
-    output = subprocess.check_output(
-        [sys.executable, "-c", _CODE], env={**os.environ, **PATH}, text=True
+        monkeypatch.setenv(_SWITCH, given)
+    run = subprocess.run(
+        [sys.executable, "-c", _CODE],
+        env={**os.environ, **runs.PATH},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert f"TensorFlow finds {found}" in output
+    assert (run.stdout.strip(), run.stderr) == (found, "")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_leave_the_switch_alone(monkeypatch, backend):
+    monkeypatch.delenv(_SWITCH, raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    startup.import_keras()
+    assert _SWITCH not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("is_on", "given", "machine", "warnings"),
+    [
+        (False, None, "x86_64", 1),
+        (False, None, "AMD64", 1),
+        (False, None, "aarch64", 0),  # where there is no such switch
+        (True, None, "x86_64", 0),
+        (False, "0", "x86_64", 0),
+    ],
+)
+def test_it_says_once_that_onednn_stays_off(
+    monkeypatch, caplog, is_on, given, machine, warnings
+):
+    monkeypatch.delenv(_SWITCH, raising=False)
+    if given:
+        monkeypatch.setenv(_SWITCH, given)
+    monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda: is_on)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    startup.import_keras()
+    startup.import_keras()
+    messages = [message for message in caplog.messages if f"{_SWITCH}=1" in message]
+    assert len(messages) == warnings
+
+
+def test_a_recipe_writes_no_banner(tmp_path):
+    process = runs.shell("--data_dir=nowhere", cwd=tmp_path)
+    _, written = process.communicate()
+    assert written.startswith("FileNotFoundError: ")
+    assert written.count("\n") == 1
+
+
+def test_other_lines_reach_the_terminal(capfd):
+    def fail():
+        os.write(2, b"I0000 port.cc:153] oneDNN custom operations are on. You may\n")
+        os.write(2, b"F0000 no AVX on this machine\n")
+        raise ImportError
+
+    with pytest.raises(ImportError), startup.without_banners():
+        fail()
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "F0000 no AVX on this machine\nlater\n"
+
+
+def test_nothing_is_held_back_on_a_full_disk(monkeypatch, capfd):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with startup.without_banners():
+        os.write(2, b"at once\n")
+        assert capfd.readouterr().err == "at once\n"

@@ -1,0 +1,70 @@
+"""How TensorFlow starts: with oneDNN, and without its banners."""
+
+import contextlib
+import os
+import platform
+import re
+import sys
+import tempfile
+
+from absl import logging
+
+_SWITCH = "TF_ENABLE_ONEDNN_OPTS"
+# What shared libraries of TensorFlow write when they are loaded, whatever
+# TF_CPP_MIN_LOG_LEVEL is, and what it says where no NVIDIA driver is installed.
+_BANNERS = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|.*\boneDNN custom operations are on"
+    rb"|.*\bCould not find cuda drivers"
+    rb"|.*\bTensorFlow binary is optimized to use available CPU instructions"
+    rb"|To enable the following instructions: "
+    rb"|.*\bfailed call to cuInit: .*UNKNOWN ERROR \(303\)"
+)
+
+
+def import_keras():
+    """Imports Keras, and TensorFlow with it where that is the backend.
+
+    TensorFlow reads once, when it is imported, whether to use oneDNN. By itself it does
+    only on CPUs with AVX-512 VNNI; a step of an older x86 CPU takes seven times as long.
+    """
+    too_late = "tensorflow" in sys.modules and _SWITCH not in os.environ
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        os.environ.setdefault(_SWITCH, "1")
+    with without_banners():
+        import keras
+    if too_late and keras.backend.backend() == "tensorflow" and not _onednn_is_on():
+        logging.warning(
+            "TensorFlow was imported before keras_hybrid, and leaves oneDNN off on this "
+            "CPU: training takes several times as long. Import keras_hybrid first, or "
+            "set %s=1 in the environment",
+            _SWITCH,
+        )
+
+
+def _onednn_is_on():
+    """True also where there is no switch: on CPUs other than x86."""
+    from tensorflow.python.util import _pywrap_util_port
+
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not is_x86 or _pywrap_util_port.IsMklEnabled()
+
+
+@contextlib.contextmanager
+def without_banners():
+    """Holds back what C++ writes to stderr, and then writes it but for the banners."""
+    try:
+        stderr, held = os.dup(2), tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError:  # stderr is closed, or the disk is full
+        yield
+        return
+    with held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            lines = [line for line in held if not _BANNERS.match(line)]
+            os.write(2, b"".join(lines))
