@@ -11,16 +11,17 @@ from keras import ops
 from keras_hybrid import applications, find_stages
 from keras_hybrid.data import augment, augment_maps, label_maps, streets
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes import embedded, networks
+from keras_hybrid.models.torch_resnet50 import resnet50
+from keras_hybrid.recipes import embedded, networks, run
 from keras_hybrid.recipes.workdir import save_model
 
 # Another drawing or another training makes another teacher: raise it then.
-_VERSION = 4
+_VERSION = 5
 _JOINT_STRIDE, _JOINT_WEIGHT = 16, 10.0
 
 
 def street_classifier(crops, classes, size):
-    """ResNet-50 for street crops, from raw RGB (B, size, size, 3) to probabilities.
+    """ResNet-50 of half the width for street crops, from raw RGB to probabilities.
 
     Args:
         crops: The `ArraySource` to train it on.
@@ -32,12 +33,16 @@ def street_classifier(crops, classes, size):
     """
 
     def train():
-        model = applications.load(
-            "ResNet50", weights=None, input_shape=(size, size, 3), classes=classes
+        network = resnet50(widths=(32, 64, 128, 256))
+        pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(network.output)
+        head = keras.layers.Dense(classes, "softmax", name="probabilities")
+        model = applications.with_preprocessing(
+            keras.Model(network.input, head(pooled), name="street_classifier"), "torch"
         )
+        trained = run.Alone(model.input, model.output)
         loss = "sparse_categorical_crossentropy"
-        model.compile("adam", loss=loss, metrics=["accuracy"])
-        _fit(model, crops, augment.pad_crop_flip(size), batch_size=64, epochs=8)
+        trained.compile("adam", loss=loss, metrics=["accuracy"])
+        _fit(trained, crops, augment.pad_crop_flip(size), batch_size=64, epochs=8)
         return model
 
     return _cached(f"street_classifier_{size}px", train)
@@ -58,9 +63,10 @@ def street_segmenter():
             from_logits=True, ignore_class=label_maps.IGNORED
         )
         steps = epochs * (len(data.train) // batch_size)
-        model.compile(_optimizer(steps), loss=loss, metrics=["accuracy"])
+        trained = run.Alone(model.input, model.output)
+        trained.compile(_optimizer(steps), loss=loss, metrics=["accuracy"])
         transform = augment_maps.random_scale_crop_flip(embedded.STREET_CROP)
-        _fit(model, data.train, transform, batch_size, epochs)
+        _fit(trained, data.train, transform, batch_size, epochs)
         return model
 
     return _cached("street_segmenter", train)
@@ -80,11 +86,11 @@ def pose_network():
             network.input, network.get_layer(end.layer_name).output, name="pose_network"
         )
         marks = keras.layers.Conv2D(len(streets.KEYPOINTS), 1, name="joints")
-        model = keras.Sequential([features, marks])
+        trained = run.Alone(features.input, marks(features.output))
         batch_size, epochs = 4, 3
         steps = epochs * (len(images) // batch_size)
-        model.compile(_optimizer(steps), loss=_joint_loss)
-        model.fit(images, joints, batch_size=batch_size, epochs=epochs)
+        trained.compile(_optimizer(steps), loss=_joint_loss)
+        trained.fit(images, joints, batch_size=batch_size, epochs=epochs)
         return features
 
     return _cached("pose_network", train)

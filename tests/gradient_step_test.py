@@ -10,6 +10,7 @@ import steps
 import tiny
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.gradient_step import GradientStep
 from keras_hybrid.recipes.run import Alone
 from replicas import strategy
 
@@ -57,6 +58,31 @@ def test_every_model_clips_the_gradient_of_the_global_batch(name):
     after = [variable.numpy() for variable in model.trainable_variables]
     squares = [np.sum((a - b) ** 2) for a, b in zip(after, before)]
     assert np.sqrt(sum(squares)) == pytest.approx(1e-2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_step_is_traced_once(name, steps_per_execution, monkeypatch):
+    """Though the optimizer's variables and those of a metric's name are not there yet."""
+    step, traces = GradientStep._train_step, []
+
+    def counted(self, data):
+        traces.append(name)
+        return step(self, data)
+
+    monkeypatch.setattr(GradientStep, "_train_step", counted)
+    model = MODELS[name]()
+    detects = name == "detector"
+    model.compile(
+        "adam",
+        loss=None if detects else "sparse_categorical_crossentropy",
+        metrics=None if detects else ["accuracy"],
+        steps_per_execution=steps_per_execution,
+    )
+    images, truth = detectors.people(4) if detects else tiny.batch(8)
+    model.fit(images, truth, batch_size=len(images) // 2, verbose=0)
+    assert len(traces) == 1
+    assert model.optimizer.iterations == 2
 
 
 def test_an_overflow_on_any_replica_skips_the_step_on_all():

@@ -79,14 +79,14 @@ def settings():
     )
 
 
-@pytest.mark.parametrize("rewriting", [False, True])
+@pytest.mark.parametrize("simplifying", [None, False, True])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_the_process_is_left_as_it_was(policy, rewriting):
+def test_the_process_is_left_as_it_was(policy, simplifying):
     keras.config.set_dtype_policy(policy)
     before = tf.config.optimizer.get_experimental_options()
     try:
         tf.config.optimizer.set_experimental_options(
-            {"disable_meta_optimizer": not rewriting}
+            {"arithmetic_optimization": simplifying, "remapping": False}
         )
         found = settings()
         within = []
@@ -105,9 +105,10 @@ def test_the_process_is_left_as_it_was(policy, rewriting):
         assert settings() == found
         for name, options in within:
             assert name == "mixed_float16"
-            assert options["disable_meta_optimizer"]
+            assert not options["arithmetic_optimization"]
     finally:
-        tf.config.optimizer.set_experimental_options(before)
+        unset = {"arithmetic_optimization": None, "remapping": None}
+        tf.config.optimizer.set_experimental_options({**unset, **before})
 
 
 def test_a_run_that_cannot_start_leaves_it_too(tmp_path):
