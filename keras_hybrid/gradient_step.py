@@ -30,6 +30,8 @@ class GradientStep:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._clear_losses()
         variables = self.trainable_variables
+        if not self.optimizer.built:  # until then the scale of a loss is a constant
+            self.optimizer.build(variables)
         # Only what leads to a trainable weight is recorded: not the teacher's first
         # stage, nor frozen stages of the student.
         with tf.GradientTape(watch_accessed_variables=False) as tape:

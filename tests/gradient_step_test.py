@@ -16,18 +16,17 @@ from replicas import strategy
 
 
 @pytest.mark.parametrize(("precision", "arguments"), steps.CASES, ids=str)
-def test_replicas_step_as_keras_does_on_one_device(precision, arguments):
-    expected = steps.train(
-        tf.distribute.get_strategy(), keras.Model, precision, arguments
-    )
-    for replicas in (1, 2):
-        model = steps.train(strategy(replicas), steps.Model, precision, arguments)
+def test_one_device_and_replicas_step_as_keras_does(precision, arguments):
+    one_device = tf.distribute.get_strategy()
+    expected = steps.train(one_device, keras.Model, precision, arguments)
+    for devices in (one_device, strategy(1), strategy(2)):
+        model = steps.train(devices, steps.Model, precision, arguments)
         taken = [int(m.optimizer.iterations.numpy()) for m in (expected, model)]
         assert taken[0] == taken[1] > 2
         for weight, other in zip(expected.weights, model.weights):
             assert np.isfinite(weight.numpy()).all()
-            copies = strategy(replicas).experimental_local_results(other.value)
-            assert len(copies) == replicas
+            copies = devices.experimental_local_results(other.value)
+            assert len(copies) == devices.num_replicas_in_sync
             for copy in copies:
                 np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
 
