@@ -14,7 +14,11 @@ import json
 import pathlib
 import tempfile
 
+import keras_hybrid  # noqa: F401, before TensorFlow: oneDNN is on
+
+# isort: split
 import keras
+import machine
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
@@ -29,7 +33,9 @@ _IMAGES = 20
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, metavar="WORKDIR")
-    for workdir in parser.parse_args().workdirs:
+    workdirs = parser.parse_args().workdirs
+    print(machine.describe("ai-edge-litert"))
+    for workdir in workdirs:
         config = citypersons.Config(**json.loads((workdir / "config.json").read_text()))
         images = test_images(config, 2 * _IMAGES)
         student = keras.saving.load_model(workdir / "student.keras")

@@ -8,20 +8,19 @@ flags, and then runs to its end.
 """
 
 import argparse
-import os
 import pathlib
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
 
-import keras
-import numpy as np
-import tensorflow as tf
+from keras_hybrid.callbacks import read_rows  # before TensorFlow: oneDNN is on
 
-from keras_hybrid.callbacks import read_rows
+# isort: split
+import keras
+import machine
+import numpy as np
 
 _FLAGS = "--epochs=16", "--batch_size=64", "--export=tflite"
 
@@ -46,10 +45,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    print(
-        f"{os.cpu_count()} cores ({platform.machine()}), tensorflow {tf.__version__}, "
-        f"keras {keras.__version__}; flags {' '.join(_FLAGS)}, seed {options.seed}"
-    )
+    print(f"{machine.describe()}; flags {' '.join(_FLAGS)}, seed {options.seed}")
     with tempfile.TemporaryDirectory() as directory:
         alone, killed = (pathlib.Path(directory, name) for name in ("alone", "killed"))
         begin = time.monotonic()

@@ -267,11 +267,9 @@ def miss_rates(truth, detections, subsets):
 def machine():
     """What a run was on; of GPUs JAX alone is asked, since all tables of them are its."""
     import keras
+    from machine import cpu_model
 
-    model = "unknown"
-    for text in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if text.startswith("model name"):
-            model = text.partition(": ")[2]
+    model = cpu_model()
     backend = keras.backend.backend()
     library = importlib.import_module(backend)
     if backend == "jax" and library.default_backend() == "gpu":
