@@ -1,41 +1,55 @@
 """What a hybrid training step costs, beside the steps it is made of.
 
     python benchmarks/step_time.py
+    python benchmarks/step_time.py --student=MobileNetV2
+    python benchmarks/step_time.py --task=detection --image_size=256 --batch_size=2
 
-ResNet-50 teaches MobileNet V1 at 224x224, batch 16, random weights and images. All
-contenders take turns in one process, so that a slow minute of the machine hits them all,
-and ratios are taken within a round; only peak memory is measured one by one. The
-yardstick (at most 1.10) is
+By default ResNet-50 teaches MobileNet V1 at 224x224, batch 16. Weights and images are
+random. All contenders take turns in one process, so that a slow minute of the machine
+hits them all, and ratios are taken within a round; only peak memory is measured one by
+one. The yardstick (at most 1.00 in classification) is
 
     hybrid step / (2 x student step + teacher forward with the gradient of its input)
 
-since the hybrid paths together run each network once more. Output of the last run, with
-its machine: step_time.txt beside this file.
+since the hybrid paths together run each network once more. The student's head runs three
+times, not twice: where it is most of the student, the yardstick is above that. "recipe"
+is keras_hybrid's step with what recipes set for their training. Where PyTorch is
+installed, the steps of the default pair take part as written by hand in it. Output of the
+last runs, with their machine: step_time.txt beside this file.
 """
 
+import keras_hybrid  # before TensorFlow: oneDNN is on
+
+# isort: split
 import dataclasses
+import importlib.util
 import multiprocessing
-import os
-import platform
 import statistics
 import time
+import types
+from typing import Literal
 
 import keras
-import numpy as np
+import machine
+import step_pairs
 import tensorflow as tf
 from absl import app
 from etils import eapp
 
-import keras_hybrid
+from keras_hybrid.recipes import devices
 
 PLAIN, FORWARD, GRADIENT = "plain student", "teacher forward", "teacher input gradient"
 DISTILLER, NAIVE, HYBRID = "keras Distiller", "naive hybrid", "keras_hybrid"
+RECIPE, TORCH_PLAIN, TORCH_HYBRID = "recipe", "PyTorch, plain", "PyTorch, hybrid"
+_IN_TORCH = "ResNet50", "MobileNet"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings; the defaults are those of the yardstick."""
 
+    task: Literal["classification", "segmentation", "detection"] = "classification"
+    """Of the student; for the others DeepLab v2 or Faster R-CNN is put on it."""
     teacher: str = "ResNet50"
     """Keras Applications network."""
     student: str = "MobileNet"
@@ -43,11 +57,13 @@ class Config:
     switch_points: tuple[int, ...] = ()
     """Strides; by default all that both networks have."""
     image_size: int = 224
-    """Pixels."""
+    """Height in pixels; streets, of the other two tasks, are twice as wide."""
     batch_size: int = 16
     """Images a step."""
     rounds: int = 12
     """How often each contender has its turn, after two turns to warm up."""
+    memory: bool = True
+    """Whether to measure peak memory too."""
 
 
 class NaiveHybrid(keras_hybrid.HybridTransfer):
@@ -66,24 +82,23 @@ class NaiveHybrid(keras_hybrid.HybridTransfer):
 
 def contenders(config):
     """Name -> a function that builds a contender: a function that runs one step."""
-    rng = np.random.default_rng(0)
-    shape = (config.batch_size, config.image_size, config.image_size, 3)
-    images = tf.constant(rng.uniform(0, 255, shape).astype("float32"))
-    labels = tf.constant(rng.integers(0, 1000, config.batch_size))
-    points = {"switch_points": config.switch_points or None}
-
-    def load(name, classes=None):
-        return keras_hybrid.applications.load(
-            name, weights=None, input_shape=shape[1:], classes=classes
-        )
+    pair = step_pairs.build(
+        config.task,
+        config.teacher,
+        config.student,
+        config.image_size,
+        config.batch_size,
+        config.switch_points or None,
+    )
+    images, targets = tf.nest.map_structure(tf.constant, (pair.images, pair.targets))
 
     def forward():
-        teacher = load(config.teacher)
+        teacher = pair.teacher()
         step = tf.function(lambda: teacher(images, training=False))
         return lambda: step().numpy()
 
     def gradient():
-        teacher = load(config.teacher)
+        teacher = pair.teacher()
 
         @tf.function
         def step():
@@ -95,26 +110,69 @@ def contenders(config):
         return lambda: step().numpy()
 
     def training(model):
-        model.compile("sgd", loss="sparse_categorical_crossentropy")
-        return lambda: model.train_on_batch(images, labels)
+        model.compile("sgd", loss=pair.loss)
+        return lambda: model.train_on_batch(images, targets)
 
     def distiller():
+        teacher, student = (
+            keras_hybrid.applications.load(
+                name, weights=None, input_shape=images.shape[1:], classes=1000
+            )
+            for name in (config.teacher, config.student)
+        )
         loss = keras.distillation.LogitsDistillation()
-        teacher, student = load(config.teacher, 1000), load(config.student, 1000)
         return training(keras.distillation.Distiller(teacher, student, loss))
 
-    def hybrid(method):
-        student = load(config.student, 1000)
-        return training(method(load(config.teacher), student, **points))
+    def hybrid(method=keras_hybrid.HybridTransfer):
+        teacher, student = pair.teacher(), pair.student()
+        points = pair.switch_points(teacher, student)
+        return training(method(teacher, student, switch_points=points))
 
-    return {
-        PLAIN: lambda: training(load(config.student, 1000)),
+    def recipe():
+        step = hybrid()
+        in_recipe = devices.leaves_settings(lambda _: step())
+        return lambda: in_recipe(types.SimpleNamespace(mixed_precision=False))
+
+    found = {
+        PLAIN: lambda: training(pair.student()),
         FORWARD: forward,
         GRADIENT: gradient,
-        DISTILLER: distiller,
-        NAIVE: lambda: hybrid(NaiveHybrid),
-        HYBRID: lambda: hybrid(keras_hybrid.HybridTransfer),
+        HYBRID: hybrid,
+        RECIPE: recipe,
     }
+    if config.task == "classification":
+        found |= {DISTILLER: distiller, NAIVE: lambda: hybrid(NaiveHybrid)}
+        if (
+            importlib.util.find_spec("torch")
+            and (config.teacher, config.student) == _IN_TORCH
+        ):
+            found |= in_torch(config, pair)
+    return found
+
+
+def in_torch(config, pair):
+    """Contenders written by hand, in the layout that PyTorch's convolutions prefer."""
+    import torch
+    import torch_hybrid
+
+    layout = torch.channels_last
+    images = torch.from_numpy(pair.images).permute(0, 3, 1, 2)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.from_numpy(pair.targets)
+
+    def training(model, loss_of):
+        step = torch_hybrid.training(model.to(memory_format=layout), loss_of)
+        return lambda: step(images, labels).item()
+
+    def hybrid():
+        networks = torch_hybrid.ResNet50(), torch_hybrid.MobileNet()
+        points = config.switch_points or torch_hybrid.STRIDES[:-1]
+        return training(torch_hybrid.Hybrid(*networks, points), torch_hybrid.hybrid_loss)
+
+    def plain():
+        return training(torch_hybrid.MobileNet(), torch_hybrid.cross_entropy)
+
+    return {TORCH_PLAIN: plain, TORCH_HYBRID: hybrid}
 
 
 def step_times(config):
@@ -160,31 +218,37 @@ def in_a_process_of_its_own(function, *arguments):
 
 
 def report(config, seconds, memory):
-    """The table and the yardstick as text."""
-    devices = [d.device_type for d in tf.config.list_logical_devices()]
+    """The table, the yardstick and the other ratios as text."""
+    devices = {device.device_type for device in tf.config.list_logical_devices()}
+    packages = ["torch"] if TORCH_HYBRID in seconds else []
     lines = [
-        f"{config.teacher} -> {config.student}, {config.image_size}x{config.image_size}, "
-        f"batch {config.batch_size}, switch points {config.switch_points or 'all'}, "
-        f"{config.rounds} rounds",
-        f"{os.cpu_count()} cores ({platform.machine()}), {devices}, tensorflow "
-        f"{tf.__version__}, keras {keras.__version__}",
+        f"{config.task}, {config.teacher} -> {config.student}, {config.image_size} "
+        f"pixels high, batch {config.batch_size}, switch points "
+        f"{config.switch_points or 'all'}, {config.rounds} rounds",
+        f"{machine.describe(*packages)}, {', '.join(sorted(devices))}",
         "",
         f"{'':<24}{'s/step':>8}  {'(min - max)':<15}{'images/s':>9}{'peak MiB':>10}",
     ]
     for name, times in seconds.items():
         middle = statistics.median(times)
         spread = f"({min(times):.2f} - {max(times):.2f})"
+        peak = f"{memory[name] / 2**20:.0f}" if memory else ""
         lines.append(
             f"{name:<24}{middle:>8.3f}  {spread:<15}{config.batch_size / middle:>9.1f}"
-            f"{memory[name] / 2**20:>10.0f}"
+            f"{peak:>10}"
         )
     parts = [2 * s + g for s, g in zip(seconds[PLAIN], seconds[GRADIENT])]
-    lines += [
-        "",
-        ratio("yardstick, keras_hybrid", seconds[HYBRID], parts),
-        ratio("yardstick, naive hybrid", seconds[NAIVE], parts),
-        ratio("keras_hybrid / naive hybrid", seconds[HYBRID], seconds[NAIVE]),
-    ]
+    lines += ["", ratio("yardstick, keras_hybrid", seconds[HYBRID], parts)]
+    if NAIVE in seconds:
+        lines.append(ratio("yardstick, naive hybrid", seconds[NAIVE], parts))
+    for name, other in (
+        (HYBRID, NAIVE),
+        (RECIPE, HYBRID),
+        (HYBRID, TORCH_HYBRID),
+        (PLAIN, TORCH_PLAIN),
+    ):
+        if other in seconds:
+            lines.append(ratio(f"{name} / {other}", seconds[name], seconds[other]))
     return "\n".join(lines)
 
 
@@ -192,13 +256,14 @@ def ratio(title, times, others):
     """Median over the rounds of a ratio taken within each."""
     ratios = [a / b for a, b in zip(times, others)]
     spread = f"({min(ratios):.3f} - {max(ratios):.3f})"
-    return f"{title:<28}{statistics.median(ratios):>7.3f}  {spread}"
+    return f"{title:<32}{statistics.median(ratios):>7.3f}  {spread}"
 
 
 def main(config):
     seconds = step_times(config)
     memory = {
-        name: in_a_process_of_its_own(peak_memory, config, name) for name in seconds
+        name: in_a_process_of_its_own(peak_memory, config, name)
+        for name in (seconds if config.memory else ())
     }
     print(report(config, seconds, memory))
 
