@@ -85,9 +85,9 @@ def in_a_process(library, dtype, seconds):
     command = [sys.executable, __file__, *sys.argv[1:]]
     command += ["--libraries", library, "--dtypes", dtype, "--here"]
     environment = {
-        "KERAS_BACKEND": "jax",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",  # nothing else runs on the card
         **os.environ,
+        "KERAS_BACKEND": "jax",
     }
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True
