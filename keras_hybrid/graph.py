@@ -16,6 +16,8 @@ from keras.src.backend.common import global_state
 from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, unpack_singleton
 
+from keras_hybrid import batch_norm
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -46,7 +48,10 @@ class Step:
         if training is not None and isinstance(self.operation, keras.Layer):
             # As in `Functional.call`: wins over a `training` the graph was built with.
             kwargs["training"] = training
-        outputs = self.operation(*args, **kwargs)
+        if batch_norm.runs_fused(self.operation, args, kwargs):
+            outputs = batch_norm.fused(self.operation, *args)
+        else:
+            outputs = self.operation(*args, **kwargs)
         values.update(zip(self.outputs, keras.tree.flatten(outputs)))
 
     def infer(self, values):
@@ -96,10 +101,17 @@ class Graph:
     outputs: tuple[int, ...]
     structure: Any
 
-    def run(self, values, start, stop, training):
-        """Runs `steps[start:stop]`, reading from and adding to `values`."""
+    def run(self, values, start, stop, training, wanted=None):
+        """Runs `steps[start:stop]`, reading from and adding to `values`.
+
+        Given the symbols that are `wanted` of a network that is frozen, others may be
+        missing.
+        """
+        steps = self.steps[start:stop]
+        if wanted is not None:
+            steps = batch_norm.folded(steps, wanted)
         with _one_call():
-            for step in self.steps[start:stop]:
+            for step in steps:
                 step.run(values, training)
 
     def towards(self, target):

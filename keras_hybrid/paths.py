@@ -126,11 +126,13 @@ class Segment:
             The map at `end`, and maps for the student's head by their symbol.
         """
         values = {self.start.symbol: x}
+        wanted = {self.end.symbol, *(feature.found.symbol for feature in self.features)}
         self.network.graph.run(
             values,
             self.start.position,
             self.end.position,
             training=training and self.owner == STUDENT,
+            wanted=wanted if self.owner == TEACHER else None,
         )
         return values[self.end.symbol], {
             feature.wanted.symbol: feature(values, sizes) for feature in self.features
