@@ -13,9 +13,9 @@ one. The yardstick (at most 1.00 in classification) is
 
 since the hybrid paths together run each network once more. The student's head runs three
 times, not twice: where it is most of the student, the yardstick is above that. "recipe"
-is keras_hybrid's step with what recipes set for their training. Where PyTorch is
-installed, the steps of the default pair take part as written by hand in it. Output of the
-last runs, with their machine: step_time.txt beside this file.
+are the steps of recipes, with what they set for training; "plain student" is Keras's own.
+Where PyTorch is installed, the steps of the default pair take part as written by hand in
+it. Output of the last runs, with their machine: step_time.txt beside this file.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on
@@ -36,11 +36,12 @@ import tensorflow as tf
 from absl import app
 from etils import eapp
 
-from keras_hybrid.recipes import devices
+from keras_hybrid.recipes import devices, run
 
 PLAIN, FORWARD, GRADIENT = "plain student", "teacher forward", "teacher input gradient"
 DISTILLER, NAIVE, HYBRID = "keras Distiller", "naive hybrid", "keras_hybrid"
-RECIPE, TORCH_PLAIN, TORCH_HYBRID = "recipe", "PyTorch, plain", "PyTorch, hybrid"
+RECIPE_PLAIN, RECIPE = "recipe, plain", "recipe, hybrid"
+TORCH_PLAIN, TORCH_HYBRID = "PyTorch, plain", "PyTorch, hybrid"
 _IN_TORCH = "ResNet50", "MobileNet"
 
 
@@ -128,18 +129,23 @@ def contenders(config):
         points = pair.switch_points(teacher, student)
         return training(method(teacher, student, switch_points=points))
 
-    def recipe():
-        step = hybrid()
+    def recipe(step):
         in_recipe = devices.leaves_settings(lambda _: step())
         return lambda: in_recipe(types.SimpleNamespace(mixed_precision=False))
+
+    def alone():
+        student = pair.student()
+        return training(run.Alone(student.input, student.output))
 
     found = {
         PLAIN: lambda: training(pair.student()),
         FORWARD: forward,
         GRADIENT: gradient,
         HYBRID: hybrid,
-        RECIPE: recipe,
+        RECIPE: lambda: recipe(hybrid()),
     }
+    if config.task != "detection":  # where the student trains as it is
+        found[RECIPE_PLAIN] = lambda: recipe(alone())
     if config.task == "classification":
         found |= {DISTILLER: distiller, NAIVE: lambda: hybrid(NaiveHybrid)}
         if (
@@ -246,6 +252,7 @@ def report(config, seconds, memory):
         (RECIPE, HYBRID),
         (HYBRID, TORCH_HYBRID),
         (PLAIN, TORCH_PLAIN),
+        (RECIPE_PLAIN, TORCH_PLAIN),
     ):
         if other in seconds:
             lines.append(ratio(f"{name} / {other}", seconds[name], seconds[other]))

@@ -5,7 +5,6 @@ import pathlib
 import sys
 
 import pytest
-import torch
 
 import keras_hybrid
 import tiny
@@ -20,7 +19,8 @@ def gpu(module):
 
 @pytest.fixture
 def small_networks(module, monkeypatch):
-    """One block in each stage of PyTorch's networks."""
+    """One block in each stage of PyTorch's networks, where it is installed."""
+    torch = pytest.importorskip("torch")
     by_hand = module("torch_hybrid")
     resnet = [(width, 1, stride) for width, _, stride in by_hand._RESNET]
     monkeypatch.setattr(by_hand, "_RESNET", resnet)
@@ -83,7 +83,7 @@ def test_flops(gpu):
 @pytest.mark.usefixtures("small_networks")
 def test_flops_in_pytorch(module):
     """A stage of MobileNet as above: 1x1 after a depthwise 3x3."""
-    by_hand = module("torch_hybrid")
+    torch, by_hand = pytest.importorskip("torch"), module("torch_hybrid")
     teacher, student = by_hand.ResNet50(), by_hand.MobileNet()
     images = torch.zeros(2, 3, 32, 32)
     # 3x3 to 32 channels, depthwise, to 64, at 16x16; then by halves to 1024 at 1x1.
