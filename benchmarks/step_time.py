@@ -68,7 +68,11 @@ class Config:
 
 
 class NaiveHybrid(keras_hybrid.HybridTransfer):
-    """The method as written down: three passes from image to loss under one tape."""
+    """The method as written down: three passes from image to loss under one tape.
+
+    Each of them runs as it does in `HybridTransfer`; only what two have in common is run
+    twice.
+    """
 
     def train_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)

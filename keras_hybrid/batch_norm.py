@@ -60,7 +60,8 @@ def fused(layer, x):
     variance *= tf.maximum(count - 1, 1) / count
     averages = (layer.moving_mean, mean), (layer.moving_variance, variance)
     for average, of_batch in averages:
-        average.assign(average * layer.momentum + of_batch * (1 - layer.momentum))
+        before = ops.cast(average, "float32")
+        average.assign(before * layer.momentum + of_batch * (1 - layer.momentum))
     return ops.cast(y, layer.compute_dtype)
 
 

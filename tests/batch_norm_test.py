@@ -93,8 +93,9 @@ def test_a_mask_is_for_the_layer():
     assert not batch_norm.runs_fused(layer, (x,), {"training": training, "mask": mask})
 
 
-def test_half_precision():
-    layer = layers.BatchNormalization(dtype="mixed_float16")
+@pytest.mark.parametrize("policy", ["mixed_float16", "float16"])
+def test_half_precision(policy):
+    layer = layers.BatchNormalization(dtype=policy)
     x = np.random.default_rng(0).normal(3, 2, (4, 5, 5, 3)).astype("float16")
     layer.build(x.shape)
     y = batch_norm.fused(layer, tf.constant(x))
