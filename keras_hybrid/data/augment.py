@@ -1,15 +1,17 @@
 """Training crops and evaluation crops of one image.
 
-Each function returns `transform(image, label, seed)`: from an RGB `image` (H, W, 3) in
-0..255 to float32 (size, size, 3) in 0..255, in `tf.data`, and its label as it is. `seed`
-is an integer tensor of shape (2,): the same seed, the same crop. Evaluation transforms
-ignore it. Resizing is bilinear with antialiasing, as Pillow's, with which the published
-ImageNet recipes are trained.
+Each function returns a `Transform`: from an RGB image (H, W, 3) in 0..255 to float32
+(size, size, 3) in 0..255, in `tf.data`, and its label as it is. `seed` is an integer
+tensor of shape (2,): the same seed, the same crop. Evaluation transforms ignore it.
+Resizing is bilinear with antialiasing, as Pillow's, with which the published ImageNet
+recipes are trained.
 """
 
 import math
 
 import tensorflow as tf
+
+from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
 
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
@@ -21,15 +23,16 @@ def random_resized_crop_flip(size):
     `RandomResizedCrop(size)` and `RandomHorizontalFlip()`.
     """
 
-    def transform(image, label, seed):
-        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-        box = crop_box(tf.shape(image)[:2], crop_seed)
-        top, left, height, width = tf.unstack(box)
-        image = image[top : top + height, left : left + width]
-        image = tf.image.resize(image, (size, size), antialias=True)
-        return _as_square(_flip(image, flip_seed), size), label
+    def box(image_size, label, seed):
+        del label
+        return crop_box(image_size, tf.random.split(seed, 2)[0])
 
-    return transform
+    def finish(part, box, label, seed):
+        del box
+        image = _flip(resized(part, (size, size)), tf.random.split(seed, 2)[1])
+        return _as_square(image, size), label
+
+    return Transform(box, finish)
 
 
 def crop_box(image_size, seed):
@@ -72,8 +75,8 @@ def resize_center_crop(size):
     """
     shorter_side = round(size * 256 / 224)
 
-    def transform(image, label, seed):
-        del seed
+    def finish(image, box, label, seed):
+        del box, seed
         old = tf.shape(image)[:2]
         new = shorter_side * old // tf.reduce_min(old)
         offset = tf.round(tf.cast(new - size, "float32") / 2)
@@ -87,7 +90,7 @@ def resize_center_crop(size):
         )
         return _as_square(crop[0], size), label
 
-    return transform
+    return Transform(whole, finish)
 
 
 def pad_crop_flip(size, padding=4):
@@ -97,7 +100,8 @@ def pad_crop_flip(size, padding=4):
     `RandomCrop(size, padding=4)`. The image is (size, size, 3).
     """
 
-    def transform(image, label, seed):
+    def finish(image, box, label, seed):
+        del box
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = tf.ensure_shape(image, (size, size, 3))
         image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
@@ -107,17 +111,17 @@ def pad_crop_flip(size, padding=4):
         image = image[top : top + size, left : left + size]
         return _as_square(_flip(image, flip_seed), size), label
 
-    return transform
+    return Transform(whole, finish)
 
 
 def as_is(size):
     """The image, which is (size, size, 3), unchanged: evaluation of small images."""
 
-    def transform(image, label, seed):
-        del seed
+    def finish(image, box, label, seed):
+        del box, seed
         return _as_square(image, size), label
 
-    return transform
+    return Transform(whole, finish)
 
 
 def _largest_box(image_size):
@@ -137,8 +141,7 @@ def _between(uniform, low, high):
 
 
 def _flip(image, seed):
-    mirrored = tf.random.stateless_uniform((), seed) < 0.5
-    return tf.where(mirrored, image[:, ::-1], image)
+    return mirrored_if(tf.random.stateless_uniform((), seed) < 0.5, image)
 
 
 def _as_square(image, size):

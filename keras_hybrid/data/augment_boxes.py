@@ -1,14 +1,16 @@
 """Training crops and evaluation images, and where boxes are in them.
 
-Each function returns `transform(image, truth, seed)`, as those of `augment`, for a truth
-of boxes float32 (G, 4), [x1, y1, x2, y2] in pixels of the image (H, W, 3), and labels
-int32 (G,): from 1 on what is to be found, -1 a region to ignore, 0 nothing. It returns
-(float32 (h, w, 3), geometry). `move` does with boxes what was done with the image. A
+Each function returns a `Transform`, as those of `augment`. Its label is a truth of boxes
+float32 (G, 4), [x1, y1, x2, y2] in pixels of the image (H, W, 3), and labels int32 (G,):
+from 1 on what is to be found, -1 a region to ignore, 0 nothing. It returns (float32
+(h, w, 3), geometry). `move` does with boxes what was done with the image. A
 geometry is float32 (5,): the factors of x and y, then what is cut off at the left and at
 the top, in pixels of the result, and 1 if it was mirrored after that.
 """
 
 import tensorflow as tf
+
+from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
 
 # CSP (Liu et al. 2019) on CityPersons: scales, and factors of the brightness.
 _SCALE = 0.4, 1.5
@@ -29,45 +31,40 @@ def random_scale_crop_flip(size, upscale=1.0):
         upscale: Factor of all images before the random scale, as of `enlarged`.
     """
 
-    def transform(image, truth, seed):
+    def box(image_size, truth, seed):
         seeds = tf.unstack(tf.random.split(seed, 4))
         scale = upscale * tf.random.stateless_uniform((), seeds[0], *_SCALE)
         part = tf.cast(tf.round(tf.cast(size, "float32") / scale), "int32")
-        image = _padded(tf.cast(image, "float32"), part)
-        top, left = tf.unstack(_corner(tf.shape(image)[:2], part, *truth, seeds[1]))
-        image = image[top : top + part[0], left : left + part[1]]
-        image = tf.image.resize(image, size, antialias=True)
-        factors = tf.cast(size, "float32") / tf.cast(part, "float32")
+        corner = _corner(tf.maximum(image_size, part), part, *truth, seeds[1])
+        return tf.concat([corner, part], axis=0)
+
+    def finish(image, box, truth, seed):
+        del truth
+        seeds = tf.unstack(tf.random.split(seed, 4))
+        image = resized(_padded(image, box[2:]), size)
         mirrored = tf.random.stateless_uniform((), seeds[2]) < 0.5
-        image = tf.where(mirrored, image[:, ::-1], image)
-        image = _brightened(image, seeds[3])
-        geometry = tf.stack(
-            [
-                factors[1],
-                factors[0],
-                factors[1] * tf.cast(left, "float32"),
-                factors[0] * tf.cast(top, "float32"),
-                tf.cast(mirrored, "float32"),
-            ]
-        )
+        image = _brightened(mirrored_if(mirrored, image), seeds[3])
+        top, left, height, width = tf.unstack(tf.cast(box, "float32"))
+        x, y = size[1] / width, size[0] / height
+        geometry = tf.stack([x, y, x * left, y * top, tf.cast(mirrored, "float32")])
         return tf.ensure_shape(image, (*size, 3)), geometry
 
-    return transform
+    return Transform(box, finish)
 
 
 def enlarged(upscale, multiple):
     """The whole image, enlarged and then padded to multiples of a number."""
 
-    def transform(image, truth, seed):
+    def finish(image, box, truth, seed):
         del truth, seed
-        before = tf.cast(tf.shape(image)[:2], "float32")
+        before = tf.cast(box[2:], "float32")
         size = tf.cast(tf.round(before * upscale), "int32")
-        image = tf.image.resize(tf.cast(image, "float32"), size, antialias=True)
+        image = resized(image, size)
         factors = tf.cast(size, "float32") / before
         geometry = tf.stack([factors[1], factors[0], 0.0, 0.0, 0.0])
         return _padded(image, -(-size // multiple) * multiple), geometry
 
-    return transform
+    return Transform(whole, finish)
 
 
 def move(boxes, labels, geometry, size):
@@ -133,7 +130,10 @@ def _corner(image_size, part, boxes, labels, seed):
 def _padded(image, least):
     """Black at the right and at the bottom up to `least` (height, width) or more."""
     after = tf.maximum(least - tf.shape(image)[:2], 0)
-    return tf.pad(image, [[0, after[0]], [0, after[1]], [0, 0]])
+    padding = [[0, after[0]], [0, after[1]], [0, 0]]
+    return tf.cond(
+        tf.reduce_any(after > 0), lambda: tf.pad(image, padding), lambda: image
+    )
 
 
 def _brightened(image, seed):

@@ -3,10 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_hybrid.data.decoding_pairs import UNKNOWN
 from keras_hybrid.data.folders import SUFFIXES
 from keras_hybrid.data.label_maps import (
     IGNORED,
-    UNKNOWN,
     LabelMaps,
     source_of_encoded,
     source_of_files,

@@ -4,7 +4,8 @@ import codecs
 
 import numpy as np
 
-from keras_hybrid.data.label_maps import IGNORED, UNKNOWN
+from keras_hybrid.data.decoding_pairs import UNKNOWN
+from keras_hybrid.data.label_maps import IGNORED
 
 _NO_CLASS = "void", "unlabelled", "unlabeled", "ignore", "ignored"
 _MOST = IGNORED  # values of a label map that can be classes

@@ -10,13 +10,16 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
+from keras_hybrid.data.transforms import cut
+
 _FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
 _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
 # One of them stands in each file with an orientation: Exif in JPEG, eXIf in PNG (in those
 # of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
 _MARKS = b"xif", b"XIf", b"tiff:Orientation"
 _HEAD = 1 << 14  # bytes of a JPEG, which starts with EXIF but for a profile or comment
-_MARKED_HEAD = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follow
+_MARKED = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
 
 
 def decode_image(encoded):
@@ -36,19 +39,124 @@ def decode_image(encoded):
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def decode_part(encoded, box_of):
+    """What a box has of the image that `decode_image` returns.
+
+    Of most photographs no more than that is decoded.
+
+    Args:
+        encoded: A string tensor.
+        box_of: From the image's size, see `stored_size`, to the `box` of a `Transform`.
+
+    Returns:
+        (uint8 (h, w, 3), the box).
+    """
+
+    def of_upright():
+        box = box_of(stored_size(encoded))
+        return decode_upright(encoded, box), box
+
+    def of_any():
+        image = decode_image(encoded)
+        box = box_of(tf.shape(image)[:2])
+        return cut(image, box), box
+
+    return tf.cond(is_upright(encoded), of_upright, of_any)
+
+
+def is_upright(encoded):
+    """Whether it is a JPEG or PNG whose pixels are stored as they are shown."""
+    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+    return tf.cond(
+        tf.io.is_jpeg(encoded) | is_png,
+        lambda: _orientation(encoded, is_png) == 1,
+        lambda: False,
+    )
+
+
+def is_unmarked_png(encoded):
+    """Whether it is a PNG in which nothing says how to turn it."""
+    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+    marked = tf.strings.regex_full_match(encoded, _MARKED)
+    return is_png & tf.logical_not(marked)
+
+
+def stored_size(encoded):
+    """Height and width of a JPEG or PNG, int32 (2,), as its header has them."""
+    size = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+        lambda: tf.io.decode_raw(
+            tf.strings.substr(encoded, len(_PNG), 8), "int32", little_endian=False
+        )[::-1],
+    )
+    return tf.ensure_shape(size, (2,))
+
+
+def colours(encoded):
+    """Their number in a JPEG, 4 in those for printers; 0 for other formats."""
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded)[2],
+        lambda: 0,
+    )
+
+
+def decode_upright(encoded, box, dct_method=""):
+    """What a box has of what `is_upright`, uint8 (h, w, 3).
+
+    Args:
+        encoded: A string tensor.
+        box: See `Transform`.
+        dct_method: As of `tf.io.decode_jpeg`: Pillow's is `"INTEGER_ACCURATE"`.
+    """
+    # A missing end is noticed only where it is decoded.
+    is_whole = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.strings.substr(encoded, -2, 2) == b"\xff\xd9",
+        lambda: False,
+    )
+    part = tf.cond(
+        is_whole,
+        lambda: _decode_and_crop(encoded, box, dct_method),
+        # And PNG, in spite of its name.
+        lambda: cut(tf.io.decode_jpeg(encoded, 3, dct_method=dct_method), box),
+    )
+    return tf.ensure_shape(part, (None, None, 3))
+
+
+def _decode_and_crop(encoded, box, dct_method):
+    """The part, to the last bit that of the whole image.
+
+    Where colours are stored at half the size, a pixel's depends on its neighbours': one
+    more on each side is decoded.
+    """
+    size = stored_size(encoded)
+    begin, end = tf.maximum(box[:2] - 1, 0), tf.minimum(box[:2] + box[2:] + 1, size)
+    window = tf.concat([begin, end - begin], axis=0)
+    image = tf.io.decode_and_crop_jpeg(encoded, window, 3, dct_method=dct_method)
+    inner = tf.minimum(box[2:], size - box[:2])
+    return cut(image, tf.concat([box[:2] - begin, inner], axis=0))
+
+
 def _by_tensorflow(encoded, is_png):
     image = tf.io.decode_image(encoded, 3, expand_animations=False)
-    # Of the usual JPEG Python is not asked, one of whose threads runs at a time.
-    head = tf.strings.substr(encoded, 0, _HEAD)
-    orientation = tf.cond(
-        is_png | tf.strings.regex_full_match(head, _MARKED_HEAD),
-        lambda: tf.numpy_function(_orientation, [encoded], "int32", stateful=False),
-        lambda: 1,
-    )
+    orientation = _orientation(encoded, is_png)
     return tf.cond(
         orientation == 1,
         lambda: image,
         lambda: tf.numpy_function(turned, [image, orientation], "uint8", stateful=False),
+    )
+
+
+def _orientation(encoded, is_png):
+    """See `orientation_of`, of a JPEG or PNG; int32."""
+    # Of the usual JPEG Python is not asked, one of whose threads runs at a time.
+    head = tf.strings.substr(encoded, 0, _HEAD)
+    return tf.cond(
+        is_png | tf.strings.regex_full_match(head, _MARKED),
+        lambda: tf.numpy_function(_by_marks, [encoded], "int32", stateful=False),
+        lambda: 1,
     )
 
 
@@ -57,7 +165,7 @@ def _by_pillow(encoded):
     return turned(rgb(image), orientation_of(image))
 
 
-def _orientation(encoded):
+def _by_marks(encoded):
     encoded = bytes(encoded)  # an array where TensorFlow is eager
     if not any(mark in encoded for mark in _MARKS):
         return np.int32(1)  # Pillow would decode all of a PNG to find that out

@@ -9,15 +9,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data import decoding
+from keras_hybrid.data.decoding_pairs import (
+    classes_of,
+    decode_labels,
+    decode_pair,
+    decode_part_of_pair,
+)
 from keras_hybrid.data.folders import images_in
 from keras_hybrid.data.sources import ArraySource, EncodedSource
 
 IGNORED = 255
 """Label of a pixel that is of no class."""
-UNKNOWN = -1
-"""In a `class_of`: a value that must not occur."""
-
 _SUFFIXES = ".png", ".bmp", ".gif", ".tif", ".tiff"  # of formats that lose nothing
 _TRIED = 4  # pairs, before training starts
 _LOOKED_AT = 16  # label maps, for their values
@@ -35,11 +37,11 @@ class LabelMaps:
 class LabelMapSource:
     """A source, see `sources`, whose labels are maps.
 
-    Its batches are float32 (B, H, W, 3), raw RGB, and uint8 (B, H, W). A `transform` (see
-    `augment_maps`) is given both in one array (H, W, 4).
+    Its batches are float32 (B, H, W, 3), raw RGB, and uint8 (B, H, W). `transform` is one
+    of `augment_maps`.
 
     Args:
-        source: A source of uint8 (H, W, 4), the label behind the colours.
+        source: A source of pairs, uint8 (H, W, 3) and uint8 (H, W), as its images.
         left_out: Names of images that are not in it, since they have no label map.
         shown: Classes that have a pixel in its label maps: all, or two of them. None if
             nobody has looked.
@@ -58,22 +60,23 @@ class LabelMapSource:
 
     def batches(self, batch_size, transform):
         """See `sources`."""
-        return self._source.batches(batch_size, transform).map(_apart)
+        return self._source.batches(batch_size, transform).map(_pair)
 
-    def training_batches(self, batch_size, transform, seed, epochs):
+    def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See `sources`."""
-        batches = self._source.training_batches(batch_size, transform, seed, epochs)
-        return batches.map(_apart)
+        return self._source.training_batches(
+            batch_size, transform, seed, epochs, context
+        ).map(_pair)
 
 
-def _apart(both, _):
-    return both[..., :3], tf.cast(both[..., 3], "uint8")
+def _pair(pair, _):
+    return pair
 
 
 def source_of_arrays(images, label_maps):
     """A source of images uint8 (N, H, W, 3) and label maps uint8 (N, H, W)."""
-    both = np.concatenate([images, label_maps[..., None]], axis=-1)
-    return LabelMapSource(ArraySource(both, np.zeros(len(both), "int32")))
+    no_labels = np.zeros(len(images), "int32")
+    return LabelMapSource(ArraySource((images, label_maps), no_labels))
 
 
 def pairs_in(images, labels):
@@ -141,79 +144,11 @@ def source_of_encoded(
         shown: As of `LabelMapSource`.
     """
 
-    def decode(pair):
-        image = tf.numpy_function(
-            lambda pair: decode_pair(*pair, class_of),
-            [pair],
-            "uint8",
-            stateful=False,
-        )
-        return tf.ensure_shape(image, (None, None, 4))
+    def decode(pair, box_of):
+        return decode_part_of_pair(pair, class_of, box_of)
 
-    source = EncodedSource(examples, size, read, decode, channels=4)
+    source = EncodedSource(examples, size, read, decode)
     return LabelMapSource(source, left_out, shown)
-
-
-def decode_pair(image, labels, class_of):
-    """An encoded image and an encoded label map as uint8 (H, W, 4), upright.
-
-    A label map fits the upright image. One that fits only the pixels as they are stored
-    is turned with them.
-
-    Raises:
-        ValueError: They cannot be read, or do not belong together.
-    """
-    image = decoding.opened(image, "image")
-    orientation = decoding.orientation_of(image)
-    stored = decoding.rgb(image)
-    upright = decoding.turned(stored, orientation)
-    labels = decode_labels(labels)
-    if labels.shape == stored.shape[:2] != upright.shape[:2]:
-        labels = decoding.turned(labels, orientation)
-    if labels.shape != upright.shape[:2]:
-        raise ValueError(
-            "An image and its label map must be of one size. Received: "
-            f"{upright.shape[1]}x{upright.shape[0]} and "
-            f"{labels.shape[1]}x{labels.shape[0]}"
-        )
-    classes = _classes(labels, class_of)
-    return np.concatenate([upright, classes[..., None]], axis=-1)
-
-
-def decode_labels(encoded):
-    """Integers (H, W) of an encoded label map, as they are stored.
-
-    Those of a palette are its indices; those of 1, 2 or 4 bits are 0 to 1, 3 or 15, which
-    Pillow would show in all of 0..255.
-
-    Raises:
-        ValueError: It cannot be read, or has colours.
-    """
-    image = decoding.opened(encoded, "label map")
-    labels = np.asarray(image)
-    if labels.ndim != 2:
-        raise ValueError(
-            f"A label map must have one channel. Received: {labels.shape[2]} channels"
-        )
-    if labels.dtype == bool:
-        labels = labels.astype("uint8")
-    elif image.format == "PNG" and image.mode == "L":
-        bits = encoded[24]  # the header's first entry behind width and height
-        labels = labels // (255 // (2**bits - 1))
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"A label map must be of integers. Received: {labels.dtype}")
-    return decoding.turned(labels, decoding.orientation_of(image))
-
-
-def _classes(labels, class_of):
-    """uint8 (H, W) of what `decode_labels` returns."""
-    values = np.unique(labels)
-    unknown = [int(v) for v in values if not 0 <= v < 256 or class_of[v] == UNKNOWN]
-    if unknown:
-        raise ValueError(
-            f"A label map must hold labels of the data set. Received: {unknown[:5]}"
-        )
-    return class_of[labels].astype("uint8")
 
 
 def _check_first(pairs, class_of):
@@ -237,7 +172,7 @@ def _classes_shown(pairs, class_of):
     shown = set()
     for labels in _readable(pairs):
         try:
-            shown.update(np.unique(_classes(labels, class_of)).tolist())
+            shown.update(np.unique(classes_of(labels, class_of)).tolist())
         except ValueError:
             continue  # it is skipped in training too
         shown.discard(IGNORED)

@@ -8,6 +8,7 @@ from absl import logging
 
 from keras_hybrid.data import augment_boxes
 from keras_hybrid.data.sources import EncodedSource
+from keras_hybrid.data.transforms import Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +95,22 @@ class PeopleSource:
         """See `sources`."""
         return self._source.batches(batch_size, self._with_boxes(transform))
 
-    def training_batches(self, batch_size, transform, seed, epochs):
+    def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See `sources`."""
-        transform = self._with_boxes(transform)
-        return self._source.training_batches(batch_size, transform, seed, epochs)
+        return self._source.training_batches(
+            batch_size, self._with_boxes(transform), seed, epochs, context
+        )
 
     def _with_boxes(self, transform):
-        def with_boxes(image, index, seed):
-            truth = self._boxes[index], self._labels[index]
-            image, geometry = transform(image, truth, seed)
+        def truth_of(index):
+            return self._boxes[index], self._labels[index]
+
+        def box(size, index, seed):
+            return transform.box(size, truth_of(index), seed)
+
+        def finish(part, box, index, seed):
+            truth = truth_of(index)
+            image, geometry = transform.finish(part, box, truth, seed)
             boxes, labels = augment_boxes.move(*truth, geometry, tf.shape(image)[:2])
             scale = geometry[:2]
             return image, {
@@ -112,7 +120,7 @@ class PeopleSource:
                 "scale": scale,
             }
 
-        return with_boxes
+        return Transform(box, finish)
 
     @property
     def category_id(self):

@@ -4,15 +4,23 @@ Every source has `len(source)`, `source.skipped` (names of the images that could
 read so far) and
 
     source.batches(batch_size, transform)
-    source.training_batches(batch_size, transform, seed, epochs)
+    source.training_batches(batch_size, transform, seed, epochs, context=None)
 
 which return a `tf.data.Dataset` of (images, labels): float32 (B, size, size, 3) raw RGB
-in 0..255 and int32 (B,). `transform` is one of `augment`.
+in 0..255 and int32 (B,). `transform` is a `Transform`, one of `augment`.
 
 `batches` are all images in order, the last batch as long as it is. `training_batches` are
 those of all `epochs`, a `range`, one behind the other. In each epoch every image comes
 once, in `len(source) // batch_size` whole batches; order and crops are a function of
 `seed` and the epoch, so that a run that goes on at epoch 7 sees what it would have seen.
+
+On several devices each reads and decodes its own share:
+
+    strategy.distribute_datasets_from_function(
+        lambda context: source.training_batches(..., context)
+    )
+
+Together they see the batches of one, as long as all images can be read.
 """
 
 import re
@@ -20,7 +28,8 @@ import re
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data.decoding import decode_image
+from keras_hybrid.data.decoding import decode_part
+from keras_hybrid.data.transforms import whole
 
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
@@ -29,7 +38,7 @@ class ArraySource:
     """Images of one size in memory.
 
     Args:
-        images: uint8 (N, H, W, 3) raw RGB.
+        images: uint8 (N, H, W, 3) raw RGB, or a tuple of arrays that `transform` takes.
         labels: Integers (N,).
 
     >>> source = ArraySource(np.zeros((6, 8, 8, 3), "uint8"), np.arange(6))
@@ -39,7 +48,7 @@ class ArraySource:
 
     def __init__(self, images, labels):
         with tf.device("CPU"):
-            self._images = tf.convert_to_tensor(images)
+            self._images = tf.nest.map_structure(tf.convert_to_tensor, images)
             self._labels = tf.cast(labels, "int32")
         self.skipped = []  # arrays can always be read
 
@@ -49,26 +58,25 @@ class ArraySource:
     def batches(self, batch_size, transform):
         """See the module."""
         _check_batch_size(batch_size)
-        order = tf.data.Dataset.range(len(self))
+        order = tf.data.Dataset.range(len(self)).enumerate()
         images = self._load(order, transform, seed=0)
         return _shared(images.batch(batch_size))
 
-    def training_batches(self, batch_size, transform, seed, epochs):
+    def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See the module."""
 
-        def batches_of(epoch_seed):
+        def images_of(epoch_seed, share):
             order = tf.data.Dataset.range(len(self)).shuffle(len(self), epoch_seed)
-            examples = self._load(order, transform, epoch_seed)
-            return examples.batch(batch_size, drop_remainder=True)
+            return self._load(share(order.enumerate()), transform, epoch_seed)
 
-        return _epochs(batches_of, batch_size, len(self), seed, epochs)
+        return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
     def _load(self, order, transform, seed):
         def load(position, index):
-            seeds = tf.stack([seed, position])
-            return transform(self._images[index], self._labels[index], seeds)
+            image = tf.nest.map_structure(lambda array: array[index], self._images)
+            return transform(image, self._labels[index], tf.stack([seed, position]))
 
-        return order.enumerate().map(load, **_PARALLEL)
+        return order.map(load, **_PARALLEL)
 
 
 class EncodedSource:
@@ -82,13 +90,13 @@ class EncodedSource:
             order if `seed` is None, else shuffled with this int64 scalar tensor.
         size: Number of examples.
         read: From `data` to what is encoded, both string tensors.
-        decode: From there to uint8 (H, W, channels).
-        channels: Of the decoded images.
+        decode: `decode(encoded, box_of)` returns the part and the box, as `decode_part`;
+            the part may be a tuple of several.
     """
 
-    def __init__(self, examples, size, read=tf.identity, decode=decode_image, channels=3):
+    def __init__(self, examples, size, read=tf.identity, decode=decode_part):
         self._examples, self._size = examples, size
-        self._read, self._decode_encoded, self._channels = read, decode, channels
+        self._read, self._decode_encoded = read, decode
         self.skipped = []
 
     def __len__(self):
@@ -102,47 +110,62 @@ class EncodedSource:
                 images cannot be read.
         """
         _check_batch_size(batch_size)
-        images = self._load(self._examples(None), transform, seed=0)
+        images = self._load(self._examples(None).enumerate(), transform, seed=0)
         return _shared(images.batch(batch_size))
 
-    def training_batches(self, batch_size, transform, seed, epochs):
-        """See the module; raises as `batches` does."""
+    def training_batches(self, batch_size, transform, seed, epochs, context=None):
+        """See the module; raises as `batches` does.
 
-        def batches_of(epoch_seed):
-            examples, spare = self._examples(epoch_seed), self._examples(epoch_seed + 1)
-            images = self._load(examples.concatenate(spare), transform, epoch_seed)
-            whole = images.batch(batch_size, drop_remainder=True)
-            return whole.take(len(self) // batch_size)
+        Each of several machines fills up its batches from its own share.
+        """
 
-        return _epochs(batches_of, batch_size, len(self), seed, epochs)
+        def images_of(epoch_seed, share):
+            def load(again):
+                examples = self._examples(epoch_seed + again)
+                examples = share(examples.enumerate(again * len(self)))
+                return self._load(examples, transform, epoch_seed)
+
+            # Again only if too few of them can be read.
+            return tf.data.Dataset.counter().flat_map(load)
+
+        return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
     def _load(self, examples, transform, seed):
-        def load(position, name, data, image, label):
+        def decode(position, example):
+            name, data, label = example
+            seeds = tf.stack([seed, position])
+            part, box = self._part_or_nothing(
+                data, lambda size: transform.box(size, label, seeds)
+            )
+            return name, data, part, box, label, seeds
+
+        def finish(name, data, part, box, label, seeds):
             del name, data
-            return transform(image, label, tf.stack([seed, position]))
+            return transform.finish(part, box, label, seeds)
 
         return (
-            examples.enumerate()
-            .map(self._decode_or_empty, **_PARALLEL)
+            examples.map(decode, **_PARALLEL)
             .filter(self._is_image)
-            .map(load, **_PARALLEL)
+            .map(finish, **_PARALLEL)
         )
 
-    def _decode_or_empty(self, position, example):
-        """Adds the image, of no pixels where reading it fails: a try in the graph."""
-        name, data, label = example
-        image = tf.data.Dataset.from_tensors(data).map(self._decode).ignore_errors()
-        empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, self._channels), "uint8"))
-        image = image.concatenate(empty).take(1).get_single_element()
-        return position, name, data, image, label
+    def _part_or_nothing(self, data, box_of):
+        """(part, box), both of zeros where reading it fails: a try in the graph."""
+        part = tf.data.Dataset.from_tensors(data).map(lambda d: self._decode(d, box_of))
+        nothing = tf.nest.map_structure(
+            lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+            part.element_spec,
+        )
+        either = part.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))
+        return either.take(1).get_single_element()
 
-    def _decode(self, data):
-        return self._decode_encoded(self._read(data))
+    def _decode(self, data, box_of):
+        return self._decode_encoded(self._read(data), box_of)
 
-    def _is_image(self, position, name, data, image, label):
-        del position, label
+    def _is_image(self, name, data, part, box, label, seeds):
+        del part, label, seeds
         return tf.cond(
-            tf.size(image) > 0,
+            box[2] > 0,
             lambda: True,
             lambda: tf.ensure_shape(tf.py_function(self._skip, (name, data), "bool"), ()),
         )
@@ -162,32 +185,48 @@ class EncodedSource:
 
     def _failure(self, data):
         try:
-            self._decode(data)
+            self._decode(data, lambda size: whole(size, None, None))
         except (tf.errors.OpError, ValueError, OSError) as error:
             message = getattr(error, "message", str(error))
             return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
         return "only the second attempt succeeded"
 
 
-def _epochs(batches_of, batch_size, size, seed, epochs):
-    """Epoch after epoch of `batches_of(epoch_seed)`, an int64 scalar tensor."""
+def _epochs(images_of, batch_size, size, seed, epochs, context):
+    """The batches of one machine, epoch after epoch.
+
+    Args:
+        images_of: `images_of(epoch_seed, share)` returns one epoch's, or more, as a
+            `tf.data.Dataset`, given an int64 scalar tensor and a function that takes this
+            machine's share of a `tf.data.Dataset`.
+        batch_size, seed, epochs: See the module.
+        size: Number of images.
+        context: A `tf.distribute.InputContext`, by default that of a machine alone.
+    """
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"`batch_size` must be at least 1, and in training at most the {size} "
             f"images. Received: batch_size={batch_size}"
         )
+    context = context or tf.distribute.InputContext()
+    machines, machine = context.num_input_pipelines, context.input_pipeline_id
+    batches_a_step = context.num_replicas_in_sync // machines
+    count = size // batch_size * batches_a_step
+
+    def share(examples):
+        return examples.shard(machines, machine)
 
     def batches_of_epoch(epoch):
         # Of this graph alone: with a global seed of 0, `shuffle` takes no tensor for its.
         tf.compat.v1.set_random_seed(1)
         shape, high = (), 1 << 62
-        return batches_of(
-            tf.random.stateless_uniform(shape, (seed, epoch), 0, high, "int64")
-        )
+        epoch_seed = tf.random.stateless_uniform(shape, (seed, epoch), 0, high, "int64")
+        own_size = context.get_per_replica_batch_size(batch_size)
+        images = images_of(epoch_seed, share)
+        return images.batch(own_size, drop_remainder=True).take(count)
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batches_of_epoch)
-    count = len(epochs) * (size // batch_size)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    batches = batches.apply(tf.data.experimental.assert_cardinality(len(epochs) * count))
     return _shared(batches)
 
 
