@@ -196,7 +196,7 @@ def train(config, data, model, student):
         directory,
         model,
         student,
-        lambda epochs: training_batches(config, data, epochs),
+        lambda *args: training_batches(config, data, *args),
         source=data.train,
         # The learning rate is 0 from `steps` to the end of the last epoch.
         epochs=math.ceil(config.steps / steps_per_epoch),
@@ -296,12 +296,14 @@ def subsets_of(config):
     }
 
 
-def training_batches(config, data, epochs):
+def training_batches(config, data, epochs, context=None):
     """Random parts of the images at random scales, and their mirror images."""
     transform = augment_boxes.random_scale_crop_flip(
         crop_size(config), upscale_of(config)
     )
-    return data.train.training_batches(config.batch_size, transform, config.seed, epochs)
+    return data.train.training_batches(
+        config.batch_size, transform, config.seed, epochs, context
+    )
 
 
 def evaluation_batches(config, data):

@@ -161,7 +161,7 @@ def train(config, data, other, model, student):
         directory,
         model,
         student,
-        lambda epochs: training_batches(config, data, epochs),
+        lambda *args: training_batches(config, data, *args),
         source=data.train,
         # The learning rate is 0 from `steps` to the end of the last epoch.
         epochs=math.ceil(config.steps / steps_per_epoch),
@@ -225,10 +225,12 @@ def crop_size(config):
     return embedded.STREET_CROP
 
 
-def training_batches(config, data, epochs):
+def training_batches(config, data, epochs, context=None):
     """Random parts of the images at random scales, and their mirror images."""
     transform = augment_maps.random_scale_crop_flip(crop_size(config))
-    return data.train.training_batches(config.batch_size, transform, config.seed, epochs)
+    return data.train.training_batches(
+        config.batch_size, transform, config.seed, epochs, context
+    )
 
 
 def evaluation_batches(data):

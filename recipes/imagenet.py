@@ -139,7 +139,7 @@ def train(config, data, model, student):
         directory,
         model,
         student,
-        lambda epochs: training_batches(config, data, epochs),
+        lambda *args: training_batches(config, data, *args),
         source=data.train,
         epochs=config.epochs,
         steps_per_epoch=len(data.train) // config.batch_size,
@@ -179,12 +179,12 @@ def image_size(data):
     return data.image_size or _PHOTOGRAPH
 
 
-def training_batches(config, data, epochs):
+def training_batches(config, data, epochs, context=None):
     """Random resized crop and flip; of small images a shifted crop and flip."""
     small = data.image_size is not None and data.image_size < _PHOTOGRAPH
     augmentation = augment.pad_crop_flip if small else augment.random_resized_crop_flip
     return data.train.training_batches(
-        config.batch_size, augmentation(image_size(data)), config.seed, epochs
+        config.batch_size, augmentation(image_size(data)), config.seed, epochs, context
     )
 
 

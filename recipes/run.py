@@ -57,7 +57,8 @@ def fit(
         directory: For the checkpoints, `metrics.csv`, `curves.png` and TensorBoard.
         model: What to train, compiled; of several machines the first writes.
         student: The network that it is about; `model` itself or within.
-        batches: `batches(epochs)` returns the batches of the epochs of a `range`.
+        batches: `batches(epochs, context)` returns those of the epochs of a `range`; a
+            `tf.distribute.InputContext` says which share of them, by default all.
         source: Of the images in them.
         epochs, steps_per_epoch: As in `fit`.
         validation_data: Batches to evaluate on after each epoch, or None.
@@ -71,7 +72,7 @@ def fit(
             names the batch's images.
     """
     writes = is_chief(model)
-    replicas = model.distribute_strategy.num_replicas_in_sync
+    strategy = model.distribute_strategy
     checkpoints = Checkpoints(directory / "checkpoints", model, student, source, writes)
     done = checkpoints.restore()
     if done:
@@ -80,13 +81,15 @@ def fit(
         end = StopAtNaN()
         with quiet_about_length():
             model.fit(
-                batches(range(done, epochs)),
+                strategy.distribute_datasets_from_function(
+                    lambda context: batches(range(done, epochs), context)
+                ),
                 initial_epoch=done,
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 shuffle=False,  # the batches are
                 validation_data=validation_data
-                and _evenly_shared(validation_data, replicas),
+                and _evenly_shared(validation_data, strategy.num_replicas_in_sync),
                 callbacks=[
                     end,
                     # Before the checkpoint: a row too many is replaced later.

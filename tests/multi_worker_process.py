@@ -9,6 +9,8 @@ import tensorflow as tf
 import steps
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.data import augment
+from keras_hybrid.data.sources import EncodedSource
 
 
 def train(strategy, hybrid):
@@ -44,8 +46,42 @@ def train(strategy, hybrid):
     return [weight.numpy() for weight in student.weights], history.history
 
 
+def train_on_files(strategy):
+    """Weights of a student after an epoch of five steps, and the files that it read."""
+    images, labels = tiny.batch(40)
+    files = {
+        b"%d.jpg" % index: tf.io.encode_jpeg(tf.cast(127 * image + 128, "uint8")).numpy()
+        for index, image in enumerate(images)
+    }
+    names, read = tf.constant([*files]), set()
+
+    def examples(seed):
+        order = tf.data.Dataset.range(40).shuffle(40, seed)
+        return order.map(lambda index: (names[index], names[index], labels[index]))
+
+    def contents(name):
+        read.add(int(name.removesuffix(b".jpg")))
+        return files[name]
+
+    def read_file(name):
+        return tf.ensure_shape(tf.numpy_function(contents, [name], "string"), ())
+
+    source = EncodedSource(examples, 40, read_file)
+    transform = augment.random_resized_crop_flip(32)
+    with strategy.scope():
+        keras.utils.set_random_seed(3)
+        student = tiny.student(batch_norm=False)
+        model = steps.Model(student.input, student.output)
+        model.compile(keras.optimizers.SGD(0.01), loss="sparse_categorical_crossentropy")
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: source.training_batches(8, transform, 0, range(1), context)
+    )
+    model.fit(batches, steps_per_epoch=5, verbose=0)
+    return [weight.numpy() for weight in student.weights], sorted(read)
+
+
 def results(strategy):
-    """The same of both models, and the weights of `steps`, as `np.savez` takes it."""
+    """Weights of all of these, as `np.savez` takes it, and the files read, "read"."""
     arrays = {}
     for hybrid in (True, False):
         weights, history = train(strategy, hybrid)
@@ -54,6 +90,8 @@ def results(strategy):
     for case in steps.CASES:
         weights = steps.train(strategy, steps.Model, *case).get_weights()
         arrays |= {f"{case} weight {i}": value for i, value in enumerate(weights)}
+    weights, arrays["read"] = train_on_files(strategy)
+    arrays |= {f"files weight {i}": value for i, value in enumerate(weights)}
     return arrays
 
 

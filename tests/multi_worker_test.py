@@ -25,10 +25,16 @@ def test_two_machines_equal_one_device(tmp_path):
         for index, tf_config in enumerate(tf_configs())
     ]
     one = multi_worker_process.results(tf.distribute.get_strategy())
+    assert one.pop("read") == [*range(40)]
+    shares = []
     for index, process in enumerate(processes):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
         with np.load(tmp_path / f"{index}.npz") as two:
-            assert set(two) == set(one)
+            shares.append(two["read"].tolist())
+            assert set(two) - {"read"} == set(one)
             for name, value in one.items():
                 np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
+    # Each machine reads its own half.
+    assert [len(share) for share in shares] == [20, 20]
+    assert sorted(sum(shares, [])) == [*range(40)]

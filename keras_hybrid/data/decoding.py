@@ -18,8 +18,7 @@ _ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
 # of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
 _MARKS = b"xif", b"XIf", b"tiff:Orientation"
 _HEAD = 1 << 14  # bytes of a JPEG, which starts with EXIF but for a profile or comment
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follow
-_MARKED = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
+MARKED = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
 
 
 def decode_image(encoded):
@@ -46,92 +45,52 @@ def decode_part(encoded, box_of):
 
     Args:
         encoded: A string tensor.
-        box_of: From the image's size, see `stored_size`, to the `box` of a `Transform`.
+        box_of: From the image's height and width in pixels, int32 (2,), to the `box` of a
+            `Transform`.
 
     Returns:
         (uint8 (h, w, 3), the box).
     """
 
-    def of_upright():
-        box = box_of(stored_size(encoded))
-        return decode_upright(encoded, box), box
+    def crop():
+        box = box_of(tf.io.extract_jpeg_shape(encoded)[:2])
+        return decode_crop(encoded, box), box
 
-    def of_any():
+    def whole():
         image = decode_image(encoded)
         box = box_of(tf.shape(image)[:2])
         return cut(image, box), box
 
-    return tf.cond(is_upright(encoded), of_upright, of_any)
+    return tf.cond(can_be_cropped(encoded), crop, whole)
 
 
-def is_upright(encoded):
-    """Whether it is a JPEG or PNG whose pixels are stored as they are shown."""
-    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+def can_be_cropped(encoded):
+    """Whether it is a JPEG whose pixels are stored as they are shown, with its end.
+
+    That the end is missing, libjpeg notices only where it has to decode it.
+    """
     return tf.cond(
-        tf.io.is_jpeg(encoded) | is_png,
-        lambda: _orientation(encoded, is_png) == 1,
+        tf.io.is_jpeg(encoded),
+        lambda: (
+            (tf.strings.substr(encoded, -2, 2) == b"\xff\xd9")
+            & (_orientation(encoded, False) == 1)
+        ),
         lambda: False,
     )
 
 
-def is_unmarked_png(encoded):
-    """Whether it is a PNG in which nothing says how to turn it."""
-    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
-    marked = tf.strings.regex_full_match(encoded, _MARKED)
-    return is_png & tf.logical_not(marked)
+def decode_crop(encoded, box, dct_method=""):
+    """What a box has of an image that `can_be_cropped`, uint8 (h, w, 3).
 
-
-def stored_size(encoded):
-    """Height and width of a JPEG or PNG, int32 (2,), as its header has them."""
-    size = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
-        lambda: tf.io.decode_raw(
-            tf.strings.substr(encoded, len(_PNG), 8), "int32", little_endian=False
-        )[::-1],
-    )
-    return tf.ensure_shape(size, (2,))
-
-
-def colours(encoded):
-    """Their number in a JPEG, 4 in those for printers; 0 for other formats."""
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded)[2],
-        lambda: 0,
-    )
-
-
-def decode_upright(encoded, box, dct_method=""):
-    """What a box has of what `is_upright`, uint8 (h, w, 3).
+    To the last bit that of the whole image. Where colours are stored at half the size, a
+    pixel's depends on its neighbours': one more on each side is decoded.
 
     Args:
         encoded: A string tensor.
         box: See `Transform`.
-        dct_method: As of `tf.io.decode_jpeg`: Pillow's is `"INTEGER_ACCURATE"`.
+        dct_method: As of `tf.io.decode_jpeg`; Pillow's is `"INTEGER_ACCURATE"`.
     """
-    # A missing end is noticed only where it is decoded.
-    is_whole = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.strings.substr(encoded, -2, 2) == b"\xff\xd9",
-        lambda: False,
-    )
-    part = tf.cond(
-        is_whole,
-        lambda: _decode_and_crop(encoded, box, dct_method),
-        # And PNG, in spite of its name.
-        lambda: cut(tf.io.decode_jpeg(encoded, 3, dct_method=dct_method), box),
-    )
-    return tf.ensure_shape(part, (None, None, 3))
-
-
-def _decode_and_crop(encoded, box, dct_method):
-    """The part, to the last bit that of the whole image.
-
-    Where colours are stored at half the size, a pixel's depends on its neighbours': one
-    more on each side is decoded.
-    """
-    size = stored_size(encoded)
+    size = tf.io.extract_jpeg_shape(encoded)[:2]
     begin, end = tf.maximum(box[:2] - 1, 0), tf.minimum(box[:2] + box[2:] + 1, size)
     window = tf.concat([begin, end - begin], axis=0)
     image = tf.io.decode_and_crop_jpeg(encoded, window, 3, dct_method=dct_method)
@@ -154,7 +113,7 @@ def _orientation(encoded, is_png):
     # Of the usual JPEG Python is not asked, one of whose threads runs at a time.
     head = tf.strings.substr(encoded, 0, _HEAD)
     return tf.cond(
-        is_png | tf.strings.regex_full_match(head, _MARKED),
+        is_png | tf.strings.regex_full_match(head, MARKED),
         lambda: tf.numpy_function(_by_marks, [encoded], "int32", stateful=False),
         lambda: 1,
     )

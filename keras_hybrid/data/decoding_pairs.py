@@ -9,7 +9,8 @@ from keras_hybrid.data.transforms import cut
 UNKNOWN = -1
 """In a `class_of`: a value that must not occur."""
 
-_GREY_8_BITS = b"\x08\0"  # of a PNG, behind width and height
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follow,
+_GREY_8_BITS = b"\x08\0"  # and then this
 
 
 def decode_part_of_pair(pair, class_of, box_of):
@@ -29,9 +30,13 @@ def decode_part_of_pair(pair, class_of, box_of):
     image, label_map = tf.unstack(pair)
 
     def usual():
-        box = box_of(decoding.stored_size(image))
-        # The numbers are Pillow's, which decodes the others.
-        part = decoding.decode_upright(image, box, "INTEGER_ACCURATE")
+        box = box_of(_size_of_png(label_map))
+        part = tf.cond(
+            tf.io.is_jpeg(image),
+            # The numbers are Pillow's, which decodes the others.
+            lambda: decoding.decode_crop(image, box, "INTEGER_ACCURATE"),
+            lambda: cut(tf.io.decode_png(image, 3), box),
+        )
         return (part, _part_of_classes(label_map, class_of, box)), box
 
     def any_other():
@@ -47,14 +52,41 @@ def decode_part_of_pair(pair, class_of, box_of):
 
 
 def _is_usual(image, label_map):
-    """Whether neither is turned, and the label map is a PNG of the image's size."""
+    """Whether the label map is a PNG of the image's size, and neither is turned."""
 
-    def fit():
-        sizes = decoding.stored_size(image), decoding.stored_size(label_map)
-        return tf.reduce_all(sizes[0] == sizes[1]) & (decoding.colours(image) != 4)
+    def like_a_jpeg():
+        shape = tf.io.extract_jpeg_shape(image)
+        is_cmyk = shape[2] == 4
+        return tf.reduce_all(shape[:2] == _size_of_png(label_map)) & tf.logical_not(
+            is_cmyk
+        )
 
-    both = decoding.is_upright(image) & decoding.is_unmarked_png(label_map)
-    return tf.cond(both, fit, lambda: False)
+    def like_a_png():
+        return tf.reduce_all(_size_of_png(image) == _size_of_png(label_map))
+
+    return tf.cond(
+        _is_unmarked_png(label_map),
+        lambda: tf.cond(
+            decoding.can_be_cropped(image),
+            like_a_jpeg,
+            lambda: tf.cond(_is_unmarked_png(image), like_a_png, lambda: False),
+        ),
+        lambda: False,
+    )
+
+
+def _is_unmarked_png(encoded):
+    """Whether it is a PNG in which nothing says how to turn it."""
+    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+    marked = tf.strings.regex_full_match(encoded, decoding.MARKED)
+    return is_png & tf.logical_not(marked)
+
+
+def _size_of_png(encoded):
+    """Height and width by its header, int32 (2,)."""
+    size = tf.strings.substr(encoded, len(_PNG), 8)
+    width_height = tf.io.decode_raw(size, "int32", little_endian=False)
+    return tf.ensure_shape(width_height[::-1], (2,))
 
 
 def _part_of_classes(label_map, class_of, box):

@@ -188,6 +188,51 @@ def test_a_deleted_or_empty_image_is_skipped(folder):
     assert len(train.skipped) == 2
 
 
+def shares(folder, first, last, machines=2, devices=1):
+    """Epochs as each machine sees them: for each batch of a device, levels and labels."""
+    seen = []
+    for machine in range(machines):
+        source = open_images(folder).train
+        context = tf.distribute.InputContext(machines, machine, machines * devices)
+        batches = source.training_batches(
+            4, augment.random_resized_crop_flip(4), 0, range(first, last), context
+        )
+        seen.append([levels([batch]) for batch in batches])
+        assert batches.cardinality() == len(seen[-1]) == (last - first) * devices
+    return seen
+
+
+@pytest.mark.parametrize(("machines", "devices"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_devices_share_each_batch(machines, devices, folder):
+    alone = shares(folder, 1, 4, machines=1)[0]
+    together = shares(folder, 1, 4, machines, devices)
+    for step, whole in enumerate(alone):
+        parts = [
+            part
+            for machine in together
+            for part in machine[step * devices : (step + 1) * devices]
+        ]
+        assert {len(part) for part in parts} == {4 // machines // devices}
+        assert sorted(sum(parts, [])) == sorted(whole)
+
+
+def test_a_broken_image_makes_no_machine_s_epoch_shorter(folder):
+    """Two thirds of a machine's share can be broken; it goes through others instead."""
+    for name, i in ((0, 0), (0, 1), (1, 4)):
+        (folder / "train" / CLASSES[name] / f"{i}.jpg").write_bytes(b"no image")
+    for machine in shares(folder, 0, 6):
+        assert [len(batch) for batch in machine] == [2] * 6
+        assert {level for batch in machine for level, _ in batch} == {30, 40, 60}
+
+
+def test_a_batch_that_devices_cannot_share(folder):
+    context = tf.distribute.InputContext(2, 0, 2)
+    with pytest.raises(ValueError, match="divisible"):
+        open_images(folder).train.training_batches(
+            3, augment.resize_center_crop(4), 0, range(1), context
+        )
+
+
 def test_stops_when_most_images_are_broken(folder):
     for path in (folder / "train").glob("*/*.jpg"):
         path.write_bytes(b"no image")

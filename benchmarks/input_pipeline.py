@@ -1,0 +1,166 @@
+"""How fast images come in, beside two pipelines written by hand.
+
+    python benchmarks/input_pipeline.py
+
+Drawn photographs of realistic file sizes, in a temporary folder: class folders, images
+with label maps, and images with boxes in COCO's layout. Of the two hand-written pipelines
+(hand_written.py) one decodes whole JPEGs and the other no more than the crop. All
+contenders take turns in one process, an epoch each from its first batch to its last, so
+that a slow minute of the machine hits them all; ratios are taken within a round.
+
+By default all of them resize with antialiasing, as ours do and Pillow does. With
+`--noantialias` the hand-written ones do not, which is faster and gives other pixels than
+those that published networks are trained with. Output of the last run, with its machine:
+input_pipeline.txt beside this file.
+"""
+
+import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
+
+# isort: split
+import dataclasses
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import hand_written
+import keras
+import machine
+import numpy as np
+import photographs
+import tensorflow as tf
+from absl import app
+from etils import eapp
+
+from keras_hybrid.data import augment, augment_boxes, augment_maps
+from keras_hybrid.data.images import open_images
+from keras_hybrid.data.pedestrians import open_pedestrians
+from keras_hybrid.data.segmentation import open_label_maps
+
+OURS, WHOLE, CROP = "keras_hybrid", "by hand, whole images", "by hand, crop first"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings; the defaults are those of the yardstick."""
+
+    images: int = 1024
+    """Images in class folders, 500x375 pixels."""
+    scenes: int = 128
+    """Images with label maps, and images with boxes, 1024x512 pixels."""
+    shrink: int = 1
+    """Divides all sizes in pixels, for a quick look."""
+    antialias: bool = True
+    """Whether the hand-written pipelines resize as ours."""
+    rounds: int = 5
+    """How often each contender has its turn, after one turn to warm up."""
+
+
+def class_folders(config, folder):
+    """Name -> batches of one epoch of 224x224 crops."""
+    size, crop = (375 // config.shrink, 500 // config.shrink), 224 // config.shrink
+    photographs.class_folders(folder, config.images, size, np.random.default_rng(0))
+    files = sorted(map(str, folder.glob("train/*/*.jpg")))
+    labels = [pathlib.Path(file).parent.name == "b" for file in files]
+
+    def by_hand(crop_first):
+        return hand_written.classes_pipeline(
+            files, np.int32(labels), crop, 32, crop_first, config.antialias
+        )
+
+    transform = augment.random_resized_crop_flip(crop)
+    ours = open_images(folder).train.training_batches(32, transform, 0, range(1))
+    return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
+
+
+def label_maps(config, folder):
+    """Name -> batches of one epoch of 512x256 crops at random scales."""
+    size, crop = scene_sizes(config)
+    photographs.label_maps(folder, config.scenes, size, np.random.default_rng(1))
+    files = sorted(map(str, folder.glob("train/*.jpg")))
+    maps = sorted(map(str, folder.glob("trainannot/*.png")))
+
+    def by_hand(crop_first):
+        class_of = tf.constant(range(12), "uint8")
+        return hand_written.maps_pipeline(
+            files, maps, class_of, crop, 8, crop_first, config.antialias
+        )
+
+    transform = augment_maps.random_scale_crop_flip(crop)
+    ours = open_label_maps(folder).train.training_batches(8, transform, 0, range(1))
+    return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
+
+
+def boxes(config, folder):
+    """The same crops, with boxes of people."""
+    size, crop = scene_sizes(config)
+    photographs.people(folder, config.scenes, size, np.random.default_rng(2))
+    content = json.loads((folder / "people_train.json").read_text())
+    files = [str(folder / "train" / image["file_name"]) for image in content["images"]]
+    given = np.float32([record["bbox"] for record in content["annotations"]])
+    corners = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
+    corners = corners.reshape(len(files), -1, 4)
+
+    def by_hand(crop_first):
+        return hand_written.boxes_pipeline(
+            files, corners, crop, 8, crop_first, config.antialias
+        )
+
+    transform = augment_boxes.random_scale_crop_flip(crop)
+    source = open_pedestrians(folder, min_height=1).train
+    ours = source.training_batches(8, transform, 0, range(1))
+    return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
+
+
+TASKS = {"class folders": class_folders, "label maps": label_maps, "boxes": boxes}
+
+
+def scene_sizes(config):
+    """(height, width) of scenes and of crops."""
+    height = 512 // config.shrink
+    return (height, 2 * height), (height // 2, height)
+
+
+def images_per_second(config, contenders):
+    """Name -> images/s, one for each round."""
+    speeds = {name: [] for name in contenders}
+    progress = keras.utils.Progbar(config.rounds + 1, unit_name="round")
+    for _ in range(config.rounds + 1):
+        for name, batches in contenders.items():
+            epoch = iter(batches)
+            next(epoch)
+            started = time.perf_counter()
+            count = sum(len(batch[0]) for batch in epoch)
+            speeds[name].append(count / (time.perf_counter() - started))
+        progress.add(1)
+    return {name: times[1:] for name, times in speeds.items()}
+
+
+def report(task, speeds):
+    """A table and ratios as text."""
+    lines = [f"{task:<24}{'images/s':>9}  (min - max)"]
+    for name, of_rounds in speeds.items():
+        spread = f"({min(of_rounds):.0f} - {max(of_rounds):.0f})"
+        lines.append(f"{name:<24}{statistics.median(of_rounds):>9.0f}  {spread}")
+    for other in (WHOLE, CROP):
+        ratios = [a / b for a, b in zip(speeds[OURS], speeds[other])]
+        spread = f"({min(ratios):.2f} - {max(ratios):.2f})"
+        middle = statistics.median(ratios)
+        lines.append(f"{OURS} / {other:<24}{middle:>9.2f}  {spread}")
+    return "\n".join(lines)
+
+
+def main(config):
+    antialias = "with" if config.antialias else "without"
+    print(
+        f"{machine.describe()}\n{config.rounds} rounds, {antialias} antialiasing by hand"
+    )
+    for task, make in TASKS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            speeds = images_per_second(config, make(config, pathlib.Path(folder)))
+        print(f"\n{report(task, speeds)}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=eapp.make_flags_parser(Config))
