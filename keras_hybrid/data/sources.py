@@ -131,41 +131,32 @@ class EncodedSource:
         return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
     def _load(self, examples, transform, seed):
-        def decode(position, example):
+        def load(position, example):
             name, data, label = example
             seeds = tf.stack([seed, position])
-            part, box = self._part_or_nothing(
-                data, lambda size: transform.box(size, label, seeds)
-            )
-            return name, data, part, box, label, seeds
 
-        def finish(name, data, part, box, label, seeds):
-            del name, data
-            return transform.finish(part, box, label, seeds)
+            def decode(data):
+                return self._decode(data, lambda size: transform.box(size, label, seeds))
+
+            def finish(part, box):
+                return True, transform.finish(part, box, label, seeds)
+
+            part = tf.data.Dataset.from_tensors(data).map(decode)
+            return name, data, *_first_or_zeros(part.ignore_errors().map(finish))
 
         return (
-            examples.map(decode, **_PARALLEL)
+            examples.map(load, **_PARALLEL)
             .filter(self._is_image)
-            .map(finish, **_PARALLEL)
+            .map(lambda name, data, is_image, image: image)
         )
-
-    def _part_or_nothing(self, data, box_of):
-        """(part, box), both of zeros where reading it fails: a try in the graph."""
-        part = tf.data.Dataset.from_tensors(data).map(lambda d: self._decode(d, box_of))
-        nothing = tf.nest.map_structure(
-            lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
-            part.element_spec,
-        )
-        either = part.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))
-        return either.take(1).get_single_element()
 
     def _decode(self, data, box_of):
         return self._decode_encoded(self._read(data), box_of)
 
-    def _is_image(self, name, data, part, box, label, seeds):
-        del part, label, seeds
+    def _is_image(self, name, data, is_image, image):
+        del image
         return tf.cond(
-            box[2] > 0,
+            is_image,
             lambda: True,
             lambda: tf.ensure_shape(tf.py_function(self._skip, (name, data), "bool"), ()),
         )
@@ -190,6 +181,16 @@ class EncodedSource:
             message = getattr(error, "message", str(error))
             return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
         return "only the second attempt succeeded"
+
+
+def _first_or_zeros(results):
+    """The element of a data set that may be empty: a try in the graph."""
+    zeros = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+        results.element_spec,
+    )
+    either = results.concatenate(tf.data.Dataset.from_tensors(zeros))
+    return either.take(1).get_single_element()
 
 
 def _epochs(images_of, batch_size, size, seed, epochs, context):
