@@ -7,7 +7,7 @@ whether of a JPEG only the crop is decoded, `antialias` how images are resized.
 
 import tensorflow as tf
 
-_SCALE = 0.5, 1.5
+_MAPS_SCALE, _BOXES_SCALE = (0.5, 1.5), (0.4, 1.5)
 
 
 def classes_pipeline(files, labels, size, batch_size, crop_first, antialias):
@@ -25,7 +25,9 @@ def maps_pipeline(files, maps, class_of, size, batch_size, crop_first, antialias
     """Crops (B, h, w, 3) at random scales and label maps (B, h, w)."""
 
     def load(file, label_map):
-        image, box = _decoded(tf.io.read_file(file), _scaled_box(size), crop_first)
+        image, box = _decoded(
+            tf.io.read_file(file), _scaled_box(size, _MAPS_SCALE), crop_first
+        )
         labels = tf.io.decode_png(tf.io.read_file(label_map), 1)
         labels = tf.image.crop_to_bounding_box(labels, *tf.unstack(box))
         labels = tf.gather(class_of, tf.cast(labels, "int32"))
@@ -45,7 +47,9 @@ def boxes_pipeline(files, boxes, size, batch_size, crop_first, antialias):
     """Crops (B, h, w, 3) at random scales and boxes (B, G, 4), [x1, y1, x2, y2]."""
 
     def load(file, boxes):
-        image, box = _decoded(tf.io.read_file(file), _scaled_box(size), crop_first)
+        image, box = _decoded(
+            tf.io.read_file(file), _scaled_box(size, _BOXES_SCALE), crop_first
+        )
         image = tf.image.resize(image, size, antialias=antialias)
         top, left, height, width = tf.unstack(tf.cast(box, "float32"))
         factors = tf.stack([size[1] / width, size[0] / height] * 2)
@@ -96,11 +100,11 @@ def _distorted_box(shape):
     return tf.concat([begin[:2], size[:2]], axis=0)
 
 
-def _scaled_box(size):
+def _scaled_box(size, scales):
     """Of an image that is never smaller than a part."""
 
     def box_of(shape):
-        part = tf.cast(tf.cast(size, "float32") / tf.random.uniform((), *_SCALE), "int32")
+        part = tf.cast(tf.cast(size, "float32") / tf.random.uniform((), *scales), "int32")
         room = tf.cast(shape[:2] - part + 1, "float32")
         corner = tf.cast(tf.random.uniform((2,)) * room, "int32")
         return tf.concat([corner, part], axis=0)

@@ -93,8 +93,9 @@ def label_maps(config, folder):
 
 
 def boxes(config, folder):
-    """The same crops, with boxes of people."""
-    size, crop = scene_sizes(config)
+    """Name -> batches of one epoch of 384x192 crops at random scales, with boxes."""
+    size, _ = scene_sizes(config)
+    crop = 3 * size[0] // 8, 3 * size[1] // 8
     photographs.people(folder, config.scenes, size, np.random.default_rng(2))
     content = json.loads((folder / "people_train.json").read_text())
     files = [str(folder / "train" / image["file_name"]) for image in content["images"]]

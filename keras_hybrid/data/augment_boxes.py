@@ -140,4 +140,4 @@ def _brightened(image, seed):
     chance_seed, factor_seed = tf.unstack(tf.random.split(seed, 2))
     factor = tf.random.stateless_uniform((), factor_seed, *_BRIGHTNESS)
     changes = tf.random.stateless_uniform((), chance_seed) < 0.5
-    return tf.clip_by_value(tf.where(changes, factor * image, image), 0.0, 255.0)
+    return tf.clip_by_value(tf.where(changes, factor, 1.0) * image, 0.0, 255.0)
