@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
+from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.transforms import cut
 
 _FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
@@ -38,30 +39,36 @@ def decode_image(encoded):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def decode_part(encoded, box_of):
-    """What a box has of the image that `decode_image` returns.
+def jpeg_shape(encoded):
+    """Height, width and channels of a JPEG, int32 (3,); zeros of other formats."""
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded),
+        lambda: tf.zeros((3,), "int32"),
+    )
 
-    Of most photographs no more than that is decoded.
+
+def crop_image(encoded, shape, box_of):
+    """What a box has of the image that `decode_image` returns, without the rest of it.
 
     Args:
         encoded: A string tensor.
+        shape: Its `jpeg_shape`.
         box_of: From the image's height and width in pixels, int32 (2,), to the `box` of a
             `Transform`.
 
     Returns:
-        (uint8 (h, w, 3), the box).
+        (False where the whole image has to be decoded, uint8 (h, w, 3), the box).
     """
 
     def crop():
-        box = box_of(tf.io.extract_jpeg_shape(encoded)[:2])
-        return decode_crop(encoded, box), box
+        box = box_of(shape[:2])
+        return *crop_jpeg(encoded, shape[:2], box), box
 
-    def whole():
-        image = decode_image(encoded)
-        box = box_of(tf.shape(image)[:2])
-        return cut(image, box), box
+    def nothing():
+        return False, tf.zeros((0, 0, 3), "uint8"), tf.zeros((4,), "int32")
 
-    return tf.cond(can_be_cropped(encoded), crop, whole)
+    return tf.cond(can_be_cropped(encoded), crop, nothing)
 
 
 def can_be_cropped(encoded):
@@ -79,23 +86,32 @@ def can_be_cropped(encoded):
     )
 
 
-def decode_crop(encoded, box, dct_method=""):
-    """What a box has of an image that `can_be_cropped`, uint8 (h, w, 3).
+def crop_jpeg(encoded, size, box, dct_method=""):
+    """What a box has of an image that `can_be_cropped`.
 
     To the last bit that of the whole image. Where colours are stored at half the size, a
     pixel's depends on its neighbours': one more on each side is decoded.
 
     Args:
         encoded: A string tensor.
+        size: Height and width of the image, int32 (2,).
         box: See `Transform`.
         dct_method: As of `tf.io.decode_jpeg`; Pillow's is `"INTEGER_ACCURATE"`.
+
+    Returns:
+        (False if it cannot be decoded, uint8 (h, w, 3)).
     """
-    size = tf.io.extract_jpeg_shape(encoded)[:2]
     begin, end = tf.maximum(box[:2] - 1, 0), tf.minimum(box[:2] + box[2:] + 1, size)
     window = tf.concat([begin, end - begin], axis=0)
-    image = tf.io.decode_and_crop_jpeg(encoded, window, 3, dct_method=dct_method)
+    can_be, image = attempt(
+        lambda encoded, window: tf.io.decode_and_crop_jpeg(
+            encoded, window, 3, dct_method=dct_method
+        ),
+        encoded,
+        window,
+    )
     inner = tf.minimum(box[2:], size - box[:2])
-    return cut(image, tf.concat([box[:2] - begin, inner], axis=0))
+    return can_be, cut(image, tf.concat([box[:2] - begin, inner], axis=0))
 
 
 def _by_tensorflow(encoded, is_png):

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hybrid.data import decoding
+from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.transforms import cut
 
 UNKNOWN = -1
@@ -13,107 +14,107 @@ _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follo
 _GREY_8_BITS = b"\x08\0"  # and then this
 
 
-def decode_part_of_pair(pair, class_of, box_of):
+def crop_pair(pair, shape, class_of, box_of):
     """What a box has of the image and the classes that `decode_pair` returns.
 
-    TensorFlow decodes the usual ones, of most photographs no more than the box. Pillow
-    decodes all others.
+    Of the usual JPEG or PNG with the usual label map; of a JPEG no more is decoded.
 
     Args:
         pair: Encoded image and label map, strings (2,).
-        class_of: As of `decode_pair`, which raises, too.
-        box_of: As of `decode_part`.
+        class_of: As of `decode_pair`.
+        shape, box_of: As of `crop_image`.
 
     Returns:
-        ((uint8 (h, w, 3), uint8 (h, w)), the box).
+        (False for other images, or if one of the two cannot be read; (uint8 (h, w, 3),
+        uint8 (h, w)); the box).
     """
     image, label_map = tf.unstack(pair)
 
     def usual():
-        box = box_of(_size_of_png(label_map))
-        part = tf.cond(
-            tf.io.is_jpeg(image),
+        size = _size_of_png(label_map)
+        box = box_of(size)
+        can_be, part = tf.cond(
+            shape[2] > 0,
             # The numbers are Pillow's, which decodes the others.
-            lambda: decoding.decode_crop(image, box, "INTEGER_ACCURATE"),
-            lambda: cut(tf.io.decode_png(image, 3), box),
+            lambda: decoding.crop_jpeg(image, size, box, "INTEGER_ACCURATE"),
+            lambda: _crop(lambda png: tf.io.decode_png(png, 3), image, box),
         )
-        return (part, _part_of_classes(label_map, class_of, box)), box
+        all_known, classes = _crop_classes(label_map, class_of, box)
+        return can_be & all_known, (part, classes), box
 
-    def any_other():
-        whole = tf.numpy_function(
-            lambda pair: decode_pair(*pair, class_of), [pair], "uint8", stateful=False
-        )
-        whole = tf.ensure_shape(whole, (None, None, 4))
-        box = box_of(tf.shape(whole)[:2])
-        part = cut(whole, box)
-        return (part[..., :3], part[..., 3]), box
+    def nothing():
+        parts = tf.zeros((0, 0, 3), "uint8"), tf.zeros((0, 0), "uint8")
+        return False, parts, tf.zeros((4,), "int32")
 
-    return tf.cond(_is_usual(image, label_map), usual, any_other)
+    return tf.cond(_is_usual(image, shape, label_map), usual, nothing)
 
 
-def _is_usual(image, label_map):
+def _is_usual(image, shape, label_map):
     """Whether the label map is a PNG of the image's size, and neither is turned."""
-
-    def like_a_jpeg():
-        shape = tf.io.extract_jpeg_shape(image)
-        is_cmyk = shape[2] == 4
-        return tf.reduce_all(shape[:2] == _size_of_png(label_map)) & tf.logical_not(
-            is_cmyk
-        )
-
-    def like_a_png():
-        return tf.reduce_all(_size_of_png(image) == _size_of_png(label_map))
-
-    return tf.cond(
-        _is_unmarked_png(label_map),
-        lambda: tf.cond(
-            decoding.can_be_cropped(image),
-            like_a_jpeg,
-            lambda: tf.cond(_is_unmarked_png(image), like_a_png, lambda: False),
-        ),
-        lambda: False,
+    is_cmyk = shape[2] == 4
+    size = tf.cond(
+        decoding.can_be_cropped(image) & tf.logical_not(is_cmyk),
+        lambda: shape[:2],
+        lambda: _size_of_png(image),
     )
-
-
-def _is_unmarked_png(encoded):
-    """Whether it is a PNG in which nothing says how to turn it."""
-    is_png = tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
-    marked = tf.strings.regex_full_match(encoded, decoding.MARKED)
-    return is_png & tf.logical_not(marked)
+    return tf.reduce_all(size == _size_of_png(label_map)) & (size[0] > 0)
 
 
 def _size_of_png(encoded):
-    """Height and width by its header, int32 (2,)."""
-    size = tf.strings.substr(encoded, len(_PNG), 8)
+    """Height and width by its header, int32 (2,); zeros unless it is upright."""
+    begins = tf.strings.substr(encoded, 0, len(_PNG) + 8)
+    is_upright = (
+        (tf.strings.length(begins) == len(_PNG) + 8)
+        & (tf.strings.substr(begins, 0, len(_PNG)) == _PNG)
+        & tf.logical_not(tf.strings.regex_full_match(encoded, decoding.MARKED))
+    )
+    size = tf.strings.substr(tf.where(is_upright, begins, _PNG + bytes(8)), len(_PNG), 8)
     width_height = tf.io.decode_raw(size, "int32", little_endian=False)
     return tf.ensure_shape(width_height[::-1], (2,))
 
 
-def _part_of_classes(label_map, class_of, box):
-    """uint8 (h, w) of a PNG."""
+def _crop_classes(label_map, class_of, box):
+    """(False if it cannot be read, or holds other labels; uint8 (h, w)), of a PNG."""
     unknown = np.flatnonzero(class_of == UNKNOWN)
     lowest = unknown.min(initial=255)
 
-    def by_pillow():
-        classes = tf.numpy_function(
-            lambda one: classes_of(decode_labels(one[0]), class_of),
-            [label_map[None]],  # of a scalar NumPy has an array where TensorFlow is eager
-            "uint8",
-            stateful=False,
-        )
-        return cut(tf.ensure_shape(classes, (None, None)), box)
-
-    def by_tensorflow():
-        labels = tf.squeeze(tf.io.decode_png(label_map, 1), 2)
+    def of_grey():
+        can_be, labels = attempt(lambda png: tf.io.decode_png(png, 1), label_map)
         # The value 255 is always known, and becomes 0.
         all_known = tf.reduce_max(labels + 1) <= lowest
-        part = tf.cast(cut(labels, box), "int32")
-        return tf.cond(
-            all_known, lambda: tf.gather(class_of.astype("uint8"), part), by_pillow
-        )
+        part = tf.cast(cut(labels, box)[..., 0], "int32")
+        return can_be & all_known, tf.gather(class_of.astype("uint8"), part)
 
-    is_grey = tf.strings.substr(label_map, 24, 2) == _GREY_8_BITS
-    return tf.cond(is_grey, by_tensorflow, by_pillow)
+    def of_palette():
+        return _crop(lambda png: _classes_by_pillow(png, class_of), label_map, box)
+
+    is_grey = tf.strings.substr(label_map, len(_PNG) + 8, 2) == _GREY_8_BITS
+    return tf.cond(is_grey, of_grey, of_palette)
+
+
+def _classes_by_pillow(label_map, class_of):
+    classes = tf.numpy_function(
+        lambda encoded: classes_of(decode_labels(encoded), class_of),
+        [label_map],
+        "uint8",
+        stateful=False,
+    )
+    return tf.ensure_shape(classes, (None, None))
+
+
+def _crop(decode, encoded, box):
+    """(Whether it can be decoded, what the box has of it)."""
+    can_be, whole = attempt(decode, encoded)
+    return can_be, cut(whole, box)
+
+
+def decode_whole_pair(pair, class_of):
+    """`decode_pair` in a graph, of strings (2,): (uint8 (H, W, 3), uint8 (H, W))."""
+    both = tf.numpy_function(
+        lambda pair: decode_pair(*pair, class_of), [pair], "uint8", stateful=False
+    )
+    both = tf.ensure_shape(both, (None, None, 4))
+    return both[..., :3], both[..., 3]
 
 
 def decode_pair(image, labels, class_of):

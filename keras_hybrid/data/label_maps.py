@@ -11,9 +11,10 @@ from absl import logging
 
 from keras_hybrid.data.decoding_pairs import (
     classes_of,
+    crop_pair,
     decode_labels,
     decode_pair,
-    decode_part_of_pair,
+    decode_whole_pair,
 )
 from keras_hybrid.data.folders import images_in
 from keras_hybrid.data.sources import ArraySource, EncodedSource
@@ -144,10 +145,13 @@ def source_of_encoded(
         shown: As of `LabelMapSource`.
     """
 
-    def decode(pair, box_of):
-        return decode_part_of_pair(pair, class_of, box_of)
+    def decode(pair):
+        return decode_whole_pair(pair, class_of)
 
-    source = EncodedSource(examples, size, read, decode)
+    def crop(pair, shape, box_of):
+        return crop_pair(pair, shape, class_of, box_of)
+
+    source = EncodedSource(examples, size, read, decode, crop)
     return LabelMapSource(source, left_out, shown)
 
 

@@ -28,8 +28,9 @@ import re
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data.decoding import decode_part
-from keras_hybrid.data.transforms import whole
+from keras_hybrid.data.attempts import attempt, if_true
+from keras_hybrid.data.decoding import crop_image, decode_image, jpeg_shape
+from keras_hybrid.data.transforms import cut
 
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
@@ -89,14 +90,17 @@ class EncodedSource:
         examples: `examples(seed)` returns a `tf.data.Dataset` of (name, data, label), in
             order if `seed` is None, else shuffled with this int64 scalar tensor.
         size: Number of examples.
-        read: From `data` to what is encoded, both string tensors.
-        decode: `decode(encoded, box_of)` returns the part and the box, as `decode_part`;
-            the part may be a tuple of several.
+        read: From `data` to what is encoded, both string tensors. Of several encoded
+            strings the first is the image.
+        decode: From there to the image, a uint8 (H, W, channels) or a tuple of several.
+        crop: `crop(encoded, shape, box_of)` decodes no more than a part, as `crop_image`.
     """
 
-    def __init__(self, examples, size, read=tf.identity, decode=decode_part):
+    def __init__(
+        self, examples, size, read=tf.identity, decode=decode_image, crop=crop_image
+    ):
         self._examples, self._size = examples, size
-        self._read, self._decode_encoded = read, decode
+        self._read, self._decode, self._crop = read, decode, crop
         self.skipped = []
 
     def __len__(self):
@@ -134,15 +138,11 @@ class EncodedSource:
         def load(position, example):
             name, data, label = example
             seeds = tf.stack([seed, position])
-
-            def decode(data):
-                return self._decode(data, lambda size: transform.box(size, label, seeds))
-
-            def finish(part, box):
-                return True, transform.finish(part, box, label, seeds)
-
-            part = tf.data.Dataset.from_tensors(data).map(decode)
-            return name, data, *_first_or_zeros(part.ignore_errors().map(finish))
+            is_image, part, box = self._part(
+                data, lambda size: transform.box(size, label, seeds)
+            )
+            image = if_true(is_image, transform.finish, part, box, label, seeds)
+            return name, data, is_image, image
 
         return (
             examples.map(load, **_PARALLEL)
@@ -150,8 +150,22 @@ class EncodedSource:
             .map(lambda name, data, is_image, image: image)
         )
 
-    def _decode(self, data, box_of):
-        return self._decode_encoded(self._read(data), box_of)
+    def _part(self, data, box_of):
+        """(False if it cannot be read, part of the image, box)."""
+
+        def read(data):
+            encoded = self._read(data)
+            return encoded, jpeg_shape(tf.reshape(encoded, (-1,))[0])
+
+        _, (encoded, shape) = attempt(read, data)
+        is_cropped, part, box = self._crop(encoded, shape, box_of)
+
+        def whole():
+            is_image, image = attempt(self._decode, encoded)
+            box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
+            return is_image, cut(image, box), box
+
+        return tf.cond(is_cropped, lambda: (True, part, box), whole)
 
     def _is_image(self, name, data, is_image, image):
         del image
@@ -176,21 +190,11 @@ class EncodedSource:
 
     def _failure(self, data):
         try:
-            self._decode(data, lambda size: whole(size, None, None))
+            self._decode(self._read(data))
         except (tf.errors.OpError, ValueError, OSError) as error:
             message = getattr(error, "message", str(error))
             return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
         return "only the second attempt succeeded"
-
-
-def _first_or_zeros(results):
-    """The element of a data set that may be empty: a try in the graph."""
-    zeros = tf.nest.map_structure(
-        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
-        results.element_spec,
-    )
-    either = results.concatenate(tf.data.Dataset.from_tensors(zeros))
-    return either.take(1).get_single_element()
 
 
 def _epochs(images_of, batch_size, size, seed, epochs, context):

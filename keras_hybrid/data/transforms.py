@@ -31,8 +31,7 @@ class Transform:
         image = tf.nest.map_structure(tf.convert_to_tensor, image)
         size = tf.shape(tf.nest.flatten(image)[0])[:2]
         box = self.box(size, label, seed)
-        part = tf.nest.map_structure(lambda pixels: cut(pixels, box), image)
-        return self.finish(part, box, label, seed)
+        return self.finish(cut(image, box), box, label, seed)
 
 
 def whole(size, label, seed):
@@ -41,10 +40,12 @@ def whole(size, label, seed):
     return tf.concat([[0, 0], size], axis=0)
 
 
-def cut(pixels, box):
-    """What the pixels (H, W, ...) have of a box."""
+def cut(image, box):
+    """What an image (H, W, ...), or each of several, has of a box."""
     top, left, height, width = tf.unstack(box)
-    return pixels[top : top + height, left : left + width]
+    return tf.nest.map_structure(
+        lambda pixels: pixels[top : top + height, left : left + width], image
+    )
 
 
 def mirrored_if(mirrored, pixels):

@@ -1,4 +1,4 @@
-"""Parts of encoded images equal the same parts of the decoded ones, to the last bit."""
+"""Crops of encoded images equal the same parts of the decoded ones, to the last bit."""
 
 import io
 import struct
@@ -9,11 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_hybrid.data import decoding
-from keras_hybrid.data.decoding_pairs import (
-    decode_labels,
-    decode_pair,
-    decode_part_of_pair,
-)
+from keras_hybrid.data.attempts import attempt
+from keras_hybrid.data.decoding_pairs import crop_pair, decode_labels, decode_pair
 
 CLASS_OF = np.append(np.arange(40), [-1] * 215 + [255]).astype("int16")
 # Top, left, height and width, as parts of the image's: all, within, a corner of a pixel,
@@ -25,7 +22,6 @@ BOXES = [
     (0.5, 0.6, 0.8, 0.8),
     (0, 0.1, 1, 0.01),
 ]
-CORNER = tf.constant([0, 0, 2, 2])
 
 
 def picture(height=37, width=53):
@@ -74,24 +70,29 @@ KINDS = {
 }
 
 
-def in_a_graph(decode, shape):
-    """`decode` of a string tensor and one of `BOXES`; traced once."""
+WHOLE_IS_NEEDED = "turned", "bytes behind the end", "WebP"
+PNGS = "PNG", "PNG with alpha", "PNG of a palette"
 
-    def decode_box(data, box):
+
+def in_a_graph(crop, shape):
+    """`crop` of a string tensor and one of `BOXES`; traced once."""
+
+    def crop_box(data, box):
         def box_of(size):
             pixels = box * tf.cast(tf.tile(size, [2]), "float32")
             corner = tf.cast(pixels[:2], "int32")
             return tf.concat([corner, tf.cast(tf.math.ceil(pixels[2:]), "int32")], 0)
 
-        return decode(data, box_of)
+        _, shape = attempt(decoding.jpeg_shape, tf.reshape(data, (-1,))[0])
+        return crop(data, shape, box_of)
 
     signature = tf.TensorSpec(shape, "string"), tf.TensorSpec((4,))
-    return tf.function(decode_box, input_signature=signature)
+    return tf.function(crop_box, input_signature=signature)
 
 
-PART = in_a_graph(decoding.decode_part, ())
-PART_OF_PAIR = in_a_graph(
-    lambda pair, box_of: decode_part_of_pair(pair, CLASS_OF, box_of), (2,)
+CROP = in_a_graph(decoding.crop_image, ())
+CROP_PAIR = in_a_graph(
+    lambda pair, shape, box_of: crop_pair(pair, shape, CLASS_OF, box_of), (2,)
 )
 WHOLE = tf.function(decoding.decode_image, input_signature=[tf.TensorSpec((), "string")])
 
@@ -102,20 +103,31 @@ def place(box):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_part_of_an_image(kind):
+def test_a_crop_of_an_image(kind):
+    """Of a JPEG that is upright and has its end."""
     whole = WHOLE(KINDS[kind]).numpy()
     for box in BOXES:
-        part, pixels = PART(KINDS[kind], box)
-        assert min(part.shape) > 0
-        np.testing.assert_array_equal(part, whole[place(pixels)])
+        is_cropped, part, pixels = CROP(KINDS[kind], box)
+        assert is_cropped == (kind not in (*WHOLE_IS_NEEDED, *PNGS, "turned PNG"))
+        if is_cropped:
+            assert min(part.shape) > 0
+            np.testing.assert_array_equal(part, whole[place(pixels)])
 
 
-def test_no_part_of_a_jpeg_without_its_end():
+@pytest.mark.parametrize("missing", [2, 40, 2000])
+def test_no_crop_of_a_jpeg_without_its_end(missing):
     """Not even one that lies above what is missing."""
-    data = encoded(picture())
-    for missing in (2, 40, len(data) // 2):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            decoding.decode_part(tf.constant(data[:-missing]), lambda size: CORNER)
+    data = encoded(picture())[:-missing]
+    for box in BOXES:
+        assert not CROP(data, box)[0]
+        assert not CROP_PAIR((data, LABEL_MAPS["grey PNG"]), box)[0]
+
+
+def test_a_jpeg_that_cannot_be_decoded():
+    """Its end says no more than that it has one."""
+    whole = encoded(picture(), progressive=True)
+    data = whole[: whole.index(b"\xff\xda")] + b"\xff\xd9"
+    assert not any(CROP(data, box)[0] for box in BOXES)
 
 
 LABELS = np.random.default_rng(1).integers(0, 40, (37, 53), dtype="uint8")
@@ -133,28 +145,28 @@ LABEL_MAPS = {
 
 @pytest.mark.parametrize("label_map", LABEL_MAPS)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "4:4:0"])
-def test_a_part_of_a_pair(kind, label_map):
+def test_a_crop_of_a_pair(kind, label_map):
+    """Pillow's pixels and classes, if both are what is usual."""
     pair = KINDS[kind], LABEL_MAPS[label_map]
     whole = decode_pair(*pair, CLASS_OF)
-
+    others = *WHOLE_IS_NEEDED, "turned PNG", "CMYK"
     for box in BOXES:
-        (image, classes), pixels = PART_OF_PAIR(pair, box)
-        np.testing.assert_array_equal(image, whole[..., :3][place(pixels)])
-        np.testing.assert_array_equal(classes, whole[..., 3][place(pixels)])
+        is_cropped, (image, classes), pixels = CROP_PAIR(pair, box)
+        assert is_cropped == (kind not in others and label_map != "TIFF")
+        if is_cropped:
+            np.testing.assert_array_equal(image, whole[..., :3][place(pixels)])
+            np.testing.assert_array_equal(classes, whole[..., 3][place(pixels)])
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.where(LABELS < 2, np.uint8(40), LABELS), r"Received: \[40\]"),
-        (LABELS[:-1], "of one size. Received: 53x37 and 53x36"),
-    ],
+    "labels", [np.where(LABELS < 2, np.uint8(40), LABELS), LABELS[:-1], LABELS[:, 1:]]
 )
-def test_labels_that_do_not_belong_to_the_image(labels, message):
-    """Wherever in the label map they are."""
-    label_map = encoded(Image.fromarray(labels), "PNG")
-    assert decode_labels(label_map).shape == labels.shape
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
-        decode_part_of_pair(
-            tf.constant([KINDS["4:2:0"], label_map]), CLASS_OF, lambda size: CORNER
-        )
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_labels_that_do_not_belong_to_the_image(labels, mode):
+    """An unknown one, and too few; wherever the box is."""
+    image = Image.fromarray(np.ascontiguousarray(labels), mode)
+    if mode == "P":
+        image.putpalette([*range(256)] * 3)
+    pair = KINDS["4:2:0"], encoded(image, "PNG")
+    assert decode_labels(pair[1]).shape == labels.shape
+    assert not any(CROP_PAIR(pair, box)[0] for box in BOXES)
