@@ -38,9 +38,12 @@ def non_max_suppression(boxes, valid, count, iou_threshold):
     scores = ops.where(valid, ranks, 0.0)
 
     def of_image(image):
-        indices, found = tf.image.non_max_suppression_padded(
-            *image,
-            count,
+        # The kernel itself: `tf.image.non_max_suppression_padded` is a loop of hundreds
+        # of operations, which take a second to trace and most of a small step to run.
+        indices, found = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=image[0],
+            scores=image[1],
+            max_output_size=count,
             iou_threshold=iou_threshold,
             score_threshold=0.0,
             pad_to_max_output_size=True,
