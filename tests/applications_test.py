@@ -119,7 +119,7 @@ def test_nasnet_needs_a_size(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL.values())
-def test_equals_the_network_of_keras_behind_preprocess_input(name):
+def test_equals_the_network_of_keras_behind_preprocess_input(name, shallow):
     model = load_small(name)
     kwargs = {"alpha": 0.25} if name == "MobileNet" else {}
     stock = getattr(keras.applications, name)(include_top=False, weights=None, **kwargs)
@@ -341,7 +341,7 @@ def test_an_unknown_preprocessing():
         applications.with_preprocessing(bare, "BGR")
 
 
-def test_saved_models_load_without_keras_hybrid(tmp_path):
+def test_saved_models_load_without_keras_hybrid(tmp_path, shallow):
     names = [*SMALL.values(), "MobileNetV3Small", "EfficientNetB0", "ConvNeXtTiny"]
     np.save(tmp_path / "images.npy", images())
     expected = {}

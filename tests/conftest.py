@@ -1,6 +1,8 @@
 """Set up before TensorFlow starts: two logical CPUs for the tests of MirroredStrategy."""
 
+import functools
 import gc
+import inspect
 import os
 
 # As in `keras_hybrid`, which is not the first here to import TensorFlow.
@@ -9,6 +11,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import pytest
 import tensorflow as tf
+from keras.src.applications import densenet, resnet
 from tensorflow.python.framework.ops import gradient_registry
 
 tf.config.set_logical_device_configuration(
@@ -25,6 +28,7 @@ def seeded():
     keras.config.set_dtype_policy("float32")
     forget_custom_gradients()
     keras.backend.clear_session()
+    gc.freeze()  # The next one need not look for garbage in what has stayed.
 
 
 def forget_custom_gradients():
@@ -34,5 +38,21 @@ def forget_custom_gradients():
         del gradients[name]
 
 
-# `clear_session` collects garbage, and need not look through all of TensorFlow each time.
-gc.freeze()
+@pytest.fixture
+def shallow(monkeypatch):
+    """Two blocks a stage, not up to 24, in Keras's ResNets and DenseNets."""
+    for module, name in (
+        (resnet, "stack_residual_blocks_v1"),
+        (resnet, "stack_residual_blocks_v2"),
+        (densenet, "dense_block"),
+    ):
+        monkeypatch.setattr(module, name, _of_two_blocks(getattr(module, name)))
+
+
+def _of_two_blocks(stack):
+    @functools.wraps(stack)
+    def of_two(*args, **kwargs):
+        given = inspect.signature(stack).bind(*args, **kwargs)
+        return stack(**{**given.arguments, "blocks": 2})
+
+    return of_two

@@ -15,20 +15,23 @@ from keras_hybrid.recipes.run import Alone
 from replicas import strategy
 
 
-@pytest.mark.parametrize(("precision", "arguments"), steps.CASES, ids=str)
-def test_one_device_and_replicas_step_as_keras_does(precision, arguments):
+@pytest.mark.parametrize(("policy", "arguments"), steps.CASES, ids=str)
+def test_one_device_and_replicas_step_as_keras_does(policy, arguments):
     one_device = tf.distribute.get_strategy()
-    expected = steps.train(one_device, keras.Model, precision, arguments)
-    for devices in (one_device, strategy(1), strategy(2)):
-        model = steps.train(devices, steps.Model, precision, arguments)
-        taken = [int(m.optimizer.iterations.numpy()) for m in (expected, model)]
-        assert taken[0] == taken[1] > 2
-        for weight, other in zip(expected.weights, model.weights):
-            assert np.isfinite(weight.numpy()).all()
-            copies = devices.experimental_local_results(other.value)
-            assert len(copies) == devices.num_replicas_in_sync
-            for copy in copies:
-                np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
+    runs = [steps.trained(one_device, keras.Model, policy, arguments)]
+    strategies = one_device, strategy(1), strategy(2)
+    for devices in strategies:
+        runs.append(steps.trained(devices, steps.Model, policy, arguments))
+    for (_, expected), *others in zip(*runs, strict=True):
+        for devices, (_, model) in zip(strategies, others, strict=True):
+            taken = [int(m.optimizer.iterations.numpy()) for m in (expected, model)]
+            assert taken[0] == taken[1] > 2
+            for weight, other in zip(expected.weights, model.weights):
+                assert np.isfinite(weight.numpy()).all()
+                copies = devices.experimental_local_results(other.value)
+                assert len(copies) == devices.num_replicas_in_sync
+                for copy in copies:
+                    np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
 
 
 def alone():

@@ -88,8 +88,10 @@ def results(strategy):
         arrays |= {f"{hybrid} weight {i}": value for i, value in enumerate(weights)}
         arrays |= {f"{hybrid} {name}": values for name, values in history.items()}
     for case in steps.CASES:
-        weights = steps.train(strategy, steps.Model, *case).get_weights()
-        arrays |= {f"{case} weight {i}": value for i, value in enumerate(weights)}
+        for overflow, model in steps.trained(strategy, steps.Model, *case):
+            name = f"{case} {overflow}"
+            weights = enumerate(model.get_weights())
+            arrays |= {f"{name} weight {i}": value for i, value in weights}
     weights, arrays["read"] = train_on_files(strategy)
     arrays |= {f"files weight {i}": value for i, value in enumerate(weights)}
     return arrays

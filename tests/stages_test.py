@@ -33,34 +33,38 @@ FAMILIES = {
 }
 
 
+def application(name, **kwargs):
+    """A network without weights, which do not say where it is cut."""
+    with keras.StatelessScope(initialize_variables=False):
+        return getattr(keras.applications, name)(weights=None, **kwargs)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_cuts_at_its_downsampling_layers(family):
     strides, ends = FAMILIES[family]
-    network = getattr(keras.applications, family)
-    whole_model = network(weights=None)
+    whole_model = application(family)
     whole = find_stages(whole_model)
     assert [stage.stride for stage in whole] == strides
     for index, (layer_name, channels) in ends.items():
         assert (whole[index].layer_name, whole[index].channels) == (layer_name, channels)
     if family != "ConvNeXtTiny":  # whose blocks end in an op, without a layer
         assert all(whole_model.get_layer(stage.layer_name) for stage in whole)
-    headless = network(weights=None, include_top=False, input_shape=(None, None, 3))
+    headless = application(family, include_top=False, input_shape=(None, None, 3))
     assert [s.stride for s in find_stages(headless)] == strides
     assert [s.channels for s in find_stages(headless)] == [s.channels for s in whole]
 
 
 def test_nasnet_has_almost_no_cut():
     # Each cell takes the outputs of the two cells before it.
-    model = keras.applications.NASNetMobile(weights=None, input_shape=(224, 224, 3))
+    model = application("NASNetMobile", input_shape=(224, 224, 3))
     assert [stage.stride for stage in find_stages(model)] == [2, 32]
 
 
 @pytest.mark.parametrize("family", ["Xception", "InceptionV3", "ResNet50", "VGG16"])
 @pytest.mark.parametrize("size", [(200, 333), (299, 299)])
 def test_sizes_are_those_of_the_maps(family, size):
-    network = getattr(keras.applications, family)
-    model = network(weights=None, include_top=False, input_shape=(None, None, 3))
-    fixed = network(weights=None, include_top=False, input_shape=(*size, 3))
+    model = application(family, include_top=False, input_shape=(None, None, 3))
+    fixed = application(family, include_top=False, input_shape=(*size, 3))
     for cut, known in zip(
         Network(model, "m").cuts, Network(fixed, "m").cuts, strict=True
     ):
@@ -69,15 +73,14 @@ def test_sizes_are_those_of_the_maps(family, size):
 
 @pytest.mark.parametrize("size", [32, 71, 96])
 def test_small_images_do_not_change_the_strides(size):
-    model = keras.applications.MobileNet(weights=None, input_shape=(size, size, 3))
+    model = application("MobileNet", input_shape=(size, size, 3))
     assert [stage.stride for stage in find_stages(model)] == [2, 4, 8, 16, 32]
 
 
 def test_weighted_layers_of_known_networks():
     # Without classifiers: VGG-16 has 13 convolutions, ResNet-50 49, DenseNet-121 120.
     for name, count in [("VGG16", 13), ("ResNet50", 49), ("DenseNet121", 120)]:
-        model = getattr(keras.applications, name)(weights=None, include_top=False)
-        network = Network(model, "model")
+        network = Network(application(name, include_top=False), "model")
         assert network.weighted_layers(network.start, network.cuts[-1]) == count
 
 

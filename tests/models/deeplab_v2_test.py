@@ -27,7 +27,7 @@ def images(height=64, width=96):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["MobileNet", "ResNet50", "VGG16"])
-def test_logits_have_the_size_of_the_images(name, output_stride):
+def test_logits_have_the_size_of_the_images(name, output_stride, shallow):
     student = small(name, output_stride=output_stride)
     assert student(images()).shape == (2, 64, 96, 3)
     pyramid = student.get_layer("aspp").input[0]

@@ -29,7 +29,9 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 64, 128, 3)).astype("float
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2", "MobileNet", "MobileNetV2"])
-def test_computes_what_the_original_does_at_their_common_pixels(name, output_stride):
+def test_computes_what_the_original_does_at_their_common_pixels(
+    name, output_stride, shallow
+):
     network = load(name)
     expected = network(IMAGES)
     received = dilate(network, output_stride)(IMAGES)
@@ -53,7 +55,7 @@ def test_kernels_of_any_size(size, padding):
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNet"])
-def test_a_dilated_network_is_dilated_further(name):
+def test_a_dilated_network_is_dilated_further(name, shallow):
     """From stride 32 to 16 and on to 8: the last stage's kernels by 2 times 2."""
     network = load(name)
     dilated = dilate(dilate(network, 16), 8)
@@ -81,7 +83,7 @@ def test_a_dilation_of_each_side():
 
 
 @pytest.mark.parametrize("name", ["ResNet101", "VGG16"])
-def test_changes_nothing_at_the_network_s_own_stride(name):
+def test_changes_nothing_at_the_network_s_own_stride(name, shallow):
     network = load(name)
     np.testing.assert_array_equal(dilate(network, 32)(IMAGES), network(IMAGES))
 
@@ -101,17 +103,21 @@ def test_vgg16_is_that_of_deeplab_v2():
     assert {rates[f"block5_conv{i}"] for i in (1, 2, 3)} == {(2, 2)}
 
 
-def test_resnet_is_that_of_deeplab_v2():
+@pytest.fixture(scope="module")
+def resnet101():
+    return dilate(load("ResNet101"), 8)
+
+
+def test_resnet_is_that_of_deeplab_v2(resnet101):
     """Dilation 2 in the fourth stage and 4 in the last one."""
-    network = dilate(load("ResNet101"), 8)
     for name, rate in (("conv3_block4", 1), ("conv4_block9", 2), ("conv5_block1", 4)):
-        assert network.get_layer(f"{name}_2_conv").dilation_rate == (rate, rate)
+        assert resnet101.get_layer(f"{name}_2_conv").dilation_rate == (rate, rate)
 
 
 @pytest.mark.parametrize(
     "name", ["DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNetV3Small"]
 )
-def test_other_families(name):
+def test_other_families(name, shallow):
     network = load(name, input_shape=(64, 96, 3))
     dilated = dilate(network, 8)
     assert dilated(IMAGES[:, :, :96]).shape == (2, 8, 12, network.output_shape[-1])
@@ -135,8 +141,8 @@ def test_names_a_stride_that_the_network_lacks():
         dilate(load("VGG16"), 6)
 
 
-def test_stages_as_if_undilated():
-    stages = undilated_stages(dilate(load("ResNet101"), 8))
+def test_stages_as_if_undilated(resnet101):
+    stages = undilated_stages(resnet101)
     assert [(stage.stride, stage.layer_name) for stage in stages] == [
         (2, "conv1_relu"),
         (4, "conv2_block3_out"),

@@ -148,7 +148,7 @@ def test_save_and_load(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "ResNet50", "VGG16"])
-def test_backbones_of_keras_applications(name):
+def test_backbones_of_keras_applications(name, shallow):
     kwargs = {"alpha": 0.25} if name == "MobileNet" else {}
     network = applications.load(name, weights=None, **kwargs)
     detector = FasterRCNN(network, channels=8, units=8)

@@ -194,7 +194,7 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
     )
 
 
-def test_without_data_it_runs_on_drawn_streets(files, tmp_path, monkeypatch):
+def test_without_data_it_runs_on_drawn_streets(files, tmp_path, monkeypatch, shallow):
     """By day, with a teacher that was taught joints at dusk, made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(

@@ -204,7 +204,7 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch):
+def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow):
     """By day, with a teacher for dusk that is made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(

@@ -5,6 +5,7 @@ package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
 - ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33.
+- JAX, which TensorFlow imports wherever it is, is only there where it is the backend.
 - Embedded data sets are of a few drawn streets.
 - `fit` stops after one epoch, and TensorFlow runs functions as they are: that one step is
   done before its graph would have been traced.
@@ -15,6 +16,7 @@ import dataclasses
 import functools
 import importlib.abc
 import importlib.util
+import os
 import sys
 
 
@@ -97,3 +99,5 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, _AfterImport())
+if os.environ.get("KERAS_BACKEND") != "jax":
+    sys.modules["jax"] = None
