@@ -22,6 +22,8 @@ def one_step(path, images, labels):
     model = keras.saving.load_model(path)
     assert isinstance(model, HybridTransfer | FeatureTransfer)
     assert isinstance(model.student, FasterRCNN) == (path.stem == DETECTOR)
+    if keras.backend.backend() == "jax":
+        model.jit_compile = True  # As `compile` has it there; TensorFlow's file has not.
     student = {id(weight) for weight in model.student.weights}
     logs = model.fit(images, labels, epochs=1, batch_size=len(images), verbose=0).history
     arrays = {f"log {name}": values for name, values in logs.items()}
