@@ -20,6 +20,27 @@ tf.config.set_logical_device_configuration(
 )
 
 
+# Files that take minutes, the longest first: xdist gives them out in this order, and its
+# workers end at about the same time.
+_LONG = (
+    "documented_test.py",
+    "resuming_test.py",
+    "citypersons_test.py",
+    "faster_rcnn_test.py",
+    "imagenet_test.py",
+    "multi_worker_test.py",
+    "backends_test.py",
+    "cityscapes_test.py",
+    "transfer_test.py",
+    "feature_transfer_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(7)
