@@ -34,6 +34,20 @@ def test_one_device_and_replicas_step_as_keras_does(policy, arguments):
                     np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
 
 
+def test_losses_are_scaled_by_a_variable_from_the_first_trace_on():
+    """Keras has none before the optimizer is built: then the scale is a constant."""
+    case = tf.distribute.get_strategy(), "mixed_float16", {"clipnorm": 0.5}
+    expected, model = (
+        steps.compiled(case[0], model_class, *case[1:])
+        for model_class in (keras.Model, steps.Model)
+    )
+    x, y = steps.data("first")
+    for each in (expected, model):
+        each.fit(x, y, batch_size=steps.BATCH, shuffle=False, verbose=0)
+    for weight, value in zip(model.get_weights(), expected.get_weights()):
+        np.testing.assert_allclose(weight, value, atol=1e-5)
+
+
 def alone():
     student = tiny.student()
     return Alone(student.input, student.output)

@@ -31,19 +31,21 @@ def trained(strategy, model_class, policy, arguments):
 
     It is the same model, which starts anew each time: what takes long is its graph.
     """
-    model = _compiled(strategy, model_class, policy, arguments)
+    model = compiled(strategy, model_class, policy, arguments)
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     initial = [variable.numpy() for variable in variables]
     for overflow in OVERFLOWS[policy]:
         with strategy.scope():
             for variable, value in zip(variables, initial):
                 variable.assign(value)
-        x, y = _data(overflow)
+        x, y = data(overflow)
         model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
         yield overflow, model
 
 
-def _compiled(strategy, model_class, policy, arguments):
+def compiled(strategy, model_class, policy, arguments):
     keras.config.set_dtype_policy(policy)
     with strategy.scope():
         keras.utils.set_random_seed(3)
@@ -54,12 +56,11 @@ def _compiled(strategy, model_class, policy, arguments):
         # Low in float16, where sums depend on their order.
         rate = 0.3 if policy == "float32" else 1e-3
         model.compile(keras.optimizers.SGD(rate, momentum=0.9, **arguments), "mse")
-        model.optimizer.build(model.trainable_variables)
     keras.config.set_dtype_policy("float32")
     return model
 
 
-def _data(overflow):
+def data(overflow):
     """The halves of a batch differ: their own gradients would be clipped differently."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(STEPS * BATCH, 6)).astype("float32")
