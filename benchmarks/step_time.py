@@ -237,7 +237,8 @@ def report(config, seconds, memory):
         f"{config.switch_points or 'all'}, {config.rounds} rounds",
         f"{machine.describe(*packages)}, {', '.join(sorted(devices))}",
         "",
-        f"{'':<24}{'s/step':>8}  {'(min - max)':<15}{'images/s':>9}{'peak MiB':>10}",
+        f"{'':<24}{'s/step':>8}  {'(min - max)':<15}{'images/s':>9}"
+        f"{'peak MiB' if memory else '':>10}",
     ]
     for name, times in seconds.items():
         middle = statistics.median(times)
