@@ -127,7 +127,8 @@ def teacher(**settings):
     def norm(name):
         return layers.BatchNormalization(**initial, **settings, name=name)
 
-    x = layers.Conv2D(4, 3, strides=2, padding="same", name="first")(image)
+    bias = {"bias_initializer": "random_normal"}
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="first", **bias)(image)
     x = layers.ReLU()(norm("first_norm")(x))
     y = layers.Conv2D(4, 1, use_bias=False, dilation_rate=2, name="twice")(x)
     z = layers.Conv2D(4, 1, activation="relu", name="with_relu")(norm("twice_norm")(y))
