@@ -29,9 +29,9 @@ def crop_pair(pair, shape, class_of, box_of):
         uint8 (h, w)); the box).
     """
     image, label_map = tf.unstack(pair)
+    size = _size_of_png(label_map)
 
     def usual():
-        size = _size_of_png(label_map)
         box = box_of(size)
         can_be, part = tf.cond(
             shape[2] > 0,
@@ -46,18 +46,18 @@ def crop_pair(pair, shape, class_of, box_of):
         parts = tf.zeros((0, 0, 3), "uint8"), tf.zeros((0, 0), "uint8")
         return False, parts, tf.zeros((4,), "int32")
 
-    return tf.cond(_is_usual(image, shape, label_map), usual, nothing)
+    fits = tf.reduce_all(size == _size_of_image(image, shape))
+    return tf.cond(fits & (size[0] > 0), usual, nothing)
 
 
-def _is_usual(image, shape, label_map):
-    """Whether the label map is a PNG of the image's size, and neither is turned."""
+def _size_of_image(image, shape):
+    """Height and width, int32 (2,); zeros unless it is a usual one."""
     is_cmyk = shape[2] == 4
-    size = tf.cond(
+    return tf.cond(
         decoding.can_be_cropped(image) & tf.logical_not(is_cmyk),
         lambda: shape[:2],
         lambda: _size_of_png(image),
     )
-    return tf.reduce_all(size == _size_of_png(label_map)) & (size[0] > 0)
 
 
 def _size_of_png(encoded):
@@ -82,7 +82,7 @@ def _crop_classes(label_map, class_of, box):
         can_be, labels = attempt(lambda png: tf.io.decode_png(png, 1), label_map)
         # The value 255 is always known, and becomes 0.
         all_known = tf.reduce_max(labels + 1) <= lowest
-        part = tf.cast(cut(labels, box)[..., 0], "int32")
+        part = tf.cast(cut(tf.squeeze(labels, 2), box), "int32")
         return can_be & all_known, tf.gather(class_of.astype("uint8"), part)
 
     def of_palette():
