@@ -11,9 +11,7 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """A crop, and what becomes of it; a function of the image's size and a seed.
-
-    >>> image, label = transform(image, label, seed)
+    """A crop, and what becomes of it: `transform(image, label, seed)` returns both.
 
     Attributes:
         box: `box(size, label, seed)` returns top, left, height and width in pixels, int32
