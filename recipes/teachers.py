@@ -11,7 +11,6 @@ from keras import ops
 from keras_hybrid import applications, find_stages
 from keras_hybrid.data import augment, augment_maps, label_maps, streets
 from keras_hybrid.models.deeplab_v2 import deeplab_v2
-from keras_hybrid.models.torch_resnet50 import resnet50
 from keras_hybrid.recipes import embedded, networks, run
 from keras_hybrid.recipes.workdir import save_model
 
@@ -21,7 +20,7 @@ _JOINT_STRIDE, _JOINT_WEIGHT = 16, 10.0
 
 
 def street_classifier(crops, classes, size):
-    """ResNet-50 of half the width for street crops, from raw RGB to probabilities.
+    """ResNet-50 for street crops, from raw RGB (B, size, size, 3) to probabilities.
 
     Args:
         crops: The `ArraySource` to train it on.
@@ -33,11 +32,8 @@ def street_classifier(crops, classes, size):
     """
 
     def train():
-        network = resnet50(widths=(32, 64, 128, 256))
-        pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(network.output)
-        head = keras.layers.Dense(classes, "softmax", name="probabilities")
-        model = applications.with_preprocessing(
-            keras.Model(network.input, head(pooled), name="street_classifier"), "torch"
+        model = applications.load(
+            "ResNet50", weights=None, input_shape=(size, size, 3), classes=classes
         )
         trained = run.Alone(model.input, model.output)
         loss = "sparse_categorical_crossentropy"
