@@ -61,14 +61,10 @@ def crop_image(encoded, shape, box_of):
         (False where the whole image has to be decoded, uint8 (h, w, 3), the box).
     """
 
-    def crop():
-        box = box_of(shape[:2])
-        return *crop_jpeg(encoded, shape[:2], box), box
-
-    def nothing():
-        return False, tf.zeros((0, 0, 3), "uint8"), tf.zeros((4,), "int32")
-
-    return tf.cond(can_be_cropped(encoded), crop, nothing)
+    box = box_of(shape[:2])
+    # A branch of its own would slow down all images; the empty string cannot be decoded.
+    jpeg = tf.where(can_be_cropped(encoded), encoded, b"")
+    return *crop_jpeg(jpeg, shape[:2], box), box
 
 
 def can_be_cropped(encoded):
@@ -76,14 +72,9 @@ def can_be_cropped(encoded):
 
     That the end is missing, libjpeg notices only where it has to decode it.
     """
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: (
-            (tf.strings.substr(encoded, -2, 2) == b"\xff\xd9")
-            & (_orientation(encoded, False) == 1)
-        ),
-        lambda: False,
-    )
+    length = tf.strings.length(encoded)
+    ends = tf.strings.substr(encoded, -tf.minimum(length, 2), 2) == b"\xff\xd9"
+    return tf.io.is_jpeg(encoded) & ends & (_orientation(encoded, False) == 1)
 
 
 def crop_jpeg(encoded, size, box, dct_method=""):

@@ -138,11 +138,15 @@ class EncodedSource:
         def load(position, example):
             name, data, label = example
             seeds = tf.stack([seed, position])
-            is_image, part, box = self._part(
-                data, lambda size: transform.box(size, label, seeds)
+            return (
+                name,
+                data,
+                *self._image(
+                    data,
+                    lambda size: transform.box(size, label, seeds),
+                    lambda part, box: transform.finish(part, box, label, seeds),
+                ),
             )
-            image = if_true(is_image, transform.finish, part, box, label, seeds)
-            return name, data, is_image, image
 
         return (
             examples.map(load, **_PARALLEL)
@@ -150,8 +154,8 @@ class EncodedSource:
             .map(lambda name, data, is_image, image: image)
         )
 
-    def _part(self, data, box_of):
-        """(False if it cannot be read, part of the image, box)."""
+    def _image(self, data, box_of, finish):
+        """(Whether it can be read, `finish(part, box)`)."""
 
         def read(data):
             encoded = self._read(data)
@@ -163,9 +167,9 @@ class EncodedSource:
         def whole():
             is_image, image = attempt(self._decode, encoded)
             box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
-            return is_image, cut(image, box), box
+            return is_image, if_true(is_image, finish, cut(image, box), box)
 
-        return tf.cond(is_cropped, lambda: (True, part, box), whole)
+        return tf.cond(is_cropped, lambda: (True, finish(part, box)), whole)
 
     def _is_image(self, name, data, is_image, image):
         del image
