@@ -14,18 +14,9 @@ def attempt(function, *tensors):
         wherever the size is not known beforehand.
     """
     results = tf.data.Dataset.from_tensors(tensors).map(lambda *x: (True, function(*x)))
-    nothing = tf.data.Dataset.from_tensors(zeros_of(results.element_spec))
-    return results.ignore_errors().concatenate(nothing).take(1).get_single_element()
-
-
-def if_true(condition, function, *tensors):
-    """What `function` returns of tensors if a bool tensor is True, else such zeros."""
-    spec = tf.data.Dataset.from_tensors(tensors).map(function).element_spec
-    return tf.cond(condition, lambda: function(*tensors), lambda: zeros_of(spec))
-
-
-def zeros_of(spec):
-    """Zeros for nested `tf.TensorSpec`s."""
-    return tf.nest.map_structure(
-        lambda one: tf.zeros([size or 0 for size in one.shape], one.dtype), spec
+    zeros = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype),
+        results.element_spec,
     )
+    either = results.ignore_errors().concatenate(tf.data.Dataset.from_tensors(zeros))
+    return either.take(1).get_single_element()

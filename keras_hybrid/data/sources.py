@@ -28,7 +28,7 @@ import re
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data.attempts import attempt, if_true
+from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.decoding import crop_image, decode_image, jpeg_shape
 from keras_hybrid.data.transforms import cut
 
@@ -138,38 +138,35 @@ class EncodedSource:
         def load(position, example):
             name, data, label = example
             seeds = tf.stack([seed, position])
-            return (
-                name,
-                data,
-                *self._image(
-                    data,
-                    lambda size: transform.box(size, label, seeds),
-                    lambda part, box: transform.finish(part, box, label, seeds),
-                ),
+            is_image, part, box = self._part(
+                data, lambda size: transform.box(size, label, seeds)
             )
+            return name, data, is_image, (part, box, label, seeds)
+
+        def finish(name, data, is_image, image):
+            return transform.finish(*image)
 
         return (
             examples.map(load, **_PARALLEL)
             .filter(self._is_image)
-            .map(lambda name, data, is_image, image: image)
+            .map(finish, **_PARALLEL)
         )
 
-    def _image(self, data, box_of, finish):
-        """(Whether it can be read, `finish(part, box)`)."""
+    def _part(self, data, box_of):
+        """(Whether it can be read, part of the image, box)."""
 
         def read(data):
             encoded = self._read(data)
             return encoded, jpeg_shape(tf.reshape(encoded, (-1,))[0])
 
-        _, (encoded, shape) = attempt(read, data)
-        is_cropped, part, box = self._crop(encoded, shape, box_of)
-
         def whole():
             is_image, image = attempt(self._decode, encoded)
             box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
-            return is_image, if_true(is_image, finish, cut(image, box), box)
+            return is_image, cut(image, box), box
 
-        return tf.cond(is_cropped, lambda: (True, finish(part, box)), whole)
+        _, (encoded, shape) = attempt(read, data)
+        is_cropped, part, box = self._crop(encoded, shape, box_of)
+        return tf.cond(is_cropped, lambda: (True, part, box), whole)
 
     def _is_image(self, name, data, is_image, image):
         del image

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_hybrid.data.attempts import attempt, if_true
+from keras_hybrid.data.attempts import attempt
 
 
 def checked(number):
@@ -20,9 +20,3 @@ def test_attempts_in_a_graph():
     assert text == b"3"
     assert nothing.shape == (0, 2)
     assert no_text == b""
-
-
-def test_if_true_runs_nothing_else():
-    for number in (2, -2):
-        rows, _ = if_true(tf.constant(number > 0), checked, number)
-        assert rows.shape == ((2, 2) if number > 0 else (0, 2))
