@@ -66,11 +66,11 @@ def anchors_of(map_sizes, strides, levels, height_per_width=HEIGHT_PER_WIDTH):
         generator = keras_cv.layers.AnchorGenerator(
             "xyxy",
             # Anchors of size s have the height s / sqrt(width per height).
-            sizes=[height / math.sqrt(height_per_width) for height in heights],
-            scales=[1.0],
+            sizes=[heights[0] / math.sqrt(height_per_width)],
+            scales=[height / heights[0] for height in heights],
             aspect_ratios=[1 / height_per_width],
-            strides=[stride] * len(heights),
+            strides=[stride],
         )
-        by_height = generator(image_shape=(rows * stride, columns * stride, 3))
-        boxes.append(ops.stack([by_height[i] for i in range(len(heights))], axis=1))
-    return ops.concatenate([ops.reshape(level, (-1, 4)) for level in boxes], axis=0)
+        by_level = generator(image_shape=(rows * stride, columns * stride, 3))
+        boxes.append(by_level[0])
+    return ops.concatenate(boxes, axis=0)
