@@ -7,6 +7,9 @@ minutes each on two cores. Prints the loss before and after, who was found with 
 of at least a half, and what else was.
 """
 
+import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
+
+# isort: split
 import keras
 import numpy as np
 from scipy.optimize import linear_sum_assignment

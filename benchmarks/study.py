@@ -9,6 +9,9 @@ one that was ended goes on from its checkpoint in `--work`. `study_report.py` ma
 tables and plots of the lines alone.
 """
 
+import keras_hybrid  # before TensorFlow: oneDNN is on
+
+# isort: split
 import argparse
 import concurrent.futures
 import contextlib
@@ -172,7 +175,6 @@ def varied(row):
     """
     import keras
 
-    import keras_hybrid
     from keras_hybrid import paths
     from keras_hybrid.recipes import run
 

@@ -28,12 +28,19 @@ def import_keras():
     TensorFlow reads once, when it is imported, whether to use oneDNN. By itself it does
     only on CPUs with AVX-512 VNNI; a step of an older x86 CPU takes seven times as long.
     """
-    too_late = "tensorflow" in sys.modules and _SWITCH not in os.environ
-    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        os.environ.setdefault(_SWITCH, "1")
+    switches = (
+        os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+        and _SWITCH not in os.environ
+    )
+    too_late = switches and "tensorflow" in sys.modules
+    if switches:
+        os.environ[_SWITCH] = "1"
     with without_banners():
         import keras
-    if too_late and keras.backend.backend() == "tensorflow" and not _onednn_is_on():
+    if keras.backend.backend() != "tensorflow":
+        if switches:  # since Keras's configuration file alone names the backend
+            del os.environ[_SWITCH]
+    elif too_late and not _onednn_is_on():
         logging.warning(
             "TensorFlow was imported before keras_hybrid, and leaves oneDNN off on this "
             "CPU: training takes several times as long. Import keras_hybrid first, or "

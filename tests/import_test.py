@@ -1,6 +1,8 @@
 """What `import keras_hybrid` does about TensorFlow, and what reaches the terminal."""
 
+import ast
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from tensorflow.python.util import _pywrap_util_port
 import runs
 from keras_hybrid import startup
 
+_ROOT = pathlib.Path(__file__).parents[1]
 _SWITCH = "TF_ENABLE_ONEDNN_OPTS"
 _CODE = """
 import keras_hybrid
@@ -34,11 +37,45 @@ def test_onednn_is_on_unless_the_user_said_otherwise(monkeypatch, given, found):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_leave_the_switch_alone(monkeypatch, backend):
+@pytest.mark.parametrize("named_by", ["environment", "configuration file"])
+def test_other_backends_leave_the_switch_alone(monkeypatch, backend, named_by):
     monkeypatch.delenv(_SWITCH, raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", backend)
+    if named_by == "environment":
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
     startup.import_keras()
     assert _SWITCH not in os.environ
+
+
+_BENCHMARKS = _ROOT / "benchmarks"
+_KERAS = "keras", "tensorflow", "keras_hybrid"
+_ON_JAX = "gpu_step.py", "study_gpu.py"
+
+
+@pytest.mark.skipif(not _BENCHMARKS.exists(), reason="needs a checkout")
+def test_benchmarks_import_the_package_first():
+    scripts = [
+        path
+        for path in sorted(_BENCHMARKS.glob("*.py"))
+        if "__main__" in path.read_text() and path.name not in _ON_JAX
+    ]
+    assert scripts
+    for script in scripts:
+        names = [name for name in imported(script) if name in _KERAS]
+        assert names[:1] in ([], ["keras_hybrid"]), script
+
+
+def imported(script):
+    """Names of modules in the order in which a script imports them."""
+    for statement in ast.parse(script.read_text()).body:
+        names = []
+        if isinstance(statement, ast.Import):
+            names = [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            names = [statement.module]
+        for name in names:
+            beside = script.with_name(f"{name}.py")
+            yield from imported(beside) if beside.exists() else [name.split(".")[0]]
 
 
 @pytest.mark.parametrize(
