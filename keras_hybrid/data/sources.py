@@ -239,9 +239,13 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
 def _shared(batches):
     """Machines share them image by image, so that together they see the batches of one.
 
-    By default they would share the files of a data set that is read from files.
+    By default they would share the files of a data set that is read from files. Nor does
+    TensorFlow tune how many images are loaded at a time, which are as many as there are
+    cores: in TensorFlow 2.21 the thread that tunes makes the next evaluation wait for as
+    much as the whole epoch took.
     """
     options = tf.data.Options()
+    options.autotune.enabled = False
     policy = tf.data.experimental.AutoShardPolicy.DATA
     options.experimental_distribute.auto_shard_policy = policy
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -51,6 +51,14 @@ def epochs(source, first, last, batch_size=2, seed=0):
     return [seen[i * length : (i + 1) * length] for i in range(last - first)]
 
 
+def test_an_evaluation_need_not_wait_for_the_tuning_of_the_last(folder):
+    source = open_images(folder).train
+    transform = augment.resize_center_crop(4)
+    training = source.training_batches(2, transform, 0, range(1))
+    for batches in (source.batches(2, transform), training):
+        assert batches.options().autotune.enabled is False
+
+
 def test_class_folders(folder):
     data = open_images(folder)
     assert data.class_names == CLASSES
