@@ -16,6 +16,7 @@ from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 
 _BLOCKS = 3, 4, 6, 3
 _TORCHVISION_EPSILON = 1e-5
+_MOMENTUM = 0.9  # 0.1 in PyTorch, which weighs what is new by it
 _OPENPIFPAF = "base_net."
 _BATCH_NORM = {
     "gamma": "weight",
@@ -113,7 +114,7 @@ def _convolution(x, width, size, stride, name):
 
 
 def _norm(x, name, epsilon):
-    return layers.BatchNormalization(epsilon=epsilon, name=name)(x)
+    return layers.BatchNormalization(momentum=_MOMENTUM, epsilon=epsilon, name=name)(x)
 
 
 def _norm_relu(x, name, epsilon):
