@@ -15,7 +15,7 @@ Paper: MR^-2 of 16.19 on the reasonable subset, 21.12 small, 64.11 heavily occlu
 all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured. The same
 on CamVid in docs/results.md. Without --data_dir it runs on drawn streets by day, taught
 by a network that knows people's joints at dusk; a stand-in for trying it out, and
-evidence of nothing. It takes 6 to 10 minutes on two cores, its teacher included:
+evidence of nothing. It takes 6 minutes on two cores, its teacher included:
 
     python -m keras_hybrid.recipes.citypersons --export=tflite
 """
@@ -56,13 +56,14 @@ _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 CLASS_NAMES = "background", "person"
 """By the numbers in a detection; the first is that of no detection."""
 _STATE_DICTS = ".npz", ".safetensors"
+_DRAWN_CROP = 96, 192  # each with a person, whom half a street has room for
 # Of flags that are not given: for photographs, and for drawn streets, in minutes.
 _DEFAULTS = {
-    "steps": (12_000, 600),
-    "batch_size": (8, 4),
+    "steps": (12_000, 800),
+    "batch_size": (8, 2),
     "learning_rate": (2e-4, 2e-3),
-    "channels": (256, 64),
-    "units": (1024, 256),
+    "channels": (256, 32),
+    "units": (1024, 128),
 }
 
 
@@ -92,9 +93,9 @@ class Config:
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several with commas are run one after the other."""
     steps: int | None = None
-    """Batches to train on; 12 000 if not given, 600 of drawn streets."""
+    """Batches to train on; 12 000 if not given, 800 of drawn streets."""
     batch_size: int | None = None
-    """Images a step, of all GPUs together; 8 if not given, 4 of drawn streets."""
+    """Images a step, of all GPUs together; 8 if not given, 2 of drawn streets."""
     crop_height: int = 640
     """Pixels of a training crop, and of the exported student's image."""
     crop_width: int = 1280
@@ -112,9 +113,9 @@ class Config:
     """In the beginning; it falls to 0 as (1 - step / steps) ** 0.9. 2e-4 if not given,
     2e-3 with drawn streets."""
     channels: int | None = None
-    """Width of the student's feature pyramid; 256 if not given, 64 for drawn streets."""
+    """Width of the student's feature pyramid; 256 if not given, 32 for drawn streets."""
     units: int | None = None
-    """Width of the two dense layers for each of its proposals; 1024 if not given, 256 for
+    """Width of the two dense layers for each of its proposals; 1024 if not given, 128 for
     drawn streets."""
     seed: int = 0
     """Of the student's start, the order of the images and their augmentation."""
@@ -277,7 +278,7 @@ def crop_size(config):
     """(height, width) of training crops in pixels."""
     if config.data_dir:
         return config.crop_height, config.crop_width
-    return embedded.STREET_SIZE
+    return _DRAWN_CROP
 
 
 def upscale_of(config):

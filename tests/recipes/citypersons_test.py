@@ -122,13 +122,13 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
     np.testing.assert_allclose(detections[3]["bbox"], [24, 16, 48, 32])
 
 
-def test_none_trains_the_student_alone(files, tmp_path):
+def test_none_trains_the_student_alone(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
-def test_several_balances_are_one_command(files, tmp_path):
+def test_several_balances_are_one_command(files, tmp_path, eager):
     settings = config(files, tmp_path, balance="0.1,dynamic")
     results = citypersons.main(settings)
     assert set(results) == {"0.1", "dynamic"}
@@ -171,11 +171,11 @@ def test_not_a_number_names_the_images_of_the_batch(files, tmp_path):
     assert not (tmp_path / "student.keras").exists()
 
 
-def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
+def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     shutil.copytree(files, tmp_path / "data")
     broken = sorted((tmp_path / "data" / "train").iterdir())[3]
     broken.write_bytes(b"no image")
-    settings = {"steps": 6, "data_dir": str(tmp_path / "data")}
+    settings = {"steps": 4, "batch_size": 6, "data_dir": str(tmp_path / "data")}
     citypersons.main(config(files, tmp_path / "alone", **settings))
     with monkeypatch.context() as patch:
         patch.setattr(citypersons.workdir, "save_model", lambda *_: 1 / 0)
@@ -194,7 +194,9 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
     )
 
 
-def test_without_data_it_runs_on_drawn_streets(files, tmp_path, monkeypatch, shallow):
+def test_without_data_it_runs_on_drawn_streets(
+    files, tmp_path, monkeypatch, shallow, eager
+):
     """By day, with a teacher that was taught joints at dusk, made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
@@ -252,7 +254,7 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     assert not workdir.exists()
 
 
-def test_a_rival_trains_the_detector(files, tmp_path):
+def test_a_rival_trains_the_detector(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="fitnet"))
     assert results["method"] == "fitnet"
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()

@@ -109,7 +109,7 @@ def test_from_files_to_miou(files, tmp_path):
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 
-def test_a_student_teaches_the_next_one(files, tmp_path):
+def test_a_student_teaches_the_next_one(files, tmp_path, eager):
     """As in Table 3: the teacher is a DeepLab of the same recipe, from another domain."""
     alone = config(files, tmp_path / "one", method="none", teacher="")
     cityscapes.main(alone)
@@ -133,14 +133,14 @@ def test_a_student_teaches_the_next_one(files, tmp_path):
     assert results["also_evaluate"]["miou"] == expected
 
 
-def test_none_trains_the_student_alone(files, tmp_path):
+def test_none_trains_the_student_alone(files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("method", ["at", "ab"])
-def test_a_rival_trains_the_student(method, files, tmp_path):
+def test_a_rival_trains_the_student(method, files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method=method))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
@@ -178,7 +178,7 @@ def test_mixed_precision(files, tmp_path):
     assert results["miou"] >= 0
 
 
-def test_ships_a_label_map(files, tmp_path):
+def test_ships_a_label_map(files, tmp_path, eager):
     cityscapes.main(config(files, tmp_path, export="tflite", export_label_map=True))
     file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
     images, _ = pictures(1, seed=5)
@@ -188,7 +188,7 @@ def test_ships_a_label_map(files, tmp_path):
     assert np.mean(labels == predictions(tmp_path, images)) > 0.999
 
 
-def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
+def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     cityscapes.main(config(files, tmp_path / "alone", steps=6))
     with monkeypatch.context() as patch:
         patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
@@ -204,7 +204,7 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow):
+def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow, eager):
     """By day, with a teacher for dusk that is made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
@@ -294,7 +294,7 @@ def test_another_data_set_must_have_the_same_classes(files, tmp_path):
         cityscapes.main(settings)
 
 
-def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch):
+def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch, eager):
     """They are named also by a process that comes when the training is done."""
     for root in ("data", "other"):
         add_cityscapes(tmp_path / root, "train", *pictures(8, seed=0))

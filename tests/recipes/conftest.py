@@ -1,5 +1,6 @@
 """A few small images and networks on disk."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,3 +20,10 @@ def files(tmp_path_factory):
     tiny.teacher().save(folder / "teacher.keras")
     tiny.student().save(folder / "student.keras")
     return folder
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Models run without graphs, which take longer to trace than a few steps to run."""
+    run_eagerly = property(lambda model: True, lambda model, value: None)
+    monkeypatch.setattr(keras.Model, "run_eagerly", run_eagerly)
