@@ -56,7 +56,7 @@ _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 CLASS_NAMES = "background", "person"
 """By the numbers in a detection; the first is that of no detection."""
 _STATE_DICTS = ".npz", ".safetensors"
-_DRAWN_CROP = 96, 192  # each with a person, whom half a street has room for
+_DRAWN_CROP = 96, 192  # (height, width) of the parts of drawn streets to train on
 # Of flags that are not given: for photographs, and for drawn streets, in minutes.
 _DEFAULTS = {
     "steps": (12_000, 800),
@@ -420,11 +420,19 @@ def in_percent(value):
 
 
 def ship(config, data, student, directory):
-    """Exports for one image of the training crops' size, compared on such images."""
+    """Exports for one image of the training crops' size, or for a whole drawn street.
+
+    The file is compared with the student on parts of the training images of that size.
+    """
     if not settings.exports_of(config):
         return {}
-    network = with_detections(student, *crop_size(config))
-    (images, _) = next(iter(training_batches(config, data, range(1))))
+    size = crop_size(config) if config.data_dir else embedded.STREET_SIZE
+    network = with_detections(student, *size)
+    transform = augment_boxes.random_scale_crop_flip(size, upscale_of(config))
+    batches = data.train.training_batches(
+        config.batch_size, transform, config.seed, range(1)
+    )
+    (images, _) = next(iter(batches))
     return run.ship(
         config, network, directory, calibration_data=images.numpy(), labels=CLASS_NAMES
     )

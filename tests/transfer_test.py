@@ -99,8 +99,8 @@ def test_step_is_equations_1_and_2(pair, alpha, shallow):
     for variable, value in zip(model.variables, before):
         variable.assign(value)
 
-    # With a learning rate of 1, what SGD takes away is the gradient. Tracing the graph of
-    # a network of 50 layers takes ten times as long as its step.
+    # With a learning rate of 1, what SGD takes away is the gradient. Large
+    # networks run eagerly: tracing their graph takes longer than this one step.
     eager = len(student.layers) > 50
     model.compile(keras.optimizers.SGD(1.0), loss=CROSS_ENTROPY, run_eagerly=eager)
     logs = model.train_on_batch(images, labels, return_dict=True)

@@ -122,7 +122,7 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
     np.testing.assert_allclose(detections[3]["bbox"], [24, 16, 48, 32])
 
 
-def test_none_trains_the_student_alone(files, tmp_path, eager):
+def test_none_trains_the_student_alone(files, tmp_path):
     results = citypersons.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
@@ -205,11 +205,15 @@ def test_without_data_it_runs_on_drawn_streets(
     monkeypatch.setattr(embedded, "streets_with_people", few)
     monkeypatch.setattr(embedded, "STREET_SIZE", (64, 128))
     monkeypatch.setattr(embedded, "STREET_CROP", (32, 64))
+    monkeypatch.setattr(citypersons, "_DRAWN_CROP", (32, 64))
     joints = functools.partial(teachers.joints_at_dusk, 4)
     monkeypatch.setattr(teachers, "joints_at_dusk", lambda _: joints())
-    settings = config(files, tmp_path / "run", data_dir="", teacher="")
+    settings = config(files, tmp_path / "run", data_dir="", teacher="", export="tflite")
     results = citypersons.main(settings)
     assert results["training_images"] == 8
+    file = Interpreter(str(tmp_path / "run" / "student.tflite")).get_signature_runner()
+    shape = file.get_input_details()["image"]["shape"].tolist()
+    assert shape == [1, 64, 128, 3]  # a whole street, not a crop
     (teacher,) = (tmp_path / "cache" / "keras_hybrid").iterdir()
     assert keras.saving.load_model(teacher).output_shape[:3] == (None, None, None)
 
@@ -254,7 +258,7 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     assert not workdir.exists()
 
 
-def test_a_rival_trains_the_detector(files, tmp_path, eager):
+def test_a_rival_trains_the_detector(files, tmp_path):
     results = citypersons.main(config(files, tmp_path, method="fitnet"))
     assert results["method"] == "fitnet"
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()

@@ -133,14 +133,14 @@ def test_a_student_teaches_the_next_one(files, tmp_path, eager):
     assert results["also_evaluate"]["miou"] == expected
 
 
-def test_none_trains_the_student_alone(files, tmp_path, eager):
+def test_none_trains_the_student_alone(files, tmp_path):
     results = cityscapes.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("method", ["at", "ab"])
-def test_a_rival_trains_the_student(method, files, tmp_path, eager):
+def test_a_rival_trains_the_student(method, files, tmp_path):
     results = cityscapes.main(config(files, tmp_path, method=method))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()

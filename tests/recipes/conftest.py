@@ -1,4 +1,4 @@
-"""A few small images and networks on disk."""
+"""A few small images and networks on disk, and training without graphs."""
 
 import keras
 import numpy as np
@@ -24,6 +24,9 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Models run without graphs, which take longer to trace than a few steps to run."""
+    """Models run eagerly: tracing a graph takes longer than the few steps of a test.
+
+    The training of each method has tests in graphs, too.
+    """
     run_eagerly = property(lambda model: True, lambda model, value: None)
     monkeypatch.setattr(keras.Model, "run_eagerly", run_eagerly)

@@ -48,14 +48,14 @@ def test_trains_evaluates_and_ships(files, tmp_path):
     assert {"balance", "student_loss", "val_top1"} <= set(log[0].split(","))
 
 
-def test_none_trains_the_student_alone(files, tmp_path, eager):
+def test_none_trains_the_student_alone(files, tmp_path):
     results = imagenet.main(config(files, tmp_path, method="none"))
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
     assert results["method"] == "none"
 
 
 @pytest.mark.parametrize("method", ["kd", "at"])
-def test_a_rival_trains_the_student(method, files, tmp_path, eager):
+def test_a_rival_trains_the_student(method, files, tmp_path):
     tiny.student().save(tmp_path / "classifier.keras")
     settings = {"teacher": str(tmp_path / "classifier.keras"), "method": method}
     _, model, _ = imagenet.prepare(config(files, tmp_path, method_weight=0.5, **settings))
