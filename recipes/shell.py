@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -61,7 +63,8 @@ def _endings_in_one_line(directory):
     """What ends a run that was well begun, and how to go on."""
     goes_on = f"The same command goes on from the last checkpoint in {directory}."
     try:
-        yield
+        with _no_interrupt_dropped():
+            yield
     except KeyboardInterrupt:
         logging.info("Interrupted. %s", goes_on)
         sys.exit(128 + 2)  # as a shell has it for SIGINT
@@ -73,6 +76,28 @@ def _endings_in_one_line(directory):
         if not isinstance(error, _LOST_MACHINE):
             raise
         sys.exit(f"Another machine of TF_CONFIG is gone. Start all again. {goes_on}")
+
+
+@contextlib.contextmanager
+def _no_interrupt_dropped():
+    """Ctrl-C counts inside finalizers and callbacks of weak references, too.
+
+    Python prints an exception from those, goes on, and calls `sys.unraisablehook`.
+    """
+    hook = sys.unraisablehook
+
+    def interrupt_again(unraisable):
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Later, as this hook could not raise it either.
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = interrupt_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _is_full_disk(error):

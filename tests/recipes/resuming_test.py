@@ -3,6 +3,7 @@
 import functools
 import resource
 import signal
+import sys
 import time
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 import tiny
 from keras_hybrid.callbacks import read_rows
 from keras_hybrid.recipes import imagenet, run, workdir
+from keras_hybrid.recipes import shell as shell_lib
 from runs import config, flags, shell, tf_configs
 
 
@@ -146,6 +148,27 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path):
     assert process.returncode == 130
     assert "Interrupted. The same command goes on from the last checkpoint" in stderr
     assert "Traceback" not in stderr
+
+
+def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
+    """Python drops what is raised there."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def train(config):
+        Finalized()
+        time.sleep(60)
+
+    monkeypatch.setattr(sys, "argv", ["recipe", f"--workdir={tmp_path}"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as end:
+            shell_lib.run(imagenet.Config, lambda config: [], train)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert end.value.code == 130
 
 
 def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch):
