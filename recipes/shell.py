@@ -80,15 +80,15 @@ def _endings_in_one_line(directory):
 
 @contextlib.contextmanager
 def _no_interrupt_dropped():
-    """Ctrl-C counts inside finalizers and callbacks of weak references, too.
+    """Ctrl-C ends the run inside finalizers and callbacks of weak references, too.
 
-    Python prints an exception from those, goes on, and calls `sys.unraisablehook`.
+    Python hands an exception raised there to `sys.unraisablehook` and goes on.
     """
     hook = sys.unraisablehook
 
     def interrupt_again(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # Later, as this hook could not raise it either.
+            # After a delay: an exception raised inside this hook is ignored as well.
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
             hook(unraisable)
