@@ -4,11 +4,14 @@ import csv
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
 import tiny
 from keras_hybrid import HybridTransfer, callbacks
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def fit(directory, epochs, initial_epoch=0, hybrid=True, **settings):

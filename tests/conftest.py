@@ -77,3 +77,13 @@ def _of_two_blocks(stack):
         return stack(**{**given.arguments, "blocks": 2})
 
     return of_two
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Models run eagerly: tracing a graph takes longer than the few steps of a test.
+
+    The training of each method has tests in graphs, too.
+    """
+    run_eagerly = property(lambda model: True, lambda model, value: None)
+    monkeypatch.setattr(keras.Model, "run_eagerly", run_eagerly)

@@ -162,7 +162,7 @@ def test_a_teacher_with_a_backbone():
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
-def test_save_and_load(tmp_path):
+def test_save_and_load(tmp_path, eager):
     model = HybridTransfer(tiny.teacher(), Detector())
     model.compile("adam")
     images, _ = tiny.batch()

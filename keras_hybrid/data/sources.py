@@ -56,6 +56,7 @@ class ArraySource:
     def __len__(self):
         return len(self._labels)
 
+    @tf.autograph.experimental.do_not_convert
     def batches(self, batch_size, transform):
         """See the module."""
         _check_batch_size(batch_size)
@@ -63,6 +64,7 @@ class ArraySource:
         images = self._load(order, transform, seed=0)
         return _shared(images.batch(batch_size))
 
+    @tf.autograph.experimental.do_not_convert
     def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See the module."""
 
@@ -106,6 +108,7 @@ class EncodedSource:
     def __len__(self):
         return self._size
 
+    @tf.autograph.experimental.do_not_convert
     def batches(self, batch_size, transform):
         """See the module.
 
@@ -117,6 +120,7 @@ class EncodedSource:
         images = self._load(self._examples(None).enumerate(), transform, seed=0)
         return _shared(images.batch(batch_size))
 
+    @tf.autograph.experimental.do_not_convert
     def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See the module; raises as `batches` does.
 

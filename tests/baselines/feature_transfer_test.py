@@ -86,7 +86,7 @@ def test_weight_is_a_factor(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_teacher_never_changes_and_the_student_is_what_is_evaluated(method):
+def test_the_teacher_never_changes_and_the_student_is_what_is_evaluated(method, eager):
     model = pair(method)
     model.compile("adam", loss=CROSS_ENTROPY, metrics=["accuracy"])
     images, labels = tiny.batch(16)
@@ -159,7 +159,7 @@ def test_two_replicas_train_to_the_weights_of_one_device(method):
 
 
 @pytest.mark.parametrize("method", ["ft", "overhaul"])
-def test_a_saved_run_goes_on_as_if_uninterrupted(method, tmp_path):
+def test_a_saved_run_goes_on_as_if_uninterrupted(method, tmp_path, eager):
     images, labels = tiny.batch(16)
     settings = {"batch_size": 8, "verbose": 0, "shuffle": False}
 
@@ -181,7 +181,7 @@ def test_a_saved_run_goes_on_as_if_uninterrupted(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float16(method):
+def test_float16(method, eager):
     keras.config.set_dtype_policy("mixed_float16")
     model = pair(method)
     model.compile("sgd", loss=CROSS_ENTROPY)

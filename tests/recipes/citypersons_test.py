@@ -54,8 +54,8 @@ def config(files, workdir, **changes):
         "teacher": str(files / "teacher.keras"),
         "teacher_preprocessing": "tf",
         "student_backbone": str(files / "backbone.keras"),
-        "steps": 3,
-        "batch_size": 4,
+        "steps": 2,
+        "batch_size": 6,
         "crop_height": 64,
         "crop_width": 96,
         "upscale": 1.5,
@@ -67,7 +67,7 @@ def config(files, workdir, **changes):
 
 
 def test_from_files_to_miss_rates(files, tmp_path):
-    settings = {"steps": 7, "export": "saved_model,tflite"}
+    settings = {"steps": 5, "export": "saved_model,tflite"}
     results = citypersons.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert set(results["miss_rate"]) == {
@@ -85,7 +85,7 @@ def test_from_files_to_miss_rates(files, tmp_path):
     assert found.getImgIds() == [101, 103, 105, 107, 109]
     assert {one["image_id"] for one in detections} <= {101, 103, 105, 107, 109}
     log = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert len(log) == 1 + 3  # epochs of 3 steps
+    assert len(log) == 1 + 3  # epochs of 2 steps
     assert {"balance", "student_loss", "student_first_loss"} <= set(log[0].split(","))
     for name in ("predictions.png", "miss_rates.png", "curves.png"):
         with Image.open(tmp_path / name) as picture:
@@ -122,7 +122,7 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
     np.testing.assert_allclose(detections[3]["bbox"], [24, 16, 48, 32])
 
 
-def test_none_trains_the_student_alone(files, tmp_path):
+def test_none_trains_the_student_alone(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
@@ -162,7 +162,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_not_a_number_names_the_images_of_the_batch(files, tmp_path):
+def test_not_a_number_names_the_images_of_the_batch(files, tmp_path, eager):
     settings = config(files, tmp_path, learning_rate=1e30, steps=30)
     with pytest.raises(
         FloatingPointError, match=r"epoch 1, step \d, on .*/train/\d+\.png"
@@ -175,7 +175,7 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     shutil.copytree(files, tmp_path / "data")
     broken = sorted((tmp_path / "data" / "train").iterdir())[3]
     broken.write_bytes(b"no image")
-    settings = {"steps": 4, "batch_size": 6, "data_dir": str(tmp_path / "data")}
+    settings = {"steps": 4, "data_dir": str(tmp_path / "data")}
     citypersons.main(config(files, tmp_path / "alone", **settings))
     with monkeypatch.context() as patch:
         patch.setattr(citypersons.workdir, "save_model", lambda *_: 1 / 0)
@@ -258,7 +258,7 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     assert not workdir.exists()
 
 
-def test_a_rival_trains_the_detector(files, tmp_path):
+def test_a_rival_trains_the_detector(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="fitnet"))
     assert results["method"] == "fitnet"
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()

@@ -63,8 +63,8 @@ def config(files, workdir, **changes):
         "workdir": str(workdir),
         "teacher": str(files / "teacher.keras"),
         "student": str(files / "student.keras"),
-        "steps": 4,
-        "batch_size": 4,
+        "steps": 2,
+        "batch_size": 12,
         "crop_height": 64,
         "crop_width": 96,
     }
@@ -83,7 +83,7 @@ def labels_in(path):
 
 
 def test_from_files_to_miou(files, tmp_path):
-    settings = {"steps": 7, "export": "saved_model,tflite"}
+    settings = {"steps": 7, "batch_size": 4, "export": "saved_model,tflite"}
     results = cityscapes.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results
     images, labels = pictures(3, seed=1)
@@ -133,14 +133,14 @@ def test_a_student_teaches_the_next_one(files, tmp_path, eager):
     assert results["also_evaluate"]["miou"] == expected
 
 
-def test_none_trains_the_student_alone(files, tmp_path):
+def test_none_trains_the_student_alone(files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("method", ["at", "ab"])
-def test_a_rival_trains_the_student(method, files, tmp_path):
+def test_a_rival_trains_the_student(method, files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method=method))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
@@ -162,7 +162,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path):
+def test_mixed_precision(files, tmp_path, eager):
     # A processor takes its time over float16: few and small images.
     for split, count in (("train", 2), ("val", 1)):
         images, labels = (all_of[:, :32, 16:48] for all_of in pictures(count, seed=0))
@@ -189,12 +189,12 @@ def test_ships_a_label_map(files, tmp_path, eager):
 
 
 def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
-    cityscapes.main(config(files, tmp_path / "alone", steps=6))
+    cityscapes.main(config(files, tmp_path / "alone"))
     with monkeypatch.context() as patch:
         patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            cityscapes.main(config(files, tmp_path / "ended", steps=6))
-    cityscapes.main(config(files, tmp_path / "ended", steps=6))
+            cityscapes.main(config(files, tmp_path / "ended"))
+    cityscapes.main(config(files, tmp_path / "ended"))
     images, _ = pictures(2, seed=5)
     students = [
         keras.saving.load_model(tmp_path / name / "student.keras", compile=False)
@@ -303,7 +303,7 @@ def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch, eage
         path = sorted((tmp_path / folder / "aachen").iterdir())[index]
         Image.fromarray(halves(7, 8)).save(path)
     roots = {"data_dir": tmp_path / "data", "also_evaluate": tmp_path / "other"}
-    changes = {"steps": 2, **{name: str(root) for name, root in roots.items()}}
+    changes = {"batch_size": 4, **{name: str(root) for name, root in roots.items()}}
     with monkeypatch.context() as patch:
         patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -1,6 +1,5 @@
-"""A few small images and networks on disk, and training without graphs."""
+"""A few small images and networks on disk."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -20,13 +19,3 @@ def files(tmp_path_factory):
     tiny.teacher().save(folder / "teacher.keras")
     tiny.student().save(folder / "student.keras")
     return folder
-
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Models run eagerly: tracing a graph takes longer than the few steps of a test.
-
-    The training of each method has tests in graphs, too.
-    """
-    run_eagerly = property(lambda model: True, lambda model, value: None)
-    monkeypatch.setattr(keras.Model, "run_eagerly", run_eagerly)

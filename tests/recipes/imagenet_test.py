@@ -55,7 +55,7 @@ def test_none_trains_the_student_alone(files, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["kd", "at"])
-def test_a_rival_trains_the_student(method, files, tmp_path):
+def test_a_rival_trains_the_student(method, files, tmp_path, eager):
     tiny.student().save(tmp_path / "classifier.keras")
     settings = {"teacher": str(tmp_path / "classifier.keras"), "method": method}
     _, model, _ = imagenet.prepare(config(files, tmp_path, method_weight=0.5, **settings))
@@ -73,7 +73,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path):
+def test_mixed_precision(files, tmp_path, eager):
     settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
     results = imagenet.main(config(files, tmp_path, **settings))
     student = keras.saving.load_model(tmp_path / "student.keras")
@@ -83,7 +83,7 @@ def test_mixed_precision(files, tmp_path):
     assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
 
 
-def test_a_loss_that_explodes_leaves_no_student(files, tmp_path):
+def test_a_loss_that_explodes_leaves_no_student(files, tmp_path, eager):
     with pytest.raises(FloatingPointError, match="became infinite or NaN in epoch 1"):
         imagenet.main(config(files, tmp_path, learning_rate=1e30, epochs=3))
     assert not (tmp_path / "student.keras").exists()

@@ -83,7 +83,7 @@ def test_ends_with_the_weights_of_a_run_never_ended(
     assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_in_mixed_precision(files, tmp_path, end_in_epoch):
+def test_in_mixed_precision(files, tmp_path, end_in_epoch, eager):
     student = saved_student(tmp_path, hidden=7, rate=0.3, policy="mixed_float16")
     settings = {"student": student, "mixed_precision": True}
     imagenet.main(config(files, tmp_path / "alone", **settings))
@@ -94,7 +94,7 @@ def test_in_mixed_precision(files, tmp_path, end_in_epoch):
     assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch):
+def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eager):
     with monkeypatch.context() as patch:
         patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -106,13 +106,13 @@ def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch):
     assert len(read_rows(tmp_path / "there" / "metrics.csv")) == 2
 
 
-def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch):
+def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch, eager):
     results = imagenet.main(config(files, tmp_path))
     monkeypatch.setattr(imagenet, "prepare", None)
     assert imagenet.main(config(files, tmp_path)) == results
 
 
-def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch):
+def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch, eager):
     end_in_epoch(1)
     with pytest.raises(KeyboardInterrupt):
         imagenet.main(config(files, tmp_path))
@@ -124,7 +124,7 @@ def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch):
         imagenet.main(config(files, tmp_path, seed=1))
 
 
-def test_what_a_killed_process_left_is_deleted(files, tmp_path):
+def test_what_a_killed_process_left_is_deleted(files, tmp_path, eager):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / "checkpoints" / "epoch-1_temp").mkdir(parents=True)
     (tmp_path / "checkpoints" / "epoch-1.index.tempstate7").write_text("")
