@@ -60,7 +60,9 @@ def test_it_learns_four_images_by_heart_and_finds_every_box(strides):
     detector.compile(keras.optimizers.Adam(schedule))
     y_pred = detector(images, training=True)
     first = float(detector.compute_loss(y=truth, y_pred=y_pred))
-    x, y = keras.tree.map_structure(lambda array: np.concatenate([array] * 10), (images, truth))
+    x, y = keras.tree.map_structure(
+        lambda array: np.concatenate([array] * 10), (images, truth)
+    )
     settings = {"batch_size": 4, "epochs": 30, "shuffle": False, "verbose": 0}
     assert detector.fit(x, y, **settings).history["loss"][-1] < 0.03 * first
     found = detector.predict(images, verbose=0)

@@ -30,6 +30,13 @@ class Canvas:
     def begin(self, part):
         self.part, self.extent = part, [np.inf, np.inf, -np.inf, -np.inf]
 
+    def shows(self, points):
+        """Whether the picture may show something between (x, y), in pixels."""
+        for values, size in zip(zip(*points), self.parts.size):
+            if max(values) < -1 or min(values) > size:
+                return False
+        return True
+
     def polygon(self, points, fill, detail=False):
         """Fills a polygon of (x, y) in pixels; a `detail` lies within what is there."""
         self._picture.polygon(_larger(points), fill)
