@@ -3,8 +3,9 @@
 The paper's run, batch 256, lr 0.1 divided by 10 every 30 epochs, plain sum of losses,
 paths of 46, 32 and 28 layers that change network at strides 2, 8 and 16:
 
-    python -m keras_hybrid.recipes.imagenet --data_dir=/data/tfds --workdir=runs/table1 \
-        --mixed_precision --strategy=mirrored
+    python -m keras_hybrid.recipes.imagenet --data_dir=/data/tfds --workdir=runs/table1
+
+On GPUs add --mixed_precision, on several of them --strategy=mirrored.
 
 Paper: top-1 71.39 with the teacher, 68.87 without. Ours: not yet measured. The same on
 CIFAR-10 in docs/results.md. Without --data_dir it runs on drawn street crops, a stand-in

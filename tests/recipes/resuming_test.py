@@ -173,7 +173,7 @@ def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
     assert end.value.code == 130
 
 
-def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch):
+def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch, eager):
     student = saved_student(tmp_path, hidden=9000, rate=0.0)
     settings = config(files, tmp_path / "ended", student=student)
     imagenet.main(config(files, tmp_path / "alone", student=student))
