@@ -7,6 +7,7 @@
 """
 
 import argparse
+import gc
 import pathlib
 import re
 import sys
@@ -107,4 +108,5 @@ def _labels(path):
 
 
 if __name__ == "__main__":
+    gc.freeze()  # The collector then skips what is imported, also when Python ends.
     main()

@@ -48,7 +48,7 @@ def run(config_class, prepare, train):
             if prepared is not None:
                 train(config, *prepared)
 
-    gc.freeze()  # Nothing imported is garbage: tracing graphs waits less for the search.
+    gc.freeze()  # The collector then skips what is imported, also when Python ends.
     app.run(start, flags_parser=parse)
 
 

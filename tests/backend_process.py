@@ -4,6 +4,7 @@ Goes on with each FOLDER/*.keras on FOLDER/data.npz, and writes what became of i
 FOLDER/*.npz; the last one is a detector, on FOLDER/people.npz.
 """
 
+import gc
 import pathlib
 import sys
 
@@ -55,4 +56,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported is no garbage
     main(pathlib.Path(sys.argv[1]))

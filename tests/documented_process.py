@@ -5,6 +5,7 @@ it left; or `docstrings`: the examples of each docstring, by itself.
 """
 
 import doctest
+import gc
 import importlib
 import sys
 
@@ -116,6 +117,7 @@ class _Checker(doctest.OutputChecker):
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported is no garbage
     (page,) = sys.argv[1:]
     keras.config.disable_interactive_logging()  # no progress among what is compared
     run_docstrings() if page == "docstrings" else run_page(page)

@@ -5,6 +5,7 @@ the recipe said)}. TensorFlow, which takes seconds, is imported once: each mista
 in a fork of this process, as from a shell otherwise.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -28,5 +29,6 @@ def made(flags):
 
 if __name__ == "__main__":
     mistakes = json.load(sys.stdin)
+    gc.freeze()  # or each fork would look for garbage in what is imported
     results = {name: made(flags) for name, flags in mistakes.items()}
     print(json.dumps(results))
