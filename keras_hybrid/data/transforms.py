@@ -13,6 +13,8 @@ import tensorflow as tf
 class Transform:
     """A crop, and what becomes of it: `transform(image, label, seed)` returns both.
 
+    Sources trace both functions without AutoGraph: they branch by `tf.cond`, not by `if`.
+
     Attributes:
         box: `box(size, label, seed)` returns top, left, height and width in pixels, int32
             (4,), of the part that is needed of an image of height and width `size`, int32
