@@ -41,7 +41,7 @@ _SMALLER = {
     "-m keras_hybrid.recipes.cityscapes": "--steps=1 --batch_size=2 --crop_height=32 "
     "--crop_width=64",
     "-m keras_hybrid.recipes.citypersons": "--steps=1 --batch_size=2 --crop_height=64 "
-    "--crop_width=64 --learning_rate=0.02 --channels=8 --units=8",
+    "--crop_width=64 --learning_rate=0.02",
     "--balance=0.1,0.3,1,3,dynamic": "--balance=1,dynamic",
 }
 _CONFIGS = {
