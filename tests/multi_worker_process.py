@@ -73,7 +73,7 @@ def train_on_files(strategy):
         keras.utils.set_random_seed(3)
         student = tiny.student(batch_norm=False)
         model = steps.Model(student.input, student.output)
-        # Pixels up to 255 have long gradients: a low rate, or rounding would grow.
+        # Inputs up to 255 make large gradients: a higher rate would amplify rounding.
         model.compile(keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy")
     batches = strategy.distribute_datasets_from_function(
         lambda context: source.training_batches(8, transform, 0, range(1), context)

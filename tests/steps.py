@@ -16,7 +16,7 @@ EXTRAS = (
     {"gradient_accumulation_steps": 2},
     {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 3},
 )
-# Each of the three parts meets each of the others' kinds.
+# Every pair of a policy, a clip and an extra occurs, but not every triple.
 CASES = [
     (policy, {**CLIPS[i], **EXTRAS[j]})
     for (policy_index, policy), i, j in itertools.product(

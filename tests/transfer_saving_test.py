@@ -51,7 +51,7 @@ def build(options):
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_save_load_continue_equals_uninterrupted(case, tmp_path, eager):
+def test_save_load_continue_equals_uninterrupted(case, tmp_path):
     images, labels = tiny.batch(16)
     model = build(OPTIONS[case])
     model.compile(
@@ -88,7 +88,7 @@ def test_loaded_model_predicts(tmp_path):
         np.testing.assert_array_equal(path(images), other(images))
 
 
-def test_student_loads_without_the_package(tmp_path, eager):
+def test_student_loads_without_the_package(tmp_path):
     model = build({})
     model.compile("sgd", loss="sparse_categorical_crossentropy")
     images, labels = tiny.batch()

@@ -33,8 +33,8 @@ from keras_hybrid.data.decoding import crop_image, decode_image, jpeg_shape
 from keras_hybrid.data.transforms import cut
 
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-# AutoGraph would find nothing to convert here, and look for it for a second.
-_as_it_is = tf.autograph.experimental.do_not_convert
+# AutoGraph has nothing to convert here, and takes a second to find that out.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 
 class ArraySource:
@@ -58,7 +58,7 @@ class ArraySource:
     def __len__(self):
         return len(self._labels)
 
-    @_as_it_is
+    @_without_autograph
     def batches(self, batch_size, transform):
         """See the module."""
         _check_batch_size(batch_size)
@@ -66,7 +66,7 @@ class ArraySource:
         images = self._load(order, transform, seed=0)
         return _shared(images.batch(batch_size))
 
-    @_as_it_is
+    @_without_autograph
     def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See the module."""
 
@@ -110,7 +110,7 @@ class EncodedSource:
     def __len__(self):
         return self._size
 
-    @_as_it_is
+    @_without_autograph
     def batches(self, batch_size, transform):
         """See the module.
 
@@ -122,7 +122,7 @@ class EncodedSource:
         images = self._load(self._examples(None).enumerate(), transform, seed=0)
         return _shared(images.batch(batch_size))
 
-    @_as_it_is
+    @_without_autograph
     def training_batches(self, batch_size, transform, seed, epochs, context=None):
         """See the module; raises as `batches` does.
 

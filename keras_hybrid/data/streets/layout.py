@@ -181,17 +181,18 @@ def _on_the_ground(canvas, camera, left, right, near, far, fill, detail=False):
 
 
 def _house(canvas, rng, camera, x, near, far, dusk):
+    if rng.random() < 0.12:
+        return
+    high, wall = rng.uniform(5, 14), grey(rng, 95, 215)
+    far -= rng.choice((0, 0, 2.5))
+    shown = canvas.shows([camera(x, y, z) for y in (0, high) for z in (near, far)])
+
     def facade(z1, z2, bottom, top, fill, detail=False):
         if not shown:
             return
         corners = (z1, bottom), (z1, top), (z2, top), (z2, bottom)
         canvas.polygon([camera(x, y, z) for z, y in corners], fill, detail)
 
-    if rng.random() < 0.12:
-        return
-    high, wall = rng.uniform(5, 14), grey(rng, 95, 215)
-    far -= rng.choice((0, 0, 2.5))
-    shown = canvas.shows([camera(x, y, z) for y in (0, high) for z in (near, far)])
     facade(near, far, 0, high, wall)
     facade(near, far, high - 0.4, high, tuple(c // 2 for c in wall), detail=True)
     pane = colour(rng, 40, 110)
