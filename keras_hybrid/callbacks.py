@@ -10,6 +10,7 @@ import keras
 from keras_hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
 from keras_hybrid.staging import staged
 
+_SECONDS_BETWEEN_DRAWINGS = 10  # A drawing takes a third of one.
 # By the path, and of the student on validation data.
 _STYLES = {
     PLAIN: {"color": "C0"},
@@ -23,10 +24,11 @@ class TransferCurves(keras.callbacks.Callback):
     """Writes the curves of a training as it goes on (paper, Fig. 5 to 8).
 
     After each epoch `directory` holds `metrics.csv`, a row an epoch with all that Keras
-    logs and the seconds since the start; `curves.png`, with the losses of the three
-    paths, alpha and each metric (that of the hybrid paths too, given `track_paths=True`);
-    and a file of events for TensorBoard. A `fit` with an `initial_epoch` goes on with
-    what is there. Any Keras model will do: what it does not log is not drawn.
+    logs and the seconds since the start, and a file of events for TensorBoard. Every ten
+    seconds at most, and at the end, `curves.png` is drawn: the losses of the three paths,
+    alpha and each metric (that of the hybrid paths too, given `track_paths=True`). A
+    `fit` with an `initial_epoch` goes on with what is there. Any Keras model will do:
+    what it does not log is not drawn.
 
     Example:
 
@@ -56,6 +58,7 @@ class TransferCurves(keras.callbacks.Callback):
         before = self._rows[-1]["seconds"] if self._rows else 0.0
         self._started = time.monotonic() - before
         self._events = _Events(self._directory, epoch)
+        self._drawn = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = round(time.monotonic() - self._started, 3)
@@ -63,11 +66,17 @@ class TransferCurves(keras.callbacks.Callback):
         self._rows.append({"epoch": epoch, "seconds": seconds, **values})
         _write_rows(self._directory / "metrics.csv", self._rows)
         self._events.write(epoch, values)
-        plot(self._rows, self._directory / "curves.png")
+        if time.monotonic() - self._drawn >= _SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
 
     def on_train_end(self, logs=None):
         if self._events is not None:
             self._events.close()
+            self._draw()
+
+    def _draw(self):
+        plot(self._rows, self._directory / "curves.png")
+        self._drawn = time.monotonic()
 
 
 def read_rows(path):

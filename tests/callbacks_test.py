@@ -1,6 +1,7 @@
 """`TransferCurves`: what it leaves after a `fit`, and after one that goes on."""
 
 import csv
+import types
 
 import keras
 import numpy as np
@@ -55,6 +56,21 @@ def test_csv_events_and_curves(tmp_path):
     with Image.open(run / "curves.png") as image:
         assert image.format == "PNG"
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(4, [3, 4]), (0, [4])])
+def test_curves_are_drawn_every_ten_seconds(seconds, drawn, tmp_path, monkeypatch):
+    drawings, clock = [], types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(callbacks, "plot", lambda rows, _: drawings.append(len(rows)))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.time, "monotonic", lambda: clock.now)
+        curves = callbacks.TransferCurves(tmp_path)
+        for epoch in range(4):
+            curves.on_epoch_begin(epoch)
+            clock.now += seconds
+            curves.on_epoch_end(epoch, {"loss": 1.0})
+        curves.on_train_end()
+    assert drawings == drawn
 
 
 def test_goes_on_with_the_rows_before_the_first_epoch(tmp_path):

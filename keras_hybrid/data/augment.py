@@ -51,20 +51,22 @@ def crop_box(image_size, seed):
     """
     image_size = tf.cast(image_size, "float32")
     draws = tf.random.stateless_uniform((_TRIES, 4), seed)
-    area = _between(draws[:, 0], *_AREA) * tf.reduce_prod(image_size)
-    root = tf.exp(_between(draws[:, 1], *map(math.log, _RATIO)) / 2)
-    sizes = tf.round(tf.sqrt(area)[:, None] * tf.stack([1 / root, root], axis=1))
+    area, ratio, place = tf.split(draws, (1, 1, 2), axis=1)
+    area = _between(area, *_AREA) * tf.reduce_prod(image_size)
+    root = _between(ratio, *map(math.log, _RATIO)) / 2
+    sizes = tf.round(tf.sqrt(area) * tf.exp(root * (-1.0, 1.0)))
     fits = tf.reduce_all((sizes >= 1) & (sizes <= image_size), axis=1)
-    corners = tf.floor(draws[:, 2:] * (image_size - sizes + 1))
-    largest = _largest_box(image_size)
-    middle = (image_size - largest) // 2
-    boxes = tf.concat([corners, sizes], axis=1)
-    box = tf.where(
-        tf.reduce_any(fits),
-        boxes[tf.argmax(fits)],
-        tf.concat([middle, largest], axis=0),
-    )
-    return tf.cast(box, "int32")
+
+    def first():
+        index = tf.argmax(fits)
+        corner = tf.floor(place[index] * (image_size - sizes[index] + 1))
+        return tf.concat([corner, sizes[index]], axis=0)
+
+    def middle():
+        largest = _largest_box(image_size)
+        return tf.concat([(image_size - largest) // 2, largest], axis=0)
+
+    return tf.cast(tf.cond(tf.reduce_any(fits), first, middle), "int32")
 
 
 def resize_center_crop(size):

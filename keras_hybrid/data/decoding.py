@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.transforms import cut
 
 _FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
@@ -39,32 +38,30 @@ def decode_image(encoded):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def jpeg_shape(encoded):
-    """Height, width and channels of a JPEG, int32 (3,); zeros of other formats."""
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded),
-        lambda: tf.zeros((3,), "int32"),
-    )
-
-
-def crop_image(encoded, shape, box_of):
+def crop_image(encoded, box_of):
     """What a box has of the image that `decode_image` returns, without the rest of it.
 
     Args:
         encoded: A string tensor.
-        shape: Its `jpeg_shape`.
         box_of: From the image's height and width in pixels, int32 (2,), to the `box` of a
             `Transform`.
 
     Returns:
         (False where the whole image has to be decoded, uint8 (h, w, 3), the box).
+
+    Raises:
+        tf.errors.OpError: It cannot be decoded.
     """
 
-    box = box_of(shape[:2])
-    # A branch of its own would slow down all images; the empty string cannot be decoded.
-    jpeg = tf.where(can_be_cropped(encoded), encoded, b"")
-    return *crop_jpeg(jpeg, shape[:2], box), box
+    def jpeg():
+        size = tf.io.extract_jpeg_shape(encoded)[:2]
+        box = box_of(size)
+        return True, crop_jpeg(encoded, size, box), box
+
+    def other():
+        return False, tf.zeros((0, 0, 3), "uint8"), tf.zeros((4,), "int32")
+
+    return tf.cond(can_be_cropped(encoded), jpeg, other)
 
 
 def can_be_cropped(encoded):
@@ -90,19 +87,16 @@ def crop_jpeg(encoded, size, box, dct_method=""):
         dct_method: As of `tf.io.decode_jpeg`; Pillow's is `"INTEGER_ACCURATE"`.
 
     Returns:
-        (False if it cannot be decoded, uint8 (h, w, 3)).
+        uint8 (h, w, 3).
+
+    Raises:
+        tf.errors.OpError: It cannot be decoded.
     """
     begin, end = tf.maximum(box[:2] - 1, 0), tf.minimum(box[:2] + box[2:] + 1, size)
     window = tf.concat([begin, end - begin], axis=0)
-    can_be, image = attempt(
-        lambda encoded, window: tf.io.decode_and_crop_jpeg(
-            encoded, window, 3, dct_method=dct_method
-        ),
-        encoded,
-        window,
-    )
+    image = tf.io.decode_and_crop_jpeg(encoded, window, 3, dct_method=dct_method)
     inner = tf.minimum(box[2:], size - box[:2])
-    return can_be, cut(image, tf.concat([box[:2] - begin, inner], axis=0))
+    return cut(image, tf.concat([box[:2] - begin, inner], axis=0))
 
 
 def _by_tensorflow(encoded, is_png):

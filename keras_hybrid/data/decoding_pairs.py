@@ -4,7 +4,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hybrid.data import decoding
-from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.transforms import cut
 
 UNKNOWN = -1
@@ -14,7 +13,7 @@ _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follo
 _GREY_8_BITS = b"\x08\0"  # and then this
 
 
-def crop_pair(pair, shape, class_of, box_of):
+def crop_pair(pair, class_of, box_of):
     """What a box has of the image and the classes that `decode_pair` returns.
 
     Of the usual JPEG or PNG with the usual label map; of a JPEG no more is decoded.
@@ -22,42 +21,46 @@ def crop_pair(pair, shape, class_of, box_of):
     Args:
         pair: Encoded image and label map, strings (2,).
         class_of: As of `decode_pair`.
-        shape, box_of: As of `crop_image`.
+        box_of: As of `crop_image`.
 
     Returns:
-        (False for other images, or if one of the two cannot be read; (uint8 (h, w, 3),
-        uint8 (h, w)); the box).
+        (False for other images, or labels that are unknown; (uint8 (h, w, 3), uint8
+        (h, w)); the box).
+
+    Raises:
+        tf.errors.OpError: One of the two cannot be decoded.
     """
     image, label_map = tf.unstack(pair)
     size = _size_of_png(label_map)
+    is_jpeg = tf.io.is_jpeg(image)
 
     def usual():
         box = box_of(size)
-        can_be, part = tf.cond(
-            shape[2] > 0,
+        part = tf.cond(
+            is_jpeg,
             # The numbers are Pillow's, which decodes the others.
             lambda: decoding.crop_jpeg(image, size, box, "INTEGER_ACCURATE"),
-            lambda: _crop(lambda png: tf.io.decode_png(png, 3), image, box),
+            lambda: cut(tf.io.decode_png(image, 3), box),
         )
         all_known, classes = _crop_classes(label_map, class_of, box)
-        return can_be & all_known, (part, classes), box
+        return all_known, (part, classes), box
 
     def nothing():
         parts = tf.zeros((0, 0, 3), "uint8"), tf.zeros((0, 0), "uint8")
         return False, parts, tf.zeros((4,), "int32")
 
-    fits = tf.reduce_all(size == _size_of_image(image, shape))
+    image_size = tf.cond(
+        is_jpeg, lambda: _size_of_jpeg(image), lambda: _size_of_png(image)
+    )
+    fits = tf.reduce_all(size == image_size)
     return tf.cond(fits & (size[0] > 0), usual, nothing)
 
 
-def _size_of_image(image, shape):
-    """Height and width, int32 (2,); zeros unless it is a usual one."""
-    is_cmyk = shape[2] == 4
-    return tf.cond(
-        decoding.can_be_cropped(image) & tf.logical_not(is_cmyk),
-        lambda: shape[:2],
-        lambda: _size_of_png(image),
-    )
+def _size_of_jpeg(encoded):
+    """Height and width, int32 (2,); zeros if it is CMYK or has to be decoded whole."""
+    shape = tf.io.extract_jpeg_shape(encoded)
+    is_usual = decoding.can_be_cropped(encoded) & (shape[2] != 4)
+    return tf.where(is_usual, shape[:2], 0)
 
 
 def _size_of_png(encoded):
@@ -74,19 +77,19 @@ def _size_of_png(encoded):
 
 
 def _crop_classes(label_map, class_of, box):
-    """(False if it cannot be read, or holds other labels; uint8 (h, w)), of a PNG."""
+    """(False if it holds other labels; uint8 (h, w)), of a PNG."""
     unknown = np.flatnonzero(class_of == UNKNOWN)
     lowest = unknown.min(initial=255)
 
     def of_grey():
-        can_be, labels = attempt(lambda png: tf.io.decode_png(png, 1), label_map)
+        labels = tf.io.decode_png(label_map, 1)
         # The value 255 is always known, and becomes 0.
         all_known = tf.reduce_max(labels + 1) <= lowest
         part = tf.cast(cut(tf.squeeze(labels, 2), box), "int32")
-        return can_be & all_known, tf.gather(class_of.astype("uint8"), part)
+        return all_known, tf.gather(class_of.astype("uint8"), part)
 
     def of_palette():
-        return _crop(lambda png: _classes_by_pillow(png, class_of), label_map, box)
+        return True, cut(_classes_by_pillow(label_map, class_of), box)
 
     is_grey = tf.strings.substr(label_map, len(_PNG) + 8, 2) == _GREY_8_BITS
     return tf.cond(is_grey, of_grey, of_palette)
@@ -100,12 +103,6 @@ def _classes_by_pillow(label_map, class_of):
         stateful=False,
     )
     return tf.ensure_shape(classes, (None, None))
-
-
-def _crop(decode, encoded, box):
-    """(Whether it can be decoded, what the box has of it)."""
-    can_be, whole = attempt(decode, encoded)
-    return can_be, cut(whole, box)
 
 
 def decode_whole_pair(pair, class_of):

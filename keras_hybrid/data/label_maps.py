@@ -148,8 +148,8 @@ def source_of_encoded(
     def decode(pair):
         return decode_whole_pair(pair, class_of)
 
-    def crop(pair, shape, box_of):
-        return crop_pair(pair, shape, class_of, box_of)
+    def crop(pair, box_of):
+        return crop_pair(pair, class_of, box_of)
 
     source = EncodedSource(examples, size, read, decode, crop)
     return LabelMapSource(source, left_out, shown)

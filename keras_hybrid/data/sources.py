@@ -23,16 +23,18 @@ On several devices each reads and decodes its own share:
 Together they see the batches of one, as long as all images can be read.
 """
 
+import os
 import re
 
 import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data.attempts import attempt
-from keras_hybrid.data.decoding import crop_image, decode_image, jpeg_shape
+from keras_hybrid.data.decoding import crop_image, decode_image
 from keras_hybrid.data.transforms import cut
 
-_PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+# Twice as many as there are cores, none of which then waits for the slowest image.
+_PARALLEL = {"num_parallel_calls": 2 * os.cpu_count(), "deterministic": True}
 # AutoGraph has nothing to convert here, and takes a second to find that out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -97,7 +99,7 @@ class EncodedSource:
         read: From `data` to what is encoded, both string tensors. Of several encoded
             strings the first is the image.
         decode: From there to the image, a uint8 (H, W, channels) or a tuple of several.
-        crop: `crop(encoded, shape, box_of)` decodes no more than a part, as `crop_image`.
+        crop: `crop(encoded, box_of)` decodes no more than a part, as `crop_image`.
     """
 
     def __init__(
@@ -161,17 +163,15 @@ class EncodedSource:
     def _part(self, data, box_of):
         """(Whether it can be read, part of the image, box)."""
 
-        def read(data):
-            encoded = self._read(data)
-            return encoded, jpeg_shape(tf.reshape(encoded, (-1,))[0])
+        def cropped(data):
+            return self._crop(self._read(data), box_of)
 
         def whole():
-            is_image, image = attempt(self._decode, encoded)
+            is_image, image = attempt(lambda data: self._decode(self._read(data)), data)
             box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
             return is_image, cut(image, box), box
 
-        _, (encoded, shape) = attempt(read, data)
-        is_cropped, part, box = self._crop(encoded, shape, box_of)
+        _, (is_cropped, part, box) = attempt(cropped, data)
         return tf.cond(is_cropped, lambda: (True, part, box), whole)
 
     def _is_image(self, name, data, is_image, image):
@@ -246,9 +246,8 @@ def _shared(batches):
     """Machines share them image by image, so that together they see the batches of one.
 
     By default they would share the files of a data set that is read from files. Nor does
-    TensorFlow tune how many images are loaded at a time, which are as many as there are
-    cores: in TensorFlow 2.21 the thread that tunes makes the next evaluation wait for as
-    much as the whole epoch took.
+    TensorFlow tune anything: in TensorFlow 2.21 the thread that does makes the next
+    evaluation wait for as much as the whole epoch took.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -83,17 +83,14 @@ def in_a_graph(crop, shape):
             corner = tf.cast(pixels[:2], "int32")
             return tf.concat([corner, tf.cast(tf.math.ceil(pixels[2:]), "int32")], 0)
 
-        _, shape = attempt(decoding.jpeg_shape, tf.reshape(data, (-1,))[0])
-        return crop(data, shape, box_of)
+        return attempt(lambda data: crop(data, box_of), data)[1]
 
     signature = tf.TensorSpec(shape, "string"), tf.TensorSpec((4,))
     return tf.function(crop_box, input_signature=signature)
 
 
 CROP = in_a_graph(decoding.crop_image, ())
-CROP_PAIR = in_a_graph(
-    lambda pair, shape, box_of: crop_pair(pair, shape, CLASS_OF, box_of), (2,)
-)
+CROP_PAIR = in_a_graph(lambda pair, box_of: crop_pair(pair, CLASS_OF, box_of), (2,))
 WHOLE = tf.function(decoding.decode_image, input_signature=[tf.TensorSpec((), "string")])
 
 
