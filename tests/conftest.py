@@ -11,7 +11,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import pytest
 import tensorflow as tf
-from keras.src.applications import densenet, resnet
+from keras.src.applications import convnext, densenet, efficientnet, resnet
 from tensorflow.python.framework.ops import gradient_registry
 
 tf.config.set_logical_device_configuration(
@@ -61,13 +61,16 @@ def forget_custom_gradients():
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Two blocks a stage, not up to 24, in Keras's ResNets and DenseNets."""
+    """At most two blocks a stage in some networks of Keras, which have up to 24."""
     for module, name in (
         (resnet, "stack_residual_blocks_v1"),
         (resnet, "stack_residual_blocks_v2"),
         (densenet, "dense_block"),
     ):
         monkeypatch.setattr(module, name, _of_two_blocks(getattr(module, name)))
+    blocks = [{**block, "repeats": 1} for block in efficientnet.DEFAULT_BLOCKS_ARGS]
+    monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", blocks)
+    monkeypatch.setitem(convnext.MODEL_CONFIGS["tiny"], "depths", [1, 1, 1, 1])
 
 
 def _of_two_blocks(stack):

@@ -38,7 +38,7 @@ def among_categories(path):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detection")
     save_people(folder, "train", 12)
-    save_people(folder, "test", 5)
+    save_people(folder, "test", 3)
     for split in ("train", "test"):
         among_categories(folder / f"people_{split}.json")
     keras.utils.set_random_seed(0)
@@ -82,8 +82,8 @@ def test_from_files_to_miss_rates(files, tmp_path):
     found = COCO(str(files / "people_test.json")).loadRes(
         str(tmp_path / "detections.json")
     )
-    assert found.getImgIds() == [101, 103, 105, 107, 109]
-    assert {one["image_id"] for one in detections} <= {101, 103, 105, 107, 109}
+    assert found.getImgIds() == [101, 103, 105]
+    assert {one["image_id"] for one in detections} <= {101, 103, 105}
     log = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(log) == 1 + 3  # epochs of 2 steps
     assert {"balance", "student_loss", "student_first_loss"} <= set(log[0].split(","))
@@ -118,8 +118,8 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
     monkeypatch.setattr(citypersons, "with_detections", in_the_middle)
     settings = config(files, tmp_path)
     detections = citypersons.detect(settings, citypersons.open_data(settings), None)
-    assert [one["image_id"] for one in detections] == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(detections[3]["bbox"], [24, 16, 48, 32])
+    assert [one["image_id"] for one in detections] == [0, 1, 2]
+    np.testing.assert_allclose(detections[2]["bbox"], [24, 16, 48, 32])
 
 
 def test_none_trains_the_student_alone(files, tmp_path, eager):

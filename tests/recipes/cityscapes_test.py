@@ -162,8 +162,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path, eager):
-    # A processor takes its time over float16: few and small images.
+def test_mixed_precision(files, tmp_path, narrow, eager):
     for split, count in (("train", 2), ("val", 1)):
         images, labels = (all_of[:, :32, 16:48] for all_of in pictures(count, seed=0))
         add_cityscapes(tmp_path / "data", split, images, labels)

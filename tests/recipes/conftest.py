@@ -1,9 +1,12 @@
 """A few small images and networks on disk."""
 
+import functools
+
 import numpy as np
 import pytest
 
 import tiny
+from keras_hybrid import applications
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,10 @@ def files(tmp_path_factory):
     tiny.teacher().save(folder / "teacher.keras")
     tiny.student().save(folder / "student.keras")
     return folder
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A quarter of a MobileNet's channels: processors take their time over float16."""
+    load = functools.partial(applications.load, alpha=0.25)
+    monkeypatch.setattr(applications, "load", load)

@@ -5,7 +5,8 @@ package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
 - ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33.
-- JAX, which TensorFlow imports wherever it is, is only there where it is the backend.
+- JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
+  nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Embedded data sets are of a few drawn streets.
 - `fit` stops after one epoch, and TensorFlow runs functions as they are: that one step is
   done before its graph would have been traced.
@@ -101,3 +102,4 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, _AfterImport())
 if os.environ.get("KERAS_BACKEND") != "jax":
     sys.modules["jax"] = None
+sys.modules["matplotlib.pyplot"] = None
