@@ -92,7 +92,7 @@ def _files(folder):
     for i in range(4):
         path = folder / f"photographs/holidays/{i}.png"
         trees.save(path, generator.integers(0, 256, (40, 60, 3)).astype("uint8"))
-    weights = torch_weights.openpifpaf(torch_weights.state_dict((64, 128, 256, 512)))
+    weights = torch_weights.openpifpaf(torch_weights.state_dict((16, 32, 64, 128)))
     zeros = {name: np.zeros_like(value) for name, value in weights.items()}
     if importlib.util.find_spec("torch"):
         _checkpoints(folder)

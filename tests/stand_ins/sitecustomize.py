@@ -4,7 +4,8 @@ Python imports it in every process that has this folder on its PYTHONPATH. All e
 package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
-- ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33.
+- ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33. In
+  commands they have a quarter of their channels, which documented code prints.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Embedded data sets are of a few drawn streets.
@@ -19,6 +20,8 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+
+_NARROWER = 4 if "-m" in sys.orig_argv else 1
 
 
 def _keras(keras):
@@ -39,7 +42,7 @@ def _keras(keras):
         return fit(self, *args, epochs=epochs, initial_epoch=initial_epoch, **kwargs)
 
     def stack_few(x, filters, blocks, **kwargs):
-        return stack(x, filters, min(blocks, 3), **kwargs)
+        return stack(x, filters // _NARROWER, min(blocks, 3), **kwargs)
 
     resnet.stack_residual_blocks_v1 = stack_few
     if keras.backend.backend() == "tensorflow":
@@ -48,6 +51,12 @@ def _keras(keras):
         tf.config.run_functions_eagerly(True)
     file_utils.get_file = lambda *args, **kwargs: weights
     keras.Model.load_weights, keras.Model.fit = load_downloaded, fit_one_epoch
+
+
+def _torch_resnet50(module):
+    *others, widths = module.resnet50.__defaults__
+    widths = tuple(width // _NARROWER for width in widths)
+    module.resnet50.__defaults__ = *others, widths
 
 
 def _streets(streets):
@@ -80,6 +89,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     changes = {
         "keras": _keras,
         "keras_hybrid.data.streets": _streets,
+        "keras_hybrid.models.torch_resnet50": _torch_resnet50,
         "keras_hybrid.recipes.embedded": _embedded,
         "study_plan": _study_plan,
     }
