@@ -52,21 +52,18 @@ def test_detections_are_ordered_clipped_and_zero_behind_the_last():
         assert np.all(detections["boxes"][i].max(0) <= [96, 64, 96, 64])
 
 
-@pytest.mark.parametrize(
-    ("strides", "rate", "steps"), [((2, 4, 8), 3e-3, 300), ((8,), 5e-3, 400)]
-)
-def test_it_learns_four_images_by_heart_and_finds_every_box(strides, rate, steps):
-    """With four other seeds the loss fell to 0.8 to 2.2 percent, too."""
+@pytest.mark.parametrize(("strides", "rate"), [((2, 4, 8), 3e-3), ((8,), 5e-3)])
+def test_it_learns_four_images_by_heart_and_finds_every_box(strides, rate):
     detector = small(strides)
     images, truth = people(4)
-    schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    schedule = keras.optimizers.schedules.PolynomialDecay(rate, 400, 0.0)
     detector.compile(keras.optimizers.Adam(schedule))
     y_pred = detector(images, training=True)
     first = float(detector.compute_loss(y=truth, y_pred=y_pred))
     x, y = keras.tree.map_structure(
         lambda array: np.concatenate([array] * 10), (images, truth)
     )
-    settings = {"epochs": steps // 10, "batch_size": 4, "shuffle": False, "verbose": 0}
+    settings = {"epochs": 40, "batch_size": 4, "shuffle": False, "verbose": 0}
     assert detector.fit(x, y, **settings).history["loss"][-1] < 0.03 * first
     found = detector.predict(images, verbose=0)
     for i in range(4):
