@@ -33,7 +33,7 @@ from keras_hybrid.data.attempts import attempt
 from keras_hybrid.data.decoding import crop_image, decode_image
 from keras_hybrid.data.transforms import cut
 
-# Twice as many as there are cores, none of which then waits for the slowest image.
+# Twice as many images at a time as there are cores: none waits for the slowest image.
 _PARALLEL = {"num_parallel_calls": 2 * os.cpu_count(), "deterministic": True}
 # AutoGraph has nothing to convert here, and takes a second to find that out.
 _without_autograph = tf.autograph.experimental.do_not_convert
@@ -167,6 +167,7 @@ class EncodedSource:
             return self._crop(self._read(data), box_of)
 
         def whole():
+            # Read again: after an error nothing is left of the first attempt.
             is_image, image = attempt(lambda data: self._decode(self._read(data)), data)
             box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
             return is_image, cut(image, box), box

@@ -5,7 +5,7 @@ package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
 - ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33. In
-  commands they have a quarter of their channels, which documented code prints.
+  commands they have a quarter of their channels; in code all, since docstrings show them.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Embedded data sets are of a few drawn streets.
