@@ -11,7 +11,7 @@ from absl import logging
 import keras_hybrid
 from keras_hybrid import baselines
 from keras_hybrid import graph as graph_lib
-from keras_hybrid.callbacks import TransferCurves, read_rows
+from keras_hybrid.callbacks import TransferCurves, plot, read_rows
 from keras_hybrid.gradient_step import GradientStep
 from keras_hybrid.multi_worker import MultiWorkerFit
 from keras_hybrid.recipes import settings
@@ -99,6 +99,8 @@ def fit(
             )
         if end.at:
             raise FloatingPointError(_diverged(*end.at, batches, names_of))
+    elif writes:  # The process may have ended before it drew them.
+        plot(read_rows(directory / "metrics.csv"), directory / "curves.png")
     return checkpoints.skipped
 
 

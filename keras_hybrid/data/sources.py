@@ -164,15 +164,21 @@ class EncodedSource:
         """(Whether it can be read, part of the image, box)."""
 
         def cropped(data):
-            return self._crop(self._read(data), box_of)
+            encoded = self._read(data)
+            return encoded, self._crop(encoded, box_of)
+
+        def decoded(data):
+            # After an error nothing is left of what was read.
+            again = tf.cond(had_no_error, lambda: encoded, lambda: self._read(data))
+            return self._decode(again)
 
         def whole():
-            # Read again: after an error nothing is left of the first attempt.
-            is_image, image = attempt(lambda data: self._decode(self._read(data)), data)
+            is_image, image = attempt(decoded, data)
             box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
             return is_image, cut(image, box), box
 
-        _, (is_cropped, part, box) = attempt(cropped, data)
+        had_no_error, (encoded, crop) = attempt(cropped, data)
+        is_cropped, part, box = crop
         return tf.cond(is_cropped, lambda: (True, part, box), whole)
 
     def _is_image(self, name, data, is_image, image):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from keras_hybrid.data import augment
 from keras_hybrid.data.images import open_images
+from keras_hybrid.data.sources import EncodedSource
 
 CLASSES = "Katze", "犬"
 
@@ -333,3 +334,23 @@ def test_tensorflow_datasets(imagenet2012):
     assert sorted(first) == sorted(second) == expected
     assert first != second
     assert epochs(data.train, 1, 2) == [second]
+
+
+@pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
+def test_an_image_is_read_once(encode):
+    """Of a PNG no crop can be decoded, and the whole comes from what was read for it."""
+    encoded, reads = encode(np.zeros((9, 8, 3), "uint8")).numpy(), []
+
+    def contents(name):
+        reads.append(name)
+        return encoded
+
+    def read(name):
+        return tf.ensure_shape(tf.numpy_function(contents, [name], "string"), ())
+
+    source = EncodedSource(
+        lambda seed: tf.data.Dataset.from_tensors((b"name", b"data", 0)), 1, read
+    )
+    (batch,) = source.batches(1, augment.resize_center_crop(8))
+    assert batch[0].shape == (1, 8, 8, 3)
+    assert reads == [b"data"]

@@ -102,10 +102,12 @@ def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eage
         with pytest.raises(ZeroDivisionError):
             imagenet.main(config(files, tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "curves.png").unlink()  # as if killed before
     monkeypatch.setattr(run, "TransferCurves", None)  # nothing is left to train
     results = imagenet.main(config(files, f"{tmp_path}/there/"))
     assert results["training_seconds"] > 0
     assert len(read_rows(tmp_path / "there" / "metrics.csv")) == 2
+    assert (tmp_path / "there" / "curves.png").exists()
 
 
 def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch, eager):
