@@ -17,6 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 _IMAGES, _FILE, _REFUSAL = "images.npy", "int8.tflite", "refusal.txt"
+# By the file, since importing the package would import Keras. TensorFlow would import it
+# as well, and JAX where it is installed, and converts without them: half of the time.
+_CHILD = """
+import gc, runpy, sys
+gc.disable()
+sys.modules.update(jax=None, keras=None)
+runpy.run_path(sys.argv[1])["_main"](*sys.argv[2:])
+"""
 
 
 def convert(saved_model, quantization=None):
@@ -49,10 +57,8 @@ def convert_to_int8(saved_model, images):
     """
     with tempfile.TemporaryDirectory() as directory:
         np.save(os.path.join(directory, _IMAGES), images)
-        # By the file, since importing the package would import all of Keras.
-        main = "import runpy, sys; runpy.run_path(sys.argv[1])['_main'](*sys.argv[2:])"
         arguments = __file__, os.fspath(saved_model), directory
-        command = [sys.executable, "-c", main, *arguments]
+        command = [sys.executable, "-c", _CHILD, *arguments]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # no GPU's memory
         process = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-WIDTHS = 4, 6, 8, 10
+WIDTHS, BLOCKS = (4, 6, 8, 10), (3, 4, 6, 3)
 
 
-def state_dict(widths=WIDTHS, seed=0):
+def state_dict(widths=WIDTHS, seed=0, blocks=BLOCKS):
     """Random weights in torchvision's layout: 320 keys, those of the top included."""
     generator = np.random.default_rng(seed)
     weights = {}
@@ -29,7 +29,7 @@ def state_dict(widths=WIDTHS, seed=0):
     convolution("conv1", widths[0], 3, 7)
     norm("bn1", widths[0])
     into = widths[0]
-    for stage, (width, count) in enumerate(zip(widths, (3, 4, 6, 3)), start=1):
+    for stage, (width, count) in enumerate(zip(widths, blocks), start=1):
         for block in range(count):
             name = f"layer{stage}.{block}"
             convolution(f"{name}.conv1", width, into, 1)

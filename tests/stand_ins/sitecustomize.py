@@ -4,8 +4,8 @@ Python imports it in every process that has this folder on its PYTHONPATH. All e
 package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
-- ResNets have no more than three blocks a stage: a ResNet-101 has 12 in place of 33. In
-  commands they have a quarter of their channels; in code all, since docstrings show them.
+- ResNets have one block a stage and a quarter of their channels in commands; in code up
+  to three blocks and all channels, since docstrings show them.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Embedded data sets are of a few drawn streets.
@@ -21,7 +21,7 @@ import importlib.util
 import os
 import sys
 
-_NARROWER = 4 if "-m" in sys.orig_argv else 1
+_NARROWER, _BLOCKS = (4, 1) if "-m" in sys.orig_argv else (1, 3)
 
 
 def _keras(keras):
@@ -42,7 +42,7 @@ def _keras(keras):
         return fit(self, *args, epochs=epochs, initial_epoch=initial_epoch, **kwargs)
 
     def stack_few(x, filters, blocks, **kwargs):
-        return stack(x, filters // _NARROWER, min(blocks, 3), **kwargs)
+        return stack(x, filters // _NARROWER, min(blocks, _BLOCKS), **kwargs)
 
     resnet.stack_residual_blocks_v1 = stack_few
     if keras.backend.backend() == "tensorflow":
@@ -57,6 +57,7 @@ def _torch_resnet50(module):
     *others, widths = module.resnet50.__defaults__
     widths = tuple(width // _NARROWER for width in widths)
     module.resnet50.__defaults__ = *others, widths
+    module._BLOCKS = tuple(min(count, _BLOCKS) for count in module._BLOCKS)
 
 
 def _streets(streets):
