@@ -58,9 +58,9 @@ def crop_box(image_size, seed):
     fits = tf.reduce_all((sizes >= 1) & (sizes <= image_size), axis=1)
 
     def first():
-        index = tf.argmax(fits)
-        corner = tf.floor(place[index] * (image_size - sizes[index] + 1))
-        return tf.concat([corner, sizes[index]], axis=0)
+        chosen = tf.gather(tf.concat([place, sizes], axis=1), tf.argmax(fits))
+        corner = tf.floor(chosen[:2] * (image_size - chosen[2:] + 1))
+        return tf.concat([corner, chosen[2:]], axis=0)
 
     def middle():
         largest = _largest_box(image_size)

@@ -33,13 +33,15 @@ def decode_image(encoded):
     image = tf.cond(
         tf.io.is_jpeg(encoded) | is_png,
         lambda: _by_tensorflow(encoded, is_png),
-        lambda: tf.numpy_function(_by_pillow, [encoded], "uint8", stateful=False),
+        lambda: of_bytes(_by_pillow, encoded, "uint8"),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def crop_image(encoded, box_of):
-    """What a box has of the image that `decode_image` returns, without the rest of it.
+def decode_part(encoded, box_of):
+    """What a box has of the image that `decode_image` returns.
+
+    Of a JPEG that `can_be_cropped`, no more than that is decoded.
 
     Args:
         encoded: A string tensor.
@@ -47,21 +49,26 @@ def crop_image(encoded, box_of):
             `Transform`.
 
     Returns:
-        (False where the whole image has to be decoded, uint8 (h, w, 3), the box).
+        (uint8 (h, w, 3), the box).
 
     Raises:
         tf.errors.OpError: It cannot be decoded.
     """
 
-    def jpeg():
+    def part():
         size = tf.io.extract_jpeg_shape(encoded)[:2]
         box = box_of(size)
-        return True, crop_jpeg(encoded, size, box), box
+        return crop_jpeg(encoded, size, box), box
 
-    def other():
-        return False, tf.zeros((0, 0, 3), "uint8"), tf.zeros((4,), "int32")
+    return tf.cond(
+        can_be_cropped(encoded), part, lambda: part_of(decode_image(encoded), box_of)
+    )
 
-    return tf.cond(can_be_cropped(encoded), jpeg, other)
+
+def part_of(image, box_of):
+    """What a box has of an image, or of several of one size: (pixels, the box)."""
+    box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
+    return cut(image, box), box
 
 
 def can_be_cropped(encoded):
@@ -115,9 +122,20 @@ def _orientation(encoded, is_png):
     head = tf.strings.substr(encoded, 0, _HEAD)
     return tf.cond(
         is_png | tf.strings.regex_full_match(head, MARKED),
-        lambda: tf.numpy_function(_by_marks, [encoded], "int32", stateful=False),
+        lambda: of_bytes(_by_marks, encoded, "int32"),
         lambda: 1,
     )
+
+
+def of_bytes(function, encoded, dtype):
+    """What a function of bytes returns, of a string tensor."""
+
+    def of_numpy(encoded):
+        # An array of objects where TensorFlow is eager.
+        return function(np.asarray(encoded, object).item())
+
+    encoded = tf.convert_to_tensor(encoded)
+    return tf.numpy_function(of_numpy, [encoded], dtype, stateful=False)
 
 
 def _by_pillow(encoded):
@@ -126,7 +144,6 @@ def _by_pillow(encoded):
 
 
 def _by_marks(encoded):
-    encoded = bytes(encoded)  # an array where TensorFlow is eager
     if not any(mark in encoded for mark in _MARKS):
         return np.int32(1)  # Pillow would decode all of a PNG to find that out
     try:

@@ -13,19 +13,36 @@ _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follo
 _GREY_8_BITS = b"\x08\0"  # and then this
 
 
-def crop_pair(pair, class_of, box_of):
+def decode_part_of_pair(pair, class_of, box_of):
     """What a box has of the image and the classes that `decode_pair` returns.
-
-    Of the usual JPEG or PNG with the usual label map; of a JPEG no more is decoded.
 
     Args:
         pair: Encoded image and label map, strings (2,).
         class_of: As of `decode_pair`.
-        box_of: As of `crop_image`.
+        box_of: As of `decoding.decode_part`.
 
     Returns:
-        (False for other images, or labels that are unknown; (uint8 (h, w, 3), uint8
-        (h, w)); the box).
+        ((uint8 (h, w, 3), uint8 (h, w)), the box).
+
+    Raises:
+        tf.errors.OpError: They cannot be decoded, or do not belong together.
+    """
+    is_cropped, parts, box = crop_pair(pair, class_of, box_of)
+    return tf.cond(
+        is_cropped,
+        lambda: (parts, box),
+        lambda: decoding.part_of(decode_whole_pair(pair, class_of), box_of),
+    )
+
+
+def crop_pair(pair, class_of, box_of):
+    """`decode_part_of_pair` of the usual JPEG or PNG with the usual label map.
+
+    Of a JPEG no more than the box is decoded.
+
+    Returns:
+        (False for other images, or labels that are unknown; what
+        `decode_part_of_pair` returns).
 
     Raises:
         tf.errors.OpError: One of the two cannot be decoded.
@@ -96,11 +113,8 @@ def _crop_classes(label_map, class_of, box):
 
 
 def _classes_by_pillow(label_map, class_of):
-    classes = tf.numpy_function(
-        lambda encoded: classes_of(decode_labels(encoded), class_of),
-        [label_map],
-        "uint8",
-        stateful=False,
+    classes = decoding.of_bytes(
+        lambda encoded: classes_of(decode_labels(encoded), class_of), label_map, "uint8"
     )
     return tf.ensure_shape(classes, (None, None))
 

@@ -11,10 +11,9 @@ from absl import logging
 
 from keras_hybrid.data.decoding_pairs import (
     classes_of,
-    crop_pair,
     decode_labels,
     decode_pair,
-    decode_whole_pair,
+    decode_part_of_pair,
 )
 from keras_hybrid.data.folders import images_in
 from keras_hybrid.data.sources import ArraySource, EncodedSource
@@ -145,13 +144,10 @@ def source_of_encoded(
         shown: As of `LabelMapSource`.
     """
 
-    def decode(pair):
-        return decode_whole_pair(pair, class_of)
+    def decode_part(pair, box_of):
+        return decode_part_of_pair(pair, class_of, box_of)
 
-    def crop(pair, box_of):
-        return crop_pair(pair, class_of, box_of)
-
-    source = EncodedSource(examples, size, read, decode, crop)
+    source = EncodedSource(examples, size, read, decode_part)
     return LabelMapSource(source, left_out, shown)
 
 

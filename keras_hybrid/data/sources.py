@@ -29,12 +29,12 @@ import re
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data.attempts import attempt
-from keras_hybrid.data.decoding import crop_image, decode_image
-from keras_hybrid.data.transforms import cut
+from keras_hybrid.data.decoding import decode_part
+from keras_hybrid.data.transforms import whole
 
 # Twice as many images at a time as there are cores: none waits for the slowest image.
 _PARALLEL = {"num_parallel_calls": 2 * os.cpu_count(), "deterministic": True}
+_CHUNK = 64  # encoded images in memory at a time
 # AutoGraph has nothing to convert here, and takes a second to find that out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -98,15 +98,12 @@ class EncodedSource:
         size: Number of examples.
         read: From `data` to what is encoded, both string tensors. Of several encoded
             strings the first is the image.
-        decode: From there to the image, a uint8 (H, W, channels) or a tuple of several.
-        crop: `crop(encoded, box_of)` decodes no more than a part, as `crop_image`.
+        decode_part: As `decoding.decode_part`; the part may be a tuple of several.
     """
 
-    def __init__(
-        self, examples, size, read=tf.identity, decode=decode_image, crop=crop_image
-    ):
+    def __init__(self, examples, size, read=tf.identity, decode_part=decode_part):
         self._examples, self._size = examples, size
-        self._read, self._decode, self._crop = read, decode, crop
+        self._read, self._decode_part = read, decode_part
         self.skipped = []
 
     def __len__(self):
@@ -143,72 +140,69 @@ class EncodedSource:
         return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
     def _load(self, examples, transform, seed):
-        def load(position, example):
-            name, data, label = example
+        def load(index, position, data, label):
             seeds = tf.stack([seed, position])
-            is_image, part, box = self._part(
-                data, lambda size: transform.box(size, label, seeds)
+            part, box = self._decode_part(
+                self._read(data), lambda size: transform.box(size, label, seeds)
             )
-            return name, data, is_image, (part, box, label, seeds)
+            return index, (part, box, label, seeds)
 
-        def finish(name, data, is_image, image):
+        def readable(positions, examples):
+            """Those of a chunk."""
+            names, data, labels = examples
+            count = tf.size(positions, "int64")
+            chunk = tf.range(count), positions, data, labels
+            loaded = tf.data.Dataset.from_tensor_slices(chunk).map(load, **_PARALLEL)
+            # TensorFlow leaves out what fails, which a gap in the indices tells.
+            loaded = loaded.ignore_errors().concatenate(_end(count, loaded.element_spec))
+
+            def skip_gap(expected, element):
+                index, image = element
+                gap = names[expected:index], data[expected:index]
+                is_named = tf.cond(
+                    index > expected,
+                    lambda: tf.ensure_shape(tf.py_function(self._skip, gap, "bool"), ()),
+                    lambda: True,
+                )
+                return index + 1, (is_named & (index < count), image)
+
+            named = loaded.scan(tf.constant(0, "int64"), skip_gap)
+            return named.filter(lambda is_image, image: is_image)
+
+        def finish(is_image, image):
             return transform.finish(*image)
 
-        return (
-            examples.map(load, **_PARALLEL)
-            .filter(self._is_image)
-            .map(finish, **_PARALLEL)
-        )
+        return examples.batch(_CHUNK).flat_map(readable).map(finish, **_PARALLEL)
 
-    def _part(self, data, box_of):
-        """(Whether it can be read, part of the image, box)."""
-
-        def cropped(data):
-            encoded = self._read(data)
-            return encoded, self._crop(encoded, box_of)
-
-        def decoded(data):
-            # After an error nothing is left of what was read.
-            again = tf.cond(had_no_error, lambda: encoded, lambda: self._read(data))
-            return self._decode(again)
-
-        def whole():
-            is_image, image = attempt(decoded, data)
-            box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
-            return is_image, cut(image, box), box
-
-        had_no_error, (encoded, crop) = attempt(cropped, data)
-        is_cropped, part, box = crop
-        return tf.cond(is_cropped, lambda: (True, part, box), whole)
-
-    def _is_image(self, name, data, is_image, image):
-        del image
-        return tf.cond(
-            is_image,
-            lambda: True,
-            lambda: tf.ensure_shape(tf.py_function(self._skip, (name, data), "bool"), ()),
-        )
-
-    def _skip(self, name, data):
-        """Notes the image as skipped; returns False."""
-        name = name.numpy().decode(errors="surrogateescape")
-        if name not in self.skipped:
-            self.skipped.append(name)
-            logging.warning("Skipping image %s: %s", name, self._failure(data))
+    def _skip(self, names, data):
+        """Notes images as skipped; returns True."""
+        for name, one in zip(names.numpy(), data):
+            name = name.decode(errors="surrogateescape")
+            if name not in self.skipped:
+                self.skipped.append(name)
+                logging.warning("Skipping image %s: %s", name, self._failure(one))
         if 2 * len(self.skipped) > len(self):
             raise ValueError(
                 f"More than half of the {len(self)} images cannot be read, the first of "
                 f"them {self.skipped[0]}. Are they JPEG, PNG or the like?"
             )
-        return False
+        return True
 
     def _failure(self, data):
         try:
-            self._decode(self._read(data))
+            self._decode_part(self._read(data), lambda size: whole(size, None, None))
         except (tf.errors.OpError, ValueError, OSError) as error:
             message = getattr(error, "message", str(error))
             return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
         return "only the second attempt succeeded"
+
+
+def _end(index, spec):
+    """One more element of a specification (index, anything): zeros with this index."""
+    zeros = tf.nest.map_structure(
+        lambda one: tf.zeros([size or 0 for size in one.shape], one.dtype), spec[1]
+    )
+    return tf.data.Dataset.from_tensors((index, zeros))
 
 
 def _epochs(images_of, batch_size, size, seed, epochs, context):

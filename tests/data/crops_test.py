@@ -9,8 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_hybrid.data import decoding
-from keras_hybrid.data.attempts import attempt
-from keras_hybrid.data.decoding_pairs import crop_pair, decode_labels, decode_pair
+from keras_hybrid.data.decoding_pairs import (
+    crop_pair,
+    decode_labels,
+    decode_pair,
+    decode_part_of_pair,
+)
 
 CLASS_OF = np.append(np.arange(40), [-1] * 215 + [255]).astype("int16")
 # Top, left, height and width, as parts of the image's: all, within, a corner of a pixel,
@@ -83,14 +87,17 @@ def in_a_graph(crop, shape):
             corner = tf.cast(pixels[:2], "int32")
             return tf.concat([corner, tf.cast(tf.math.ceil(pixels[2:]), "int32")], 0)
 
-        return attempt(lambda data: crop(data, box_of), data)[1]
+        return crop(data, box_of)
 
     signature = tf.TensorSpec(shape, "string"), tf.TensorSpec((4,))
     return tf.function(crop_box, input_signature=signature)
 
 
-CROP = in_a_graph(decoding.crop_image, ())
+PART = in_a_graph(decoding.decode_part, ())
 CROP_PAIR = in_a_graph(lambda pair, box_of: crop_pair(pair, CLASS_OF, box_of), (2,))
+PART_OF_PAIR = in_a_graph(
+    lambda pair, box_of: decode_part_of_pair(pair, CLASS_OF, box_of), (2,)
+)
 WHOLE = tf.function(decoding.decode_image, input_signature=[tf.TensorSpec((), "string")])
 
 
@@ -101,22 +108,22 @@ def place(box):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crop_of_an_image(kind):
-    """Of a JPEG that is upright and has its end."""
+    """Without the rest of it of a JPEG that is upright and has its end."""
     whole = WHOLE(KINDS[kind]).numpy()
+    is_cropped = decoding.can_be_cropped(KINDS[kind])
+    assert is_cropped == (kind not in (*WHOLE_IS_NEEDED, *PNGS, "turned PNG"))
     for box in BOXES:
-        is_cropped, part, pixels = CROP(KINDS[kind], box)
-        assert is_cropped == (kind not in (*WHOLE_IS_NEEDED, *PNGS, "turned PNG"))
-        if is_cropped:
-            assert min(part.shape) > 0
-            np.testing.assert_array_equal(part, whole[place(pixels)])
+        part, pixels = PART(KINDS[kind], box)
+        assert min(part.shape) > 0
+        np.testing.assert_array_equal(part, whole[place(pixels)])
 
 
 @pytest.mark.parametrize("missing", [2, 40, 2000])
 def test_no_crop_of_a_jpeg_without_its_end(missing):
     """Not even one that lies above what is missing."""
     data = encoded(picture())[:-missing]
+    assert not decoding.can_be_cropped(data)
     for box in BOXES:
-        assert not CROP(data, box)[0]
         assert not CROP_PAIR((data, LABEL_MAPS["grey PNG"]), box)[0]
 
 
@@ -124,7 +131,9 @@ def test_a_jpeg_that_cannot_be_decoded():
     """Its end says no more than that it has one."""
     whole = encoded(picture(), progressive=True)
     data = whole[: whole.index(b"\xff\xda")] + b"\xff\xd9"
-    assert not any(CROP(data, box)[0] for box in BOXES)
+    for box in BOXES:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="JPEG"):
+            PART(data, box)
 
 
 LABELS = np.random.default_rng(1).integers(0, 40, (37, 53), dtype="uint8")
@@ -148,11 +157,11 @@ def test_a_crop_of_a_pair(kind, label_map):
     whole = decode_pair(*pair, CLASS_OF)
     others = *WHOLE_IS_NEEDED, "turned PNG", "CMYK"
     for box in BOXES:
-        is_cropped, (image, classes), pixels = CROP_PAIR(pair, box)
+        is_cropped, *_ = CROP_PAIR(pair, box)
         assert is_cropped == (kind not in others and label_map != "TIFF")
-        if is_cropped:
-            np.testing.assert_array_equal(image, whole[..., :3][place(pixels)])
-            np.testing.assert_array_equal(classes, whole[..., 3][place(pixels)])
+        (image, classes), pixels = PART_OF_PAIR(pair, box)
+        np.testing.assert_array_equal(image, whole[..., :3][place(pixels)])
+        np.testing.assert_array_equal(classes, whole[..., 3][place(pixels)])
 
 
 @pytest.mark.parametrize(
@@ -166,4 +175,6 @@ def test_labels_that_do_not_belong_to_the_image(labels, mode):
         image.putpalette([*range(256)] * 3)
     pair = KINDS["4:2:0"], encoded(image, "PNG")
     assert decode_labels(pair[1]).shape == labels.shape
-    assert not any(CROP_PAIR(pair, box)[0] for box in BOXES)
+    for box in BOXES:
+        with pytest.raises(tf.errors.OpError):
+            PART_OF_PAIR(pair, box)

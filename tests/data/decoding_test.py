@@ -62,6 +62,15 @@ def test_orientation(orientation):
         assert_upright(encoded(shown, "PNG"), 2 if kind == "JPEG" else 0)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_orientation_of_a_tensor(kind):
+    """Which TensorFlow hands to Python as an array of objects where it is eager."""
+    stored = np.ascontiguousarray(STORED[6])
+    data = tf.constant(encoded(stored, kind, quality=95, exif=exif(6)))
+    difference = np.int32(decoding.decode_image(data)) - UPRIGHT
+    assert np.abs(difference).mean() <= 2
+
+
 def test_orientation_in_a_graph_and_behind_a_profile():
     """An EXIF segment may follow others."""
     stored = np.ascontiguousarray(STORED[6])
