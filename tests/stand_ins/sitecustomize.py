@@ -9,8 +9,8 @@ package's own and Keras's own:
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Embedded data sets are of a few drawn streets.
-- `fit` stops after one epoch, and TensorFlow runs functions as they are: that one step is
-  done before its graph would have been traced.
+- `fit` stops after one epoch, and TensorFlow runs functions and ops as they are: that one
+  step is done before its graph would have been traced.
 - Of each table of the study there is the first row, at a seed at which it has been run.
 """
 
@@ -48,7 +48,10 @@ def _keras(keras):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        import plain_eager
+
         tf.config.run_functions_eagerly(True)
+        plain_eager.switch_on()
     file_utils.get_file = lambda *args, **kwargs: weights
     keras.Model.load_weights, keras.Model.fit = load_downloaded, fit_one_epoch
 
