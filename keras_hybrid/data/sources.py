@@ -172,7 +172,9 @@ class EncodedSource:
         def finish(is_image, image):
             return transform.finish(*image)
 
-        return examples.batch(_CHUNK).flat_map(readable).map(finish, **_PARALLEL)
+        # Records are read while those before them are decoded.
+        chunks = examples.batch(_CHUNK).prefetch(1)
+        return chunks.flat_map(readable).map(finish, **_PARALLEL)
 
     def _skip(self, names, data):
         """Notes images as skipped; returns True."""
