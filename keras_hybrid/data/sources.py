@@ -158,12 +158,12 @@ class EncodedSource:
 
             def skip_gap(expected, element):
                 index, image = element
-                gap = names[expected:index], data[expected:index]
-                is_named = tf.cond(
-                    index > expected,
-                    lambda: tf.ensure_shape(tf.py_function(self._skip, gap, "bool"), ()),
-                    lambda: True,
-                )
+
+                def skip():
+                    gap = names[expected:index], data[expected:index]
+                    return tf.ensure_shape(tf.py_function(self._skip, gap, "bool"), ())
+
+                is_named = tf.cond(index > expected, skip, lambda: True)
                 return index + 1, (is_named & (index < count), image)
 
             named = loaded.scan(tf.constant(0, "int64"), skip_gap)
