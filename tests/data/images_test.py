@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_hybrid.data import augment
+from keras_hybrid.data import augment, sources
 from keras_hybrid.data.images import open_images
 from keras_hybrid.data.sources import EncodedSource
 
@@ -354,3 +354,20 @@ def test_an_image_is_read_once(encode):
     (batch,) = source.batches(1, augment.resize_center_crop(8))
     assert batch[0].shape == (1, 8, 8, 3)
     assert reads == [b"data"]
+
+
+def test_broken_images_within_and_across_chunks(monkeypatch):
+    """At the end of a chunk, all of the next one, and the last of all."""
+    monkeypatch.setattr(sources, "_CHUNK", 2)
+    broken = 1, 2, 3, 8
+    encoded = [tf.io.encode_png(np.full((8, 8, 3), i, "uint8")).numpy() for i in range(9)]
+    data = [b"" if i in broken else one for i, one in enumerate(encoded)]
+    names = [b"%d" % i for i in range(9)]
+    examples = tf.data.Dataset.from_tensor_slices((names, data, range(9)))
+    source = EncodedSource(lambda seed: examples, 9)
+    batches = [*source.batches(4, augment.as_is(8))]
+    labels = np.concatenate([labels for _, labels in batches])
+    np.testing.assert_array_equal(labels, [0, 4, 5, 6, 7])
+    shades = np.concatenate([images for images, _ in batches])[:, 0, 0, 0]
+    np.testing.assert_array_equal(shades, labels)
+    assert source.skipped == ["1", "2", "3", "8"]
