@@ -148,12 +148,12 @@ class EncodedSource:
             return index, (part, box, label, seeds)
 
         def readable(positions, examples):
-            """Those of a chunk."""
+            """The images of one chunk that can be read."""
             names, data, labels = examples
             count = tf.size(positions, "int64")
             chunk = tf.range(count), positions, data, labels
             loaded = tf.data.Dataset.from_tensor_slices(chunk).map(load, **_PARALLEL)
-            # TensorFlow leaves out what fails, which a gap in the indices tells.
+            # TensorFlow drops what fails without a word; a gap in the indices shows it.
             loaded = loaded.ignore_errors().concatenate(_end(count, loaded.element_spec))
 
             def skip_gap(expected, element):
