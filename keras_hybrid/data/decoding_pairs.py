@@ -11,6 +11,7 @@ UNKNOWN = -1
 
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follow,
 _GREY_8_BITS = b"\x08\0"  # and then this
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # Pillow can do without, TensorFlow cannot
 
 
 def decode_part_of_pair(pair, class_of, box_of):
@@ -81,14 +82,16 @@ def _size_of_jpeg(encoded):
 
 
 def _size_of_png(encoded):
-    """Height and width by its header, int32 (2,); zeros unless it is upright."""
+    """Height and width by its header, int32 (2,); zeros if turned or without its end."""
     begins = tf.strings.substr(encoded, 0, len(_PNG) + 8)
-    is_upright = (
+    length = tf.minimum(tf.strings.length(encoded), len(_PNG_END))
+    is_usual = (
         (tf.strings.length(begins) == len(_PNG) + 8)
         & (tf.strings.substr(begins, 0, len(_PNG)) == _PNG)
+        & (tf.strings.substr(encoded, -length, length) == _PNG_END)
         & tf.logical_not(tf.strings.regex_full_match(encoded, decoding.MARKED))
     )
-    size = tf.strings.substr(tf.where(is_upright, begins, _PNG + bytes(8)), len(_PNG), 8)
+    size = tf.strings.substr(tf.where(is_usual, begins, _PNG + bytes(8)), len(_PNG), 8)
     width_height = tf.io.decode_raw(size, "int32", little_endian=False)
     return tf.ensure_shape(width_height[::-1], (2,))
 

@@ -34,7 +34,7 @@ from keras_hybrid.data.transforms import whole
 
 # Twice as many images at a time as there are cores: none waits for the slowest image.
 _PARALLEL = {"num_parallel_calls": 2 * os.cpu_count(), "deterministic": True}
-_CHUNK = 64  # encoded images in memory at a time
+_CHUNK = 64  # examples whose gaps are looked for together
 # AutoGraph has nothing to convert here, and takes a second to find that out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
