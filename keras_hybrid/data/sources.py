@@ -32,8 +32,10 @@ from absl import logging
 from keras_hybrid.data.decoding import decode_part
 from keras_hybrid.data.transforms import whole
 
-# Twice as many images at a time as there are cores: none waits for the slowest image.
-_PARALLEL = {"num_parallel_calls": 2 * os.cpu_count(), "deterministic": True}
+# Twice as many images at a time as there are cores, in threads of their own: none waits
+# for the slowest image, nor for one of TensorFlow's threads, of which there are few.
+_AT_A_TIME = 2 * os.cpu_count()
+_PARALLEL = {"num_parallel_calls": _AT_A_TIME, "deterministic": True}
 _CHUNK = 64  # examples whose gaps are looked for together
 # AutoGraph has nothing to convert here, and takes a second to find that out.
 _without_autograph = tf.autograph.experimental.do_not_convert
@@ -254,6 +256,7 @@ def _shared(batches):
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.threading.private_threadpool_size = _AT_A_TIME
     policy = tf.data.experimental.AutoShardPolicy.DATA
     options.experimental_distribute.auto_shard_policy = policy
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
