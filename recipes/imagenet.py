@@ -11,7 +11,7 @@ Paper: top-1 71.39 with the teacher, 68.87 without. Ours: not yet measured. The 
 CIFAR-10 in docs/results.md. Without --data_dir it runs on drawn street crops, a stand-in
 for trying it out, and evidence of nothing:
 
-    python -m keras_hybrid.recipes.imagenet --workdir=runs/first --epochs=8 \
+    python -m keras_hybrid.recipes.imagenet --workdir=runs/first --epochs=6 \
         --batch_size=64 --balance=dynamic --export=tflite
 """
 
