@@ -15,7 +15,7 @@ Paper: MR^-2 of 16.19 on the reasonable subset, 21.12 small, 64.11 heavily occlu
 all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured. The same
 on CamVid in docs/results.md. Without --data_dir it runs on drawn streets by day, taught
 by a network that knows people's joints at dusk; a stand-in for trying it out, and
-evidence of nothing. It takes 6 minutes on two cores, its teacher included:
+evidence of nothing. It takes 6 to 10 minutes on two cores, its teacher included:
 
     python -m keras_hybrid.recipes.citypersons --export=tflite
 """

@@ -250,9 +250,10 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
 def _shared(batches):
     """Machines share them image by image, so that together they see the batches of one.
 
-    By default they would share the files of a data set that is read from files. Nor does
-    TensorFlow tune anything: in TensorFlow 2.21 the thread that does makes the next
-    evaluation wait for as much as the whole epoch took.
+    By default they would share the files of a data set that is read from files. The
+    threads are those of this pipeline alone. Nor does TensorFlow tune anything: in
+    TensorFlow 2.21 the thread that does makes the next evaluation wait for as much as the
+    whole epoch took.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
