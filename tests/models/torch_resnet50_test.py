@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from keras import layers
 
 from keras_hybrid import find_stages
 from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
@@ -86,6 +87,17 @@ def test_strides_are_those_of_the_field():
     assert [s.stride for s in find_stages(resnet50(widths=WIDTHS))] == [2, 4, 8, 16, 32]
     pose = resnet50(max_pool=False, widths=WIDTHS)
     assert [s.stride for s in find_stages(pose)] == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(("blocks", "depth"), [((3, 4, 6, 3), 50), ((2, 2, 2, 2), 26)])
+def test_depth_is_of_convolutions_one_after_another_and_a_classifier(blocks, depth):
+    network = resnet50(widths=(2, 2, 2, 2), blocks=blocks)
+    convolutions = [x.name for x in network.layers if isinstance(x, layers.Conv2D)]
+    shortcuts = [name for name in convolutions if "downsample" in name]
+    assert len(convolutions) - len(shortcuts) + 1 == depth
+    assert len(shortcuts) == 4
+    assert network.name == f"resnet{depth}_v1_5"
+    assert [s.stride for s in find_stages(network)] == [2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("newer", [True, False])

@@ -57,10 +57,10 @@ def _keras(keras):
 
 
 def _torch_resnet50(module):
-    *others, widths = module.resnet50.__defaults__
+    *others, widths, blocks = module.resnet50.__defaults__
     widths = tuple(width // _NARROWER for width in widths)
-    module.resnet50.__defaults__ = *others, widths
-    module._BLOCKS = tuple(min(count, _BLOCKS) for count in module._BLOCKS)
+    blocks = tuple(min(count, _BLOCKS) for count in blocks)
+    module.resnet50.__defaults__ = *others, widths, blocks
 
 
 def _streets(streets):
