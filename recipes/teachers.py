@@ -1,5 +1,6 @@
 """The embedded world's teachers, trained on first use and then cached."""
 
+import math
 import os
 import pathlib
 
@@ -94,7 +95,7 @@ def pose_network():
         marks = keras.layers.Conv2D(len(streets.KEYPOINTS), 1, name="joints")
         trained = run.Alone(features.input, marks(features.output))
         batch_size, epochs = 16, 3
-        steps = epochs * (len(images) // batch_size)
+        steps = epochs * math.ceil(len(images) / batch_size)
         trained.compile(_optimizer(steps, 1e-3), loss=_joint_loss)
         trained.fit(images, joints, batch_size=batch_size, epochs=epochs)
         return features
