@@ -54,8 +54,8 @@ def main():
         print(f"Left alone: {epochs_done(alone)} epochs in {seconds:.0f} s", flush=True)
         for kill in range(options.kills):
             process = start(killed)
-            # On average ten of them take less than the whole run.
-            moment = rng.uniform(0, seconds / 6)
+            # Late enough for an epoch or two, and ten of them within the run.
+            moment = rng.uniform(0, seconds / 5)
             time.sleep(moment)
             process.kill()
             status = process.wait()
