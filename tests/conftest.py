@@ -3,11 +3,10 @@
 import functools
 import gc
 import inspect
-import os
 
-# As in `keras_hybrid`, which is not the first here to import TensorFlow.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
 
+# isort: split
 import keras
 import pytest
 import tensorflow as tf
