@@ -20,6 +20,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+# Graphs run as they are written, as in the recipes on a CPU: to rewrite one takes longer
+# than the few steps of a test.
+_AS_WRITTEN = {"disable_meta_optimizer": True}
+tf.config.optimizer.set_experimental_options(_AS_WRITTEN)
 
 
 # Files that take minutes, the longest first: xdist gives them out in this order, and its
@@ -52,6 +56,14 @@ def seeded():
     forget_custom_gradients()
     keras.backend.clear_session()
     gc.freeze()  # The next one need not look for garbage in what has stayed.
+
+
+@pytest.fixture
+def rewriting():
+    """TensorFlow rewrites graphs, as it does in a `fit` outside of the recipes."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options(_AS_WRITTEN)
 
 
 def forget_custom_gradients():

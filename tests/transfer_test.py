@@ -74,7 +74,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("alpha", [None, 0.7])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_step_is_equations_1_and_2(pair, alpha, shallow):
+def test_step_is_equations_1_and_2(pair, alpha, shallow, rewriting):
     # In float32 the gradients of networks this deep are 6e-4 apart from noise alone.
     keras.config.set_dtype_policy("float64")
     teacher, student, sizes = pair()

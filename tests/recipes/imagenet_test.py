@@ -73,7 +73,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path, narrow):
+def test_mixed_precision(files, tmp_path, narrow, rewriting):
     settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
     results = imagenet.main(config(files, tmp_path, **settings))
     student = keras.saving.load_model(tmp_path / "student.keras")
