@@ -218,12 +218,12 @@ def test_a_machine_that_is_killed(files, tmp_path):
         assert first.poll() is None
         time.sleep(0.1)
     second.kill()
+    imagenet.main(alone)  # while the first one waits for it
     _, stderr = first.communicate()
     assert first.returncode == 1
     assert "Another machine of TF_CONFIG is gone. Start all again." in stderr
     assert "Traceback" not in stderr
     second.communicate()
-    imagenet.main(alone)
     for process in start():
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
