@@ -33,10 +33,7 @@ import tensorflow as tf
 from absl import app
 from etils import eapp
 
-from keras_hybrid.data import augment, augment_boxes, augment_maps
-from keras_hybrid.data.images import open_images
-from keras_hybrid.data.pedestrians import open_pedestrians
-from keras_hybrid.data.segmentation import open_label_maps
+from keras_hybrid.data import classification, detection, segmentation
 
 OURS, WHOLE, CROP = "keras_hybrid", "by hand, whole images", "by hand, crop first"
 
@@ -69,8 +66,10 @@ def class_folders(config, folder):
             files, np.int32(labels), crop, 32, crop_first, config.antialias
         )
 
-    transform = augment.random_resized_crop_flip(crop)
-    ours = open_images(folder).train.training_batches(32, transform, 0, range(1))
+    transform = classification.augment.random_resized_crop_flip(crop)
+    ours = classification.open_dataset(folder).train.training_batches(
+        32, transform, 0, range(1)
+    )
     return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
 
 
@@ -87,8 +86,10 @@ def label_maps(config, folder):
             files, maps, class_of, crop, 8, crop_first, config.antialias
         )
 
-    transform = augment_maps.random_scale_crop_flip(crop)
-    ours = open_label_maps(folder).train.training_batches(8, transform, 0, range(1))
+    transform = segmentation.augment.random_scale_crop_flip(crop)
+    ours = segmentation.open_dataset(folder).train.training_batches(
+        8, transform, 0, range(1)
+    )
     return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
 
 
@@ -108,8 +109,8 @@ def boxes(config, folder):
             files, corners, crop, 8, crop_first, config.antialias
         )
 
-    transform = augment_boxes.random_scale_crop_flip(crop)
-    source = open_pedestrians(folder, min_height=1).train
+    transform = detection.augment.random_scale_crop_flip(crop)
+    source = detection.open_dataset(folder, min_height=1).train
     ours = source.training_batches(8, transform, 0, range(1))
     return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
 

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from keras_hybrid.data import augment_boxes
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.data import detection
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.recipes import embedded, networks
 
 _STEPS = {"MobileNet": 300, "ResNet50": 400}
@@ -25,7 +25,7 @@ _SCORE, _IOU = 0.5, 0.5
 
 def main():
     data = embedded.streets_with_people("day", training_images=4, test_images=1)
-    images, truth = next(iter(data.train.batches(4, augment_boxes.enlarged(1.0, 32))))
+    images, truth = next(iter(data.train.batches(4, detection.augment.enlarged(1.0, 32))))
     truth = {name: truth[name] for name in ("boxes", "labels")}
     for name, steps in _STEPS.items():
         keras.utils.set_random_seed(0)

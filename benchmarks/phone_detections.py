@@ -24,7 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.export import to_tflite
 from keras_hybrid.export.detections import pair_up
-from keras_hybrid.models.faster_rcnn import with_detections
+from keras_hybrid.models.detection.faster_rcnn import with_detections
 from keras_hybrid.recipes import citypersons
 
 _IMAGES = 20

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_hybrid import applications
-from keras_hybrid.models.deeplab_v2 import deeplab_v2
-from keras_hybrid.models.dilation import dilate
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
+from keras_hybrid.models.segmentation.dilation import dilate
 from keras_hybrid.recipes import cityscapes
 
 _CLASSES, _STREET_CLASSES = 1000, 19

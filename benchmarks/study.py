@@ -175,7 +175,7 @@ def varied(row):
     """
     import keras
 
-    from keras_hybrid import paths
+    from keras_hybrid.hybrid import paths
     from keras_hybrid.recipes import run
 
     def fit(*args, validation_data=None, **kwargs):
@@ -221,7 +221,7 @@ def adapter_with_norm():
     """`Adapter` with batch normalization, for the ablation; it keeps no averages."""
     import keras
 
-    from keras_hybrid.adapters import Adapter
+    from keras_hybrid.hybrid.adapters import Adapter
 
     class AdapterWithNorm(Adapter):
         def __init__(self, *args, **kwargs):

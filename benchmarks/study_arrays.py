@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from keras_hybrid.metrics import MeanIoU
-from keras_hybrid.models.deeplab_v2 import at_size, with_label_map
+from keras_hybrid.models.segmentation.deeplab_v2 import at_size, with_label_map
 
 _TILES = 25, 40  # rows and columns of small images in a file
 _PADDING = 4  # of small images, in pixels
@@ -91,7 +91,7 @@ class SmallImages:
         }
 
 
-class LabelMaps:
+class SegmentationDataset:
     """For the recipe `cityscapes`: folders as CamVid's, images of one size.
 
     Attributes:

@@ -33,14 +33,15 @@ import study_materials
 import study_people
 import study_plan
 
-from keras_hybrid import HybridTransfer, baselines, staging
-from keras_hybrid.models import anchors
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid import HybridTransfer, baselines
+from keras_hybrid.models.detection import anchors
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
+from keras_hybrid.training import atomic_write
 
 _KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer, FasterRCNN)}
 _DATA = {
     "imagenet": study_arrays.SmallImages,
-    "cityscapes": study_arrays.LabelMaps,
+    "cityscapes": study_arrays.SegmentationDataset,
     "citypersons": study_people.PeopleBoxes,
 }
 _TUNED, _ANCHORS = "tuned.npz", "anchors.npz"
@@ -104,7 +105,7 @@ def pack(table, folder):
         if not images.exists():
             is_small = plan.recipe == "imagenet"
             pack_images = study_arrays.pack_small if is_small else shutil.copytree
-            with staging.staged(images) as new:
+            with atomic_write.staged(images) as new:
                 pack_images(config.data_dir, new)
     if plan.recipe == "citypersons":  # the same for all rows
         study_people.pack_people(config, *data, images)

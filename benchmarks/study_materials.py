@@ -11,8 +11,9 @@ from study_plan import (
     RANDOM_TEACHER,
 )
 
-from keras_hybrid import applications, staging
+from keras_hybrid import applications
 from keras_hybrid.recipes.workdir import save_model
+from keras_hybrid.training import atomic_write
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
@@ -97,5 +98,5 @@ def split_cifar10(path, work):
         ("cifar10_validation", 5000, validation),
     ):
         chosen = np.arange(5000) % count
-        with staging.staged(work / f"{name}.npz") as new, open(new, "wb") as file:
+        with atomic_write.staged(work / f"{name}.npz") as new, open(new, "wb") as file:
             np.savez(file, x_train=x[chosen], y_train=y[chosen], **tested)

@@ -13,7 +13,7 @@ from PIL import Image
 from study_arrays import MULTIPLE, batches
 
 from keras_hybrid.metrics import Subset, log_average_miss_rate
-from keras_hybrid.models.faster_rcnn import with_detections
+from keras_hybrid.models.detection.faster_rcnn import with_detections
 
 _FILE = "people.json"
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.student import float32_student, forward, image_input
-from keras_hybrid.staging import staged
+from keras_hybrid.training.atomic_write import staged
 
 # Where the student takes any height and width, it is checked at this one.
 CHECKED_SIZE = 224

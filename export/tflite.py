@@ -19,7 +19,7 @@ from keras_hybrid.export.metadata import label_names, with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
 from keras_hybrid.export.student import float32_student, forward, image_input
-from keras_hybrid.staging import staged
+from keras_hybrid.training.atomic_write import staged
 
 QUANTIZATIONS = None, "float16", "dynamic", "int8"
 # Scaled error at which no closer file is tried. On a thousand images it comes out at

@@ -7,8 +7,8 @@ import time
 
 import keras
 
-from keras_hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
-from keras_hybrid.staging import staged
+from keras_hybrid.hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
+from keras_hybrid.training.atomic_write import staged
 
 _SECONDS_BETWEEN_DRAWINGS = 10  # A drawing takes a third of one.
 # By the path, and of the student on validation data.

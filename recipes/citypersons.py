@@ -30,11 +30,11 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_hybrid import graph
-from keras_hybrid.data import augment_boxes, pedestrians
+from keras_hybrid.data import detection
+from keras_hybrid.hybrid import graph
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
-from keras_hybrid.models.anchors import CELLS
-from keras_hybrid.models.faster_rcnn import FasterRCNN, with_detections
+from keras_hybrid.models.detection.anchors import CELLS
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes import (
     devices,
@@ -262,7 +262,7 @@ def sweep(config):
 
 def open_data(config):
     if config.data_dir:
-        return pedestrians.open_pedestrians(
+        return detection.open_dataset(
             config.data_dir,
             config.min_height,
             config.group_aspect or None,
@@ -299,7 +299,7 @@ def subsets_of(config):
 
 def training_batches(config, data, epochs, context=None):
     """Random parts of the images at random scales, and their mirror images."""
-    transform = augment_boxes.random_scale_crop_flip(
+    transform = detection.augment.random_scale_crop_flip(
         crop_size(config), upscale_of(config)
     )
     return data.train.training_batches(
@@ -309,7 +309,7 @@ def training_batches(config, data, epochs, context=None):
 
 def evaluation_batches(config, data):
     """One test image at a time, as a whole."""
-    return data.test.batches(1, augment_boxes.enlarged(upscale_of(config), _MULTIPLE))
+    return data.test.batches(1, detection.augment.enlarged(upscale_of(config), _MULTIPLE))
 
 
 def build_student(config, data):
@@ -428,7 +428,7 @@ def ship(config, data, student, directory):
         return {}
     size = crop_size(config) if config.data_dir else embedded.STREET_SIZE
     network = with_detections(student, *size)
-    transform = augment_boxes.random_scale_crop_flip(size, upscale_of(config))
+    transform = detection.augment.random_scale_crop_flip(size, upscale_of(config))
     batches = data.train.training_batches(
         config.batch_size, transform, config.seed, range(1)
     )

@@ -27,10 +27,14 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_hybrid.data import augment_maps, label_maps, segmentation
+from keras_hybrid.data import segmentation
 from keras_hybrid.metrics import MeanIoU
-from keras_hybrid.models.deeplab_v2 import at_size, deeplab_v2, with_label_map
-from keras_hybrid.models.dilation import undilated_stages
+from keras_hybrid.models.segmentation.deeplab_v2 import (
+    at_size,
+    deeplab_v2,
+    with_label_map,
+)
+from keras_hybrid.models.segmentation.dilation import undilated_stages
 from keras_hybrid.recipes import (
     devices,
     embedded,
@@ -144,7 +148,7 @@ def prepare(config):
         model.compile(
             optimizer=build_optimizer(config),
             loss=keras.losses.SparseCategoricalCrossentropy(
-                from_logits=True, ignore_class=label_maps.IGNORED
+                from_logits=True, ignore_class=segmentation.IGNORED
             ),
             metrics=[MeanIoU(len(data.class_names))],
         )
@@ -198,7 +202,7 @@ def train(config, data, other, model, student):
 
 def open_data(config):
     if config.data_dir:
-        return segmentation.open_label_maps(config.data_dir, for_training=True)
+        return segmentation.open_dataset(config.data_dir, for_training=True)
     logging.warning(
         "No --data_dir: training on drawn streets, a stand-in and no evidence."
     )
@@ -211,7 +215,7 @@ def open_other(config, data):
         return None
     if config.also_evaluate == "dusk" and not config.data_dir:
         return embedded.streets_with_labels("dusk")
-    other = segmentation.open_label_maps(config.also_evaluate)
+    other = segmentation.open_dataset(config.also_evaluate)
     if other.class_names != data.class_names:
         rule = f"a data set of the classes {', '.join(data.class_names)}"
         settings.refuse("also_evaluate", rule, config.also_evaluate)
@@ -227,7 +231,7 @@ def crop_size(config):
 
 def training_batches(config, data, epochs, context=None):
     """Random parts of the images at random scales, and their mirror images."""
-    transform = augment_maps.random_scale_crop_flip(crop_size(config))
+    transform = segmentation.augment.random_scale_crop_flip(crop_size(config))
     return data.train.training_batches(
         config.batch_size, transform, config.seed, epochs, context
     )
@@ -235,7 +239,7 @@ def training_batches(config, data, epochs, context=None):
 
 def evaluation_batches(data):
     """One test image at a time, in its full size."""
-    return data.test.batches(1, augment_maps.padded_to_multiple(_MULTIPLE))
+    return data.test.batches(1, segmentation.augment.padded_to_multiple(_MULTIPLE))
 
 
 def load_student(config, data):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_hybrid.data import label_maps, people, streets
+from keras_hybrid.data import detection, segmentation, streets
 from keras_hybrid.data.sources import ArraySource
 
 STREET_SIZE = 128, 256
@@ -16,7 +16,7 @@ _PERSONS = "pedestrian", "rider"
 
 
 def streets_with_labels(domain, training_images=400, test_images=100):
-    """The `LabelMaps` of drawn streets of a domain, `"day"` or `"dusk"`."""
+    """The `SegmentationDataset` of drawn streets of a domain, `"day"` or `"dusk"`."""
 
     def source(count, seed):
         scenes = [
@@ -25,35 +25,35 @@ def streets_with_labels(domain, training_images=400, test_images=100):
         ]
         images = np.stack([scene.image for scene in scenes])
         labels = np.stack([scene.label_map for scene in scenes])
-        return label_maps.source_of_arrays(images, labels)
+        return segmentation.source_of_arrays(images, labels)
 
-    return label_maps.LabelMaps(
+    return segmentation.SegmentationDataset(
         source(training_images, seed=0), source(test_images, seed=1), streets.LABELS
     )
 
 
 def streets_with_people(domain, training_images=400, test_images=100):
-    """The `Pedestrians` of drawn streets of a domain, `"day"` or `"dusk"`."""
+    """The `DetectionDataset` of drawn streets of a domain, `"day"` or `"dusk"`."""
 
     def source(count, seed):
         scenes = [
             streets.scene(i, size=STREET_SIZE, domain=domain, seed=seed)
             for i in range(count)
         ]
-        return people.PeopleSource(
+        return detection.DetectionSource(
             ArraySource(np.stack([scene.image for scene in scenes]), np.arange(count)),
             [f"{domain} street {i}" for i in range(count)],
             [_people_of(scene) for scene in scenes],
             min_height=MIN_HEIGHT,
         )
 
-    return people.Pedestrians(source(training_images, 0), source(test_images, 1))
+    return detection.DetectionDataset(source(training_images, 0), source(test_images, 1))
 
 
 def _people_of(scene):
-    """Pedestrians; riders are ignored, as in CityPersons."""
+    """DetectionDataset; riders are ignored, as in CityPersons."""
     persons = np.isin(scene.classes, [streets.THINGS.index(n) for n in _PERSONS])
     boxes, shown = scene.boxes[persons], scene.visible_boxes[persons]
     visibility = (shown[:, 2] * shown[:, 3]) / (boxes[:, 2] * boxes[:, 3])
     riders = scene.classes[persons] == streets.THINGS.index("rider")
-    return people.People(boxes.astype("float64"), visibility.clip(0, 1), riders)
+    return detection.People(boxes.astype("float64"), visibility.clip(0, 1), riders)

@@ -24,8 +24,9 @@ import numpy as np
 from absl import logging
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_hybrid.data import augment, images, streets
-from keras_hybrid.models.deeplab_v2 import at_size
+from keras_hybrid.data import classification, streets
+from keras_hybrid.hybrid.stages import Network
+from keras_hybrid.models.segmentation.deeplab_v2 import at_size
 from keras_hybrid.recipes import (
     devices,
     networks,
@@ -35,7 +36,6 @@ from keras_hybrid.recipes import (
     teachers,
     workdir,
 )
-from keras_hybrid.stages import Network
 
 # Height and width in pixels: of ImageNet's crops, and of the drawn ones.
 _PHOTOGRAPH, _DRAWN = 224, 32
@@ -166,13 +166,13 @@ def train(config, data, model, student):
 
 def open_data(config):
     if config.data_dir:
-        return images.open_images(config.data_dir)
+        return classification.open_dataset(config.data_dir)
     logging.warning(
         "No --data_dir: training on drawn street crops, a stand-in and no evidence."
     )
-    train = images.ArraySource(*streets.crops(4000, size=_DRAWN, seed=0))
-    test = images.ArraySource(*streets.crops(1000, size=_DRAWN, seed=1))
-    return images.ImageClasses(train, test, streets.CLASSES, _DRAWN)
+    train = classification.ArraySource(*streets.crops(4000, size=_DRAWN, seed=0))
+    test = classification.ArraySource(*streets.crops(1000, size=_DRAWN, seed=1))
+    return classification.ClassificationDataset(train, test, streets.CLASSES, _DRAWN)
 
 
 def image_size(data):
@@ -183,7 +183,11 @@ def image_size(data):
 def training_batches(config, data, epochs, context=None):
     """Random resized crop and flip; of small images a shifted crop and flip."""
     small = data.image_size is not None and data.image_size < _PHOTOGRAPH
-    augmentation = augment.pad_crop_flip if small else augment.random_resized_crop_flip
+    augmentation = (
+        classification.augment.pad_crop_flip
+        if small
+        else classification.augment.random_resized_crop_flip
+    )
     return data.train.training_batches(
         config.batch_size, augmentation(image_size(data)), config.seed, epochs, context
     )
@@ -191,7 +195,11 @@ def training_batches(config, data, epochs, context=None):
 
 def evaluation_batches(config, data, batch_size=None):
     """The 224 crop of the middle; small images as they are."""
-    whole = augment.as_is if data.image_size else augment.resize_center_crop
+    whole = (
+        classification.augment.as_is
+        if data.image_size
+        else classification.augment.resize_center_crop
+    )
     return data.test.batches(batch_size or config.batch_size, whole(image_size(data)))
 
 

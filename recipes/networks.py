@@ -5,8 +5,9 @@ import os
 import keras
 import numpy as np
 
-from keras_hybrid import applications, graph
+from keras_hybrid import applications
 from keras_hybrid.export.student import image_input, load
+from keras_hybrid.hybrid import graph
 from keras_hybrid.recipes import settings
 
 ANY_SIZE = None, None

@@ -5,8 +5,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from keras_hybrid.data.label_maps import IGNORED
-from keras_hybrid.staging import staged
+from keras_hybrid.data.segmentation.dataset import IGNORED
+from keras_hybrid.training.atomic_write import staged
 
 _ROWS = 4
 _SHOWN_SCORE = 0.5
@@ -55,7 +55,7 @@ def draw_people(path, batches, data, detections):
     Args:
         path: Of the PNG.
         batches: Images (1, H, W, 3) with `"index"` and `"scale"`, see `data.people`.
-        data: `Pedestrians`.
+        data: `DetectionDataset`.
         detections: Of the test images, in pixels of those.
     """
     figure = Figure(figsize=(12, 3.2 * _ROWS), layout="constrained")

@@ -10,12 +10,12 @@ from absl import logging
 
 import keras_hybrid
 from keras_hybrid import baselines
-from keras_hybrid import graph as graph_lib
 from keras_hybrid.callbacks import TransferCurves, plot, read_rows
-from keras_hybrid.gradient_step import GradientStep
-from keras_hybrid.multi_worker import MultiWorkerFit
+from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.recipes import settings
 from keras_hybrid.recipes.checkpoints import Checkpoints
+from keras_hybrid.training.gradient_step import GradientStep
+from keras_hybrid.training.multi_worker import MultiWorkerFit
 
 
 def ship(config, student, directory, **kwargs):

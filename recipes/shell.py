@@ -12,8 +12,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
-from keras_hybrid import startup
 from keras_hybrid.recipes import workdir
+from keras_hybrid.training import startup
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
 _LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError

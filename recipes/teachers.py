@@ -10,8 +10,8 @@ from absl import logging
 from keras import ops
 
 from keras_hybrid import applications, find_stages
-from keras_hybrid.data import augment, augment_maps, label_maps, streets
-from keras_hybrid.models.deeplab_v2 import deeplab_v2
+from keras_hybrid.data import classification, segmentation, streets
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.models.torch_resnet50 import resnet50
 from keras_hybrid.recipes import embedded, networks, run
 from keras_hybrid.recipes.workdir import save_model
@@ -49,7 +49,9 @@ def street_classifier(crops, classes, size):
         steps = epochs * (len(crops) // batch_size)
         loss = "sparse_categorical_crossentropy"
         trained.compile(_optimizer(steps, 4e-3), loss=loss, metrics=["accuracy"])
-        _fit(trained, crops, augment.pad_crop_flip(size), batch_size, epochs)
+        _fit(
+            trained, crops, classification.augment.pad_crop_flip(size), batch_size, epochs
+        )
         return model
 
     return _cached(f"street_classifier_{size}px", train)
@@ -67,12 +69,12 @@ def street_segmenter():
         model = deeplab_v2(backbone, len(data.class_names), output_stride=16)
         batch_size, epochs = 4, 8
         loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=label_maps.IGNORED
+            from_logits=True, ignore_class=segmentation.IGNORED
         )
         steps = epochs * (len(data.train) // batch_size)
         trained = run.Alone(model.input, model.output)
         trained.compile(_optimizer(steps), loss=loss, metrics=["accuracy"])
-        transform = augment_maps.random_scale_crop_flip(embedded.STREET_CROP)
+        transform = segmentation.augment.random_scale_crop_flip(embedded.STREET_CROP)
         _fit(trained, data.train, transform, batch_size, epochs)
         return model
 

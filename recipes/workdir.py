@@ -9,7 +9,7 @@ import tempfile
 
 from absl import logging
 
-from keras_hybrid import staging
+from keras_hybrid.training import atomic_write
 
 
 def path_of(config):
@@ -82,7 +82,7 @@ def create(config):
     """Makes the workdir with the resolved config in it; returns its `pathlib.Path`."""
     path = path_of(config)
     path.mkdir(parents=True, exist_ok=True)
-    for unfinished in path.glob(f"{staging.PREFIX}*"):
+    for unfinished in path.glob(f"{atomic_write.PREFIX}*"):
         shutil.rmtree(unfinished)  # of a process that was killed
     write_json(path / "config.json", dataclasses.asdict(config))
     return path
@@ -108,7 +108,7 @@ def write_results(directory, results):
 
 def write_json(path, content):
     """Writes JSON as every program reads it, with null for NaN and infinities."""
-    with staging.staged(path) as new:
+    with atomic_write.staged(path) as new:
         new.write_text(json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
 
 
@@ -129,12 +129,12 @@ def _strict(content):
 
 def write_labels(path, class_names):
     """Writes the name of each class, a line each, in the order of the outputs."""
-    with staging.staged(path) as new:
+    with atomic_write.staged(path) as new:
         new.write_text("".join(f"{name}\n" for name in class_names))
 
 
 def save_model(model, path):
     """`model.save` that leaves a whole file or none."""
-    with staging.staged(path) as new:
+    with atomic_write.staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 
 DETECTOR = "detector"
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 from PIL import Image
 
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 
 
 def backbone(channels=(8, 16, 16), scale=1.0):

@@ -76,12 +76,11 @@ def pages():
 def modules():
     """(name, syntax tree) of each module of the package, as it is imported."""
     root = pathlib.Path(keras_hybrid.__file__).parent
-    beside = [pathlib.Path(folder) for folder in keras_hybrid.__path__]
     paths = {path: path.relative_to(root.parent) for path in root.rglob("*.py")}
-    for name in ("recipes", "export"):
-        for parent in beside:
-            for path in (parent / name).rglob("*.py"):
-                paths[path] = "keras_hybrid" / path.relative_to(parent)
+    if (root.parent / "setup.py").exists():  # a checkout: they lie beside the package
+        for name in ("recipes", "export"):
+            for path in (root.parent / name).rglob("*.py"):
+                paths[path] = "keras_hybrid" / path.relative_to(root.parent)
     for path, place in sorted(paths.items(), key=lambda item: item[1]):
         names = [part for part in place.with_suffix("").parts if part != "__init__"]
         yield ".".join(names), ast.parse(path.read_text())

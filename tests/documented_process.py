@@ -17,7 +17,7 @@ import tensorflow as tf
 import documented_blocks
 import keras_hybrid
 import tiny
-from keras_hybrid.data import augment
+from keras_hybrid.data.classification import augment
 
 _MODULES = {
     "np": np,

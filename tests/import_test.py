@@ -10,7 +10,7 @@ import pytest
 from tensorflow.python.util import _pywrap_util_port
 
 import runs
-from keras_hybrid import startup
+from keras_hybrid.training import startup
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _SWITCH = "TF_ENABLE_ONEDNN_OPTS"

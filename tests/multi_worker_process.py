@@ -10,7 +10,7 @@ import tensorflow as tf
 import steps
 import tiny
 from keras_hybrid import HybridTransfer
-from keras_hybrid.data import augment
+from keras_hybrid.data.classification import augment
 from keras_hybrid.data.sources import EncodedSource
 
 

@@ -5,8 +5,8 @@ import itertools
 import keras
 import numpy as np
 
-from keras_hybrid.gradient_step import GradientStep
-from keras_hybrid.multi_worker import MultiWorkerFit
+from keras_hybrid.training.gradient_step import GradientStep
+from keras_hybrid.training.multi_worker import MultiWorkerFit
 
 STEPS, BATCH = 8, 8
 # Dtype policy -> in which half of the third batch there is an infinite gradient.

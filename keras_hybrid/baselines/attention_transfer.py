@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_hybrid.adapters import resize
+from keras_hybrid.hybrid.adapters import resize
 
 
 class AttentionTransfer(keras.layers.Layer):

@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from keras_hybrid.baselines.elementwise import effect
-from keras_hybrid.graph import Step
+from keras_hybrid.hybrid.graph import Step
 
 # Layers that can do without the activation function that they have inside: of exactly
 # these classes, since a subclass may use its `activation` in another way.

@@ -4,7 +4,7 @@ Transfer", NeurIPS 2018."""
 import keras
 from keras import layers, ops
 
-from keras_hybrid.adapters import resize
+from keras_hybrid.hybrid.adapters import resize
 
 # Channels of a factor per channel of the teacher's map: k of the paper.
 _RATE = 0.5

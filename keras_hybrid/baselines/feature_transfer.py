@@ -5,19 +5,19 @@ import math
 import keras
 from keras import ops
 
-from keras_hybrid import switch_points as switches_lib
-from keras_hybrid import teacher_student
-from keras_hybrid.balance import is_number
 from keras_hybrid.baselines.activation_boundaries import ActivationBoundaries
 from keras_hybrid.baselines.attention_transfer import AttentionTransfer
 from keras_hybrid.baselines.factor_transfer import FactorTransfer
+from keras_hybrid.baselines.feature_extractor import FeatureExtractor
 from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
 from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
-from keras_hybrid.baselines.taps import Taps
-from keras_hybrid.path_logs import PathLogs
-from keras_hybrid.teacher_student import TeacherStudent
+from keras_hybrid.hybrid import switch_points as switches_lib
+from keras_hybrid.hybrid import teacher_student
+from keras_hybrid.hybrid.balance import is_number
+from keras_hybrid.hybrid.path_logs import PathLogs
+from keras_hybrid.hybrid.teacher_student import TeacherStudent
 
 METHODS = {
     "kd": KnowledgeDistillation,
@@ -147,7 +147,7 @@ def _taps(teacher, student, switch_points, preprocess, takes):
     switches = switches_lib.resolve(*networks, switch_points)
     teacher_student.check_images(*networks, switches, preprocess)
     return [
-        Taps(network, cuts, takes)
+        FeatureExtractor(network, cuts, takes)
         for network, cuts in zip(networks, zip(*switches), strict=True)
     ]
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_hybrid.adapters import Adapter
+from keras_hybrid.hybrid.adapters import Adapter
 
 
 class FitNet(keras.layers.Layer):

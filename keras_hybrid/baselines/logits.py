@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hybrid import graph, teacher_student
 from keras_hybrid.baselines.output_kind import SIGMOID, SOFTMAX, output_kind
-from keras_hybrid.stages import has_backbone
+from keras_hybrid.hybrid import graph, teacher_student
+from keras_hybrid.hybrid.stages import has_backbone
 
 # (height, width) at which two networks for any size are tried: none of Keras
 # Applications is out of pixels there, and it is a multiple of each output stride.

@@ -1,6 +1,7 @@
-"""Which files of a folder are images."""
+"""What is in a folder: its images, or a data set of a known layout."""
 
 import os
+import pathlib
 
 from absl import logging
 
@@ -35,3 +36,39 @@ def images_in(folders, suffixes=SUFFIXES):
             ", ".join(sorted(others.values())[:5]),
         )
     return found
+
+
+def find_layout(data_dir, layouts, what="a folder"):
+    """Which of several layouts the data have.
+
+    Args:
+        data_dir: Path.
+        layouts: Modules with `LAYOUT`, a description, and `is_at(path)`.
+        what: What a data set of these layouts is, for the message.
+
+    Returns:
+        (the module of the layout, `data_dir` as a `pathlib.Path`).
+
+    Raises:
+        FileNotFoundError: None of them; the message describes them all.
+    """
+    path = pathlib.Path(data_dir).expanduser()
+    for layout in layouts:
+        if layout.is_at(path):
+            return layout, path
+    expected = "; or ".join(layout.LAYOUT for layout in layouts)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"`data_dir` must be {what}. Received: data_dir={data_dir}. "
+            f"Expected {expected}"
+        )
+    raise FileNotFoundError(
+        f"`data_dir` must have a known layout. Received: data_dir={data_dir} with "
+        f"{listed(visible(path))}. Expected {expected}"
+    )
+
+
+def listed(names):
+    """A few of many names, for a message."""
+    shown = ", ".join(map(repr, names[:5])) or "nothing"
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -6,7 +6,7 @@ import typing
 import numpy as np
 from absl import logging
 
-from keras_hybrid import coco_categories, records
+from keras_hybrid.metrics import coco_categories, records
 
 _IOU = 0.5
 _DETECTIONS_PER_IMAGE = 1000

@@ -10,7 +10,7 @@ from keras import layers, ops
 import tiny
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.baselines.before_activation import before_activation
-from keras_hybrid.graph import flatten
+from keras_hybrid.hybrid.graph import flatten
 
 
 def values_at(network, layer_name, images):

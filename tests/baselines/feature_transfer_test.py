@@ -9,7 +9,7 @@ import detectors
 import tiny
 from keras_hybrid.baselines import METHODS, FeatureTransfer
 from keras_hybrid.baselines.before_activation import before_activation
-from keras_hybrid.graph import flatten
+from keras_hybrid.hybrid.graph import flatten
 from replicas import strategy
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()

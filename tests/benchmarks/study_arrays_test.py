@@ -104,7 +104,7 @@ def test_top1_and_top5(module, small):
 def test_label_maps_go_with_their_crops(module, maps):
     size = {"crop_height": 32, "crop_width": 40}
     config = {"batch_size": 2, "seed": 0, "steps": 21, **size}
-    data = module("study_arrays").LabelMaps(config, maps)
+    data = module("study_arrays").SegmentationDataset(config, maps)
     assert (data.epochs, data.steps_per_epoch) == (11, 2)
     images, labels = (np.concatenate(x) for x in zip(*data.training_batches()))
     assert images.shape == (44, 32, 40, 3)
@@ -119,7 +119,7 @@ def test_label_maps_go_with_their_crops(module, maps):
 def test_mean_iou_of_whole_images(module, maps, monkeypatch):
     arrays = module("study_arrays")
     config = {"batch_size": 1, "seed": 0, "steps": 1, "crop_height": 8, "crop_width": 8}
-    data = arrays.LabelMaps(config, maps)
+    data = arrays.SegmentationDataset(config, maps)
     sizes = []
 
     def predict(images):

@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from detectors import backbone, save_people
-from keras_hybrid.models import anchors
+from keras_hybrid.models.detection import anchors
 
 
 @pytest.fixture

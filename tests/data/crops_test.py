@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_hybrid.data import decoding
-from keras_hybrid.data.decoding_pairs import (
+from keras_hybrid.data.segmentation.decoding import (
     crop_pair,
     decode_labels,
     decode_pair,

@@ -9,8 +9,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from keras_hybrid.data import augment_boxes, decoding
-from keras_hybrid.data.pedestrians import open_pedestrians
+from keras_hybrid.data import decoding
+from keras_hybrid.data.detection import augment
+from keras_hybrid.data.detection.layouts import open_dataset
 
 # Four greys in whole blocks of JPEG, and more columns than rows.
 UPRIGHT = np.zeros((16, 32, 3), "uint8")
@@ -120,8 +121,8 @@ def test_boxes_fit_a_photograph_that_is_turned(tmp_path):
         stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
         stored.save(tmp_path / split / "a.png", exif=exif(6))
         (tmp_path / f"people_{split}.json").write_text(json.dumps(content))
-    train = open_pedestrians(tmp_path, min_height=10).train
-    ((image, truth),) = train.batches(1, augment_boxes.enlarged(1.0, 1))
+    train = open_dataset(tmp_path, min_height=10).train
+    ((image, truth),) = train.batches(1, augment.enlarged(1.0, 1))
     np.testing.assert_array_equal(image[0], upright)
     assert truth["boxes"][0, 0].numpy().tolist() == [20, 10, 40, 80]
 

@@ -10,7 +10,7 @@ from detectors import people, small
 from keras_hybrid.export import to_saved_model, to_tflite
 from keras_hybrid.export.agreement import require_agreement
 from keras_hybrid.export.detections import pair_up
-from keras_hybrid.models.faster_rcnn import with_detections
+from keras_hybrid.models.detection.faster_rcnn import with_detections
 
 
 @pytest.fixture(scope="module")

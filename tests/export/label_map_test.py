@@ -7,7 +7,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_hybrid.data import streets
 from keras_hybrid.export import agreement, tflite, to_saved_model, to_tflite
-from keras_hybrid.models.deeplab_v2 import deeplab_v2, with_label_map
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2, with_label_map
 
 
 def network():

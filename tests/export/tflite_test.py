@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tiny
 from keras_hybrid.data import streets
 from keras_hybrid.export import tflite, to_tflite
-from keras_hybrid.models.deeplab_v2 import with_label_map
+from keras_hybrid.models.segmentation.deeplab_v2 import with_label_map
 
 # Keras 3.15 reads weights by `np.array(variable)`, which NumPy 2 finds outdated.
 pytestmark = pytest.mark.filterwarnings(

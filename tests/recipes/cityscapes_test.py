@@ -17,7 +17,7 @@ import tiny
 from detectors import small
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import MeanIoU
-from keras_hybrid.models.deeplab_v2 import deeplab_v2
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.recipes import cityscapes, embedded
 from runs import PATH, flags
 from trees import add_cityscapes, grey, halves, save

@@ -8,7 +8,7 @@ import pytest
 from keras.src.utils import file_utils
 
 from detectors import backbone
-from keras_hybrid.models.faster_rcnn import FasterRCNN
+from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.recipes import citypersons, networks
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_hybrid.data.people import Pedestrians, People
+from keras_hybrid.data.detection.dataset import DetectionDataset, People
 from keras_hybrid.metrics import MissRateCurve
 from keras_hybrid.recipes import pictures
 
@@ -41,7 +41,7 @@ def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
         def __len__(self):
             return 1
 
-    data = Pedestrians(Source(), Source())
+    data = DetectionDataset(Source(), Source())
     batches = tf.data.Dataset.from_tensors(
         (np.tile([12.0, 30, 60], (1, 200, 400, 1)), {"index": [0], "scale": [[2.0, 2.0]]})
     )

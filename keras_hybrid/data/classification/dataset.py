@@ -1,0 +1,16 @@
+"""Images with one class each."""
+
+import dataclasses
+
+from keras_hybrid.data.sources import ArraySource, EncodedSource
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationDataset:
+    """Training and test images of the same classes; a label is an index of a name."""
+
+    train: ArraySource | EncodedSource
+    test: ArraySource | EncodedSource
+    class_names: tuple[str, ...]
+    image_size: int | None
+    """Height and width in pixels; None for photographs of any size."""

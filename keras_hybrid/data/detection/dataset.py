@@ -1,0 +1,209 @@
+"""Images with boxes around people."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_hybrid.data.detection import augment
+from keras_hybrid.data.sources import EncodedSource
+from keras_hybrid.data.transforms import Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """Who is in an image: N boxes, in pixels of the upright image.
+
+    Attributes:
+        boxes: float64 (N, 4), [x, y, width, height] of the whole person, also where it is
+            covered or the image ends.
+        visibility: float64 (N,), the visible part of that box's area.
+        ignored: bool (N,), boxes that are neither to be found nor false alarms: groups,
+            riders, posters, and what an annotator could not tell.
+        image_id: Number or text that the annotations have for the image; None for its
+            index.
+        category_id: Number or text that they have for people.
+    """
+
+    boxes: np.ndarray
+    visibility: np.ndarray
+    ignored: np.ndarray
+    image_id: int | str | None = None
+    category_id: int | str = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionDataset:
+    """Training and test images of a data set."""
+
+    train: "DetectionSource"
+    test: "DetectionSource"
+
+
+class DetectionSource:
+    """A source, see `sources`, whose labels are boxes.
+
+    Its batches are float32 (B, h, w, 3), raw RGB, and a dictionary of what
+    `models.faster_rcnn.FasterRCNN` learns from, and more:
+
+    - `"boxes"` float32 (B, G, 4), [x1, y1, x2, y2] in pixels of these images,
+    - `"labels"` int32 (B, G): 1 a person, -1 a region to ignore, 0 nothing,
+    - `"index"` int32 (B,), which image it is: `names[index]`, `people[index]`,
+    - `"scale"` float32 (B, 2), what its x and y were multiplied with.
+
+    `transform` is one of `augment`.
+
+    Args:
+        source: A source of images whose labels are indices.
+        names: Of the images.
+        people: A `People` of each image.
+        min_height: People lower than that, in pixels of the image as it is, are ignored
+            in training. 50 for CityPersons, whose evaluation ignores them too.
+        left_out: Names of images that are not in it, since they are missing.
+    """
+
+    def __init__(self, source, names, people, *, min_height, left_out=()):
+        self._source, self._left_out = source, tuple(left_out)
+        self.names, self.people = names, people
+        self._image_ids = [
+            index if of_image.image_id is None else of_image.image_id
+            for index, of_image in enumerate(people)
+        ]
+        # One more, so that there is one.
+        most = 1 + max((len(of_image.boxes) for of_image in people), default=0)
+        boxes = np.zeros((len(people), most, 4), "float32")
+        labels = np.zeros((len(people), most), "int32")
+        for index, of_image in enumerate(people):
+            count = len(of_image.boxes)
+            corners = of_image.boxes[:, :2] + of_image.boxes[:, 2:]
+            boxes[index, :count] = np.concatenate([of_image.boxes[:, :2], corners], 1)
+            counts = ~of_image.ignored & (of_image.boxes[:, 3] >= min_height)
+            labels[index, :count] = np.where(counts, 1, -1)
+        with tf.device("CPU"):
+            self._boxes, self._labels = tf.constant(boxes), tf.constant(labels)
+
+    def __len__(self):
+        return len(self._source)
+
+    @property
+    def skipped(self):
+        """Names of what was left out, and of what could not be read so far."""
+        return [*self._left_out, *self._source.skipped]
+
+    def batches(self, batch_size, transform):
+        """See `sources`."""
+        return self._source.batches(batch_size, self._with_boxes(transform))
+
+    def training_batches(self, batch_size, transform, seed, epochs, context=None):
+        """See `sources`."""
+        return self._source.training_batches(
+            batch_size, self._with_boxes(transform), seed, epochs, context
+        )
+
+    def _with_boxes(self, transform):
+        def truth_of(index):
+            return self._boxes[index], self._labels[index]
+
+        def box(size, index, seed):
+            return transform.box(size, truth_of(index), seed)
+
+        def finish(part, box, index, seed):
+            truth = truth_of(index)
+            image, geometry = transform.finish(part, box, truth, seed)
+            boxes, labels = augment.move(*truth, geometry, tf.shape(image)[:2])
+            scale = geometry[:2]
+            return image, {
+                "boxes": boxes,
+                "labels": labels,
+                "index": index,
+                "scale": scale,
+            }
+
+        return Transform(box, finish)
+
+    @property
+    def category_id(self):
+        """That of all people, see `People`."""
+        return self.people[0].category_id
+
+    def ground_truth(self):
+        """What `metrics.log_average_miss_rate` takes, with the ids of the annotations."""
+        return {
+            "images": [{"id": image_id} for image_id in self._image_ids],
+            "annotations": [
+                {
+                    "image_id": image_id,
+                    "category_id": of_image.category_id,
+                    "bbox": box.tolist(),
+                    "height": float(box[3]),
+                    "vis_ratio": float(visibility),
+                    "ignore": int(ignored),
+                }
+                for image_id, of_image in zip(self._image_ids, self.people, strict=True)
+                for box, visibility, ignored in zip(
+                    of_image.boxes, of_image.visibility, of_image.ignored, strict=True
+                )
+            ],
+        }
+
+    def with_given_ids(self, detections):
+        """Detections whose `"image_id"` is an index, with the ids of the annotations."""
+        return [
+            {
+                **one,
+                "image_id": self._image_ids[one["image_id"]],
+                "category_id": self.category_id,
+            }
+            for one in detections
+        ]
+
+
+def source_of_files(paths, people, *, min_height):
+    """A `DetectionSource` of image files; those that do not exist are left out.
+
+    Raises:
+        FileNotFoundError: None of them exists.
+    """
+    there = [path.is_file() for path in paths]
+    if not any(there):
+        raise FileNotFoundError(
+            f"The images must exist. Received: {len(paths)} names and none of the files, "
+            f"such as {paths[0] if paths else 'none'}"
+        )
+    left_out = [str(path) for path, exists in zip(paths, there) if not exists]
+    if left_out:
+        logging.warning(
+            "Leaving out %d images that are missing, such as %s",
+            len(left_out),
+            left_out[0],
+        )
+    people = [of_image for of_image, exists in zip(people, there) if exists]
+    names = [str(path) for path, exists in zip(paths, there) if exists]
+    with tf.device("CPU"):
+        files = tf.constant(names)
+
+    def examples(seed):
+        order = tf.data.Dataset.range(len(names))
+        if seed is not None:
+            order = order.shuffle(len(names), seed)
+        return order.map(lambda i: (files[i], files[i], tf.cast(i, "int32")))
+
+    source = EncodedSource(examples, len(names), tf.io.read_file)
+    return DetectionSource(
+        source, names, people, min_height=min_height, left_out=left_out
+    )
+
+
+def without_area(boxes, size):
+    """Which boxes (N, 4), [x, y, width, height], have no pixel of an image.
+
+    Args:
+        boxes: float64.
+        size: (height, width) of the image in pixels, or None if it is not known.
+    """
+    nothing = (boxes[:, 2:] <= 0).any(axis=1)
+    if size is not None:
+        ends = boxes[:, :2] + boxes[:, 2:]
+        nothing |= (ends <= 0).any(axis=1) | (boxes[:, :2] >= size[::-1]).any(axis=1)
+    return nothing

@@ -1,0 +1,58 @@
+"""A pair of networks, or one network, as a table to look at before training."""
+
+from keras_hybrid.hybrid.paths import STUDENT, TEACHER
+from keras_hybrid.hybrid.stages import Network
+from keras_hybrid.hybrid.switch_points import stage_table
+from keras_hybrid.hybrid.teacher_student import TeacherStudent
+
+
+def describe(model):
+    """The stages of a network, or those and the paths of a `HybridTransfer`, as text.
+
+    Example:
+
+    >>> print(keras_hybrid.hybrid.describe(keras.applications.VGG16(weights=None)))
+    network 'vgg16':
+      stride  channels  ends at
+           1        64  block1_conv2
+    ...
+
+    Args:
+        model: A `HybridTransfer`, a `FeatureTransfer`, or a `keras.Model` that can be
+            cut.
+
+    Returns:
+        A table of the stages of each network; for a `HybridTransfer` also one for each
+        path, with its weighted layers (paper, Fig. 6) and for each segment the owner,
+        the layer it ends at, the channels there and the adapter behind it.
+
+    Raises:
+        TypeError, ValueError: `model` is no network that can be cut; the message says
+            why.
+    """
+    if not isinstance(model, TeacherStudent):
+        return stage_table("network", Network(model, "model"))
+    networks = (TEACHER, model.teacher), (STUDENT, model.student)
+    tables = [stage_table(role, Network(network, role)) for role, network in networks]
+    tables += [_path_table(path) for path in getattr(model, "paths", ())]
+    return "\n\n".join(tables)
+
+
+def _path_table(path):
+    rows = []
+    for segment in path.segments:
+        end = segment.end
+        row = (
+            f"  {segment.owner:<8}  {end.stride:>6}  {end.channels:>8}  {end.layer_name}"
+        )
+        rows.append(row + _adapter(segment))
+    heading = f"{path.name} path, {path.weighted_layers} weighted layers:"
+    return "\n".join(
+        [heading, "  owner     stride  channels  ends at", *rows, "  student head"]
+    )
+
+
+def _adapter(segment):
+    if segment.adapter is None:
+        return ""
+    return f" -> 1x1 adapter {segment.end.channels} to {segment.target.channels}"

@@ -1,0 +1,299 @@
+"""The three ways of a batch through the two networks to the student's head.
+
+plain          S1 S2 S3 S4 S5 -> head
+student_first  S1 T2 S3 T4 S5 -> head
+teacher_first  T1 S2 T3 S4 T5 -> head
+"""
+
+import dataclasses
+import itertools
+
+from keras import ops
+
+from keras_hybrid.hybrid import graph as graph_lib
+from keras_hybrid.hybrid.adapters import Adapter
+from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
+
+TEACHER, STUDENT = "teacher", "student"
+STUDENT_FIRST, TEACHER_FIRST, PLAIN = "student_first", "teacher_first", "plain"
+
+
+class Path:
+    """One way of a batch to predictions.
+
+    Attributes:
+        name: `"student_first"`, `"teacher_first"` or `"plain"`.
+        owners: Which network runs each segment, e.g. `("student", "teacher")`.
+        segments: The `Segment`s themselves.
+        adapters: The `Adapter`s on the way, in order.
+        weighted_layers: Convolutions and dense layers on the longest way through,
+            adapters not counted (the paper's counts, Fig. 6).
+    """
+
+    def __init__(self, name, segments, head, teacher_preprocessing):
+        self.name = name
+        self.segments = tuple(segments)
+        self.head = head
+        self.teacher_preprocessing = teacher_preprocessing
+
+    @property
+    def owners(self):
+        return tuple(segment.owner for segment in self.segments)
+
+    @property
+    def adapters(self):
+        return [adapter for segment in self.segments for adapter in segment.adapters]
+
+    @property
+    def weighted_layers(self):
+        segments = self.segments
+        stages = sum(s.network.weighted_layers(s.start, s.end) for s in segments)
+        return stages + self.head.weighted_layers
+
+    def __call__(self, x, training=False):
+        """Predicts from images (B, H, W, C). The teacher's part never trains."""
+        for segment in self.segments:
+            segment.network.model._clear_losses()  # of the call before
+        return self.finish(x, self.begin(x, training), training)
+
+    def begin(self, images, training):
+        """Runs the first segment, which paths of one owner can share, for `finish`."""
+        first = self.segments[0]
+        inputs = self._inputs(images)
+        x = ops.cast(inputs[first.owner], first.network.graph.input_spec.dtype)
+        return first.run(x, _sizes(inputs), training)
+
+    def finish(self, images, begun, training):
+        """Runs the other segments and the head; returns the predictions."""
+        x, features = begun[0], dict(begun[1])
+        sizes = _sizes(self._inputs(images))
+        for before, segment in itertools.pairwise(self.segments):
+            adapted = before.hand_over(x, sizes)
+            features[before.student_end.symbol] = (
+                x if before.owner == STUDENT else adapted
+            )
+            x, more = segment.run(adapted, sizes, training)
+            features.update(more)
+        last = self.segments[-1]
+        features[last.student_end.symbol] = last.hand_over(x, sizes)
+        return self.head(features, training)
+
+    def _inputs(self, images):
+        if self.teacher_preprocessing is None:
+            return {STUDENT: images, TEACHER: images}
+        return {STUDENT: images, TEACHER: self.teacher_preprocessing(images)}
+
+    def __repr__(self):
+        return f"<Path {self.name}: {', '.join(self.owners)}>"
+
+
+def _sizes(inputs):
+    """(height, width) of the images each network sees: integers where known."""
+    return {owner: tuple(ops.shape(x)[1:3]) for owner, x in inputs.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """What one network runs between two points at which a path may change network.
+
+    Attributes:
+        owner: `"teacher"` or `"student"`, which is `network`.
+        start, end: Its cuts at the two ends.
+        student_end: The student's cut at the end.
+        target: The other network's cut at the end, if that one takes over there.
+        adapter: Makes this network's map fit it.
+        features: Maps from within that the student's head wants.
+    """
+
+    owner: str
+    network: Network
+    start: Cut
+    end: Cut
+    student_end: Cut
+    target: Cut | None
+    adapter: Adapter | None
+    features: tuple["Feature", ...]
+
+    def run(self, x, sizes, training):
+        """Runs the network from `start` to `end`.
+
+        Args:
+            x: The map at `start` (B, H, W, C).
+            sizes: Owner -> (height, width) of the images.
+            training: Whether the student trains.
+
+        Returns:
+            The map at `end`, and maps for the student's head by their symbol.
+        """
+        values = {self.start.symbol: x}
+        wanted = {self.end.symbol, *(feature.found.symbol for feature in self.features)}
+        self.network.graph.run(
+            values,
+            self.start.position,
+            self.end.position,
+            training=training and self.owner == STUDENT,
+            wanted=wanted if self.owner == TEACHER else None,
+        )
+        return values[self.end.symbol], {
+            feature.wanted.symbol: feature(values, sizes) for feature in self.features
+        }
+
+    def hand_over(self, x, sizes):
+        """Makes the map at `end` fit the network that runs next."""
+        if self.adapter is None:
+            return x
+        other = TEACHER if self.owner == STUDENT else STUDENT
+        return self.adapter(x, size=self.target.size(sizes[other]))
+
+    @property
+    def adapters(self):
+        inner = [feature.adapter for feature in self.features if feature.adapter]
+        return inner + ([self.adapter] if self.adapter else [])
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """A map the student's head wants from within a segment.
+
+    Attributes:
+        wanted: The student's cut that the head takes.
+        found: The cut of the network that runs; `wanted` itself if the student does.
+        adapter: To the student's width, if the teacher runs.
+    """
+
+    wanted: Cut
+    found: Cut
+    adapter: Adapter | None
+
+    def __call__(self, values, sizes):
+        x = values[self.found.symbol]
+        if self.adapter is None:
+            return x
+        return self.adapter(x, size=self.wanted.size(sizes[STUDENT]))
+
+
+class Head:
+    """Everything of the student behind the joint, where all paths meet.
+
+    Attributes:
+        features: Symbols of the student's maps that it takes, the joint's among them.
+        weighted_layers: Those on the longest way through; all those of a `.head`.
+    """
+
+    def __init__(self, student, joint):
+        self.graph = student.graph
+        self.joint = joint
+        self.module = student.model.head if has_backbone(student.model) else None
+        behind = self.graph.steps[joint.position :]
+        made = {symbol for step in behind for symbol in step.outputs}
+        taken = {symbol for step in behind for symbol in step.inputs.values()}
+        self.features = taken.union(self.graph.outputs) - made
+
+    def __call__(self, features, training):
+        values = dict(features)
+        self.graph.run(values, self.joint.position, None, training)
+        outputs = self.graph.pack([values[symbol] for symbol in self.graph.outputs])
+        return outputs if self.module is None else self.module(outputs, training=training)
+
+    @property
+    def weighted_layers(self):
+        joint = self.joint
+        own = max(
+            self.graph.weighted_layers(joint.position, None, joint.symbol, output)
+            for output in self.graph.outputs
+        )
+        return own + (graph_lib.count_kernels(self.module) if self.module else 0)
+
+
+def build_paths(teacher, student, switches, dtype, teacher_preprocessing=None):
+    """The paths (student-first, teacher-first, plain), their adapters built.
+
+    Args:
+        teacher, student: `Network`s.
+        switches: Pairs (teacher's cut, student's cut), the joint last.
+        dtype: Policy of the adapters.
+        teacher_preprocessing: What images go through before the teacher, or None.
+
+    Raises:
+        ValueError: The student's head wants a map that a path cannot give.
+    """
+    head = Head(student, switches[-1][1])
+    wanted = _wanted_cuts(student, head)
+
+    def new_adapter(name, source, target):
+        same_size = (source.height, source.width) == (target.height, target.width)
+        resizes = teacher_preprocessing is not None or not same_size
+        adapter = Adapter(target.channels, resizes, dtype=dtype, name=name)
+        adapter.build((None, None, None, source.channels))
+        return adapter
+
+    def new_path(name, *owners):
+        owners = [owners[i % 2] for i in range(len(switches))]
+        segments = _segments(
+            name, owners, teacher, student, switches, wanted, new_adapter
+        )
+        return Path(name, segments, head, teacher_preprocessing)
+
+    return (
+        new_path(STUDENT_FIRST, STUDENT, TEACHER),
+        new_path(TEACHER_FIRST, TEACHER, STUDENT),
+        new_path(PLAIN, STUDENT, STUDENT),
+    )
+
+
+def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
+    networks = {TEACHER: teacher, STUDENT: student}
+    starts = {TEACHER: teacher.start, STUDENT: student.start}
+    for i, (owner, switch) in enumerate(zip(owners, switches, strict=True), start=1):
+        ends = dict(zip((TEACHER, STUDENT), switch, strict=True))
+        following = owners[i] if i < len(owners) else STUDENT
+        features = []
+        for cut in wanted:
+            if starts[STUDENT].position < cut.position < ends[STUDENT].position:
+                found = (
+                    cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
+                )
+                label = f"{name}_feature_adapter_{cut.stride}"
+                again = sum(f.wanted.stride == cut.stride for f in features)
+                label += f"_{again + 1}" if again else ""
+                adapter = new_adapter(label, found, cut) if owner == TEACHER else None
+                features.append(Feature(cut, found, adapter))
+        changes = following != owner
+        label = f"{name}_adapter_{i}"
+        yield Segment(
+            owner=owner,
+            network=networks[owner],
+            start=starts[owner],
+            end=ends[owner],
+            student_end=ends[STUDENT],
+            target=ends[following] if changes else None,
+            adapter=new_adapter(label, ends[owner], ends[following]) if changes else None,
+            features=tuple(features),
+        )
+        starts = ends
+
+
+def _wanted_cuts(student, head):
+    cuts = {c.symbol: c for c in student.cuts if c.position <= head.joint.position}
+    if not head.features.issubset(cuts):
+        names = {s: step.name for step in student.graph.steps for s in step.outputs}
+        missing = sorted(names.get(s, "input") for s in head.features - cuts.keys())
+        raise ValueError(
+            "The maps that the student's head takes before the joint "
+            f"({head.joint.layer_name!r}) must be single tensors of its backbone. "
+            f"Received: student={student.model.name!r}, whose head takes {missing}"
+        )
+    return [cuts[symbol] for symbol in sorted(head.features)]
+
+
+def _counterpart(cut, teacher, starts, ends):
+    for found in teacher.stage_cuts:
+        inside = starts[TEACHER].position < found.position <= ends[TEACHER].position
+        if inside and found.stride == cut.stride:
+            return found
+    raise ValueError(
+        f"The student's head takes its map {cut.layer_name!r} of stride {cut.stride}, "
+        f"and `teacher` must have a stage of that stride. Received: "
+        f"teacher={teacher.model.name!r} with strides "
+        f"{[stage.stride for stage in teacher.stage_cuts]}"
+    )

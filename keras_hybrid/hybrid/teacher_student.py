@@ -1,0 +1,338 @@
+"""What models have in common that train a student with the help of a teacher."""
+
+import contextlib
+
+import keras
+from keras import ops
+from keras.src.layers.merging.base_merge import Merge
+from keras.src.saving.serialization_lib import serialize_with_public_fn
+from keras.src.utils.python_utils import is_default
+
+from keras_hybrid.hybrid.as_student import AsStudent
+from keras_hybrid.hybrid.graph import functional
+from keras_hybrid.hybrid.stages import Network, has_backbone
+from keras_hybrid.training.gradient_step import GradientStep
+
+# (height, width) at which `teacher_preprocessing` is tried where the student takes any.
+_UNKNOWN_IMAGE_SIZE = 64
+
+
+class TeacherStudent(GradientStep, AsStudent):
+    """Trains a student beside a frozen teacher; what a step minimises, subclasses say.
+
+    Args:
+        teacher, student: Two models that `networks_of` took.
+        teacher_preprocessing: What images go through before the teacher, or None.
+        path_logs: The `PathLogs` of what a step logs beside the loss.
+        **kwargs: To `keras.Model`.
+    """
+
+    def __init__(self, teacher, student, teacher_preprocessing, path_logs, **kwargs):
+        # The student's policy, so that `compile` scales the loss of a float16 student.
+        super().__init__(**{"dtype": student.dtype_policy, **kwargs})
+        self.teacher = teacher
+        self.student = student
+        self.teacher_preprocessing = teacher_preprocessing
+        self._freeze_teacher()
+        if hasattr(student, "output_names"):
+            self.output_names = student.output_names
+        self._path_logs = path_logs
+        self._logs_paths = True
+        self.built = True
+
+    def _training_loss(self, x, y, sample_weight):
+        """What a step minimises, a float32 scalar; and the student's predictions."""
+        raise NotImplementedError
+
+    def compile(self, *args, **kwargs):
+        self._freeze_teacher()
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _freeze_teacher(self):
+        self.teacher.trainable = False
+        # That changes nothing where it was False: in a loaded subclass, whose layers
+        # start anew.
+        for weight in self.teacher.weights:
+            weight.trainable = False
+        if isinstance(self.teacher_preprocessing, keras.Layer):
+            self.teacher_preprocessing.trainable = False
+
+    def _images(self, x):
+        """The images (B, H, W, C) of a batch, found and refused as the student does."""
+        student = self.student.backbone if has_backbone(self.student) else self.student
+        student._assert_input_compatibility(x)
+        trunk = functional(student)
+        if trunk is None:  # a subclass, of which "kd" compares the outputs alone
+            return keras.tree.flatten(x)[0]
+        if isinstance(x, dict):
+            x = x[trunk.inputs[0].name]
+        return trunk._adjust_input_rank(keras.tree.flatten(x)[:1])[0]
+
+    def _additional_loss(self):
+        losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        return sum((ops.cast(loss, "float32") for loss in losses), 0.0)
+
+    @contextlib.contextmanager
+    def _discarding_state(self, keeps=()):
+        """Runs layers without changing moving averages, but for the variables `keeps`.
+
+        Random numbers of the student do advance.
+        """
+        # JAX trains within a scope of its own, and a scope does not see into another.
+        on_jax = keras.backend.backend() == "jax"
+        state = [(v, v.value) for v in self.variables] if on_jax else None
+        with keras.StatelessScope(state_mapping=state) as scope:
+            yield
+        for variable in (*keeps, *random_state(self.student)):
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+
+    def _sum_over_replicas(self, losses):
+        """Losses of the global batch: Keras has divided each by the replica count."""
+        if keras.backend.backend() != "tensorflow":
+            return losses
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return losses
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self._path_logs.build(y, y_pred)
+        logs = super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._with_an_axis(self._with_path_logs(logs))
+
+    @property
+    def metrics(self):
+        return [*super().metrics, *self._path_logs.metrics]
+
+    def get_metrics_result(self):
+        """Log name -> value: the losses, alpha, then the compiled metrics."""
+        return self._with_path_logs(super().get_metrics_result())
+
+    def _with_path_logs(self, logs):
+        if not self._logs_paths:
+            return logs
+        first = {"loss": self._loss_tracker.result()} if self.compiled else {}
+        paths, per_path = self._path_logs.results()
+        return {**first, **paths, **logs, **first, **per_path}
+
+    def evaluate(self, *args, **kwargs):
+        with self._without_path_logs():
+            return super().evaluate(*args, **kwargs)
+
+    def test_step(self, *args):
+        with self._without_path_logs():
+            return super().test_step(*args)
+
+    @contextlib.contextmanager
+    def _without_path_logs(self):
+        before, self._logs_paths = self._logs_paths, False
+        try:
+            yield
+        finally:
+            self._logs_paths = before
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(random_state(self.student)):
+            store[f"random_state_{i}"] = variable
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(random_state(self.student)):
+            variable.assign(store[f"random_state_{i}"])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "name": self.name,
+            "teacher": _serialized_network(self.teacher),
+            "student": _serialized_network(self.student),
+            "teacher_preprocessing": _serialized(self.teacher_preprocessing),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        # Without a scope of its own, which would hide the caller's.
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(
+            **{
+                key: deserialize(value, custom_objects=custom_objects)
+                for key, value in config.items()
+                if value is not None
+            }
+        )
+
+
+def networks_of(teacher, student):
+    """The `Network`s of the two; a ValueError or TypeError if they are no pair."""
+    networks = Network(teacher, "teacher"), Network(student, "student")
+    check_pair(teacher, student)
+    _check_parts(student)
+    return networks
+
+
+def check_pair(teacher, student):
+    """Refuses two models that cannot train together, however they are compared."""
+    for argument, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`{argument}` must be a keras.Model. Received: {model!r}")
+    _check_apart(teacher, student)
+    _check_built(teacher, "teacher")
+    _check_built(student, "student")
+    _check_methods(student)
+
+
+def random_state(model):
+    """The seeds of dropout and the like, which Keras counts as variables, not weights."""
+    weights = {id(weight) for weight in model.weights}
+    metrics = {id(variable) for variable in model.metrics_variables}
+    others = (v for v in model.variables if id(v) not in weights)
+    return [v for v in others if id(v) not in metrics]
+
+
+def without_training(preprocessing):
+    if preprocessing is None or not isinstance(preprocessing, keras.Layer):
+        if preprocessing is not None and not callable(preprocessing):
+            raise TypeError(
+                "`teacher_preprocessing` must be a layer or a callable. Received: "
+                f"teacher_preprocessing={preprocessing!r}"
+            )
+        return preprocessing
+    return lambda images: preprocessing(images, training=False)
+
+
+def _check_apart(teacher, student):
+    if teacher is student:
+        raise ValueError(
+            "`teacher` and `student` must be two models. Received the same one twice: "
+            f"{teacher.name!r}. `keras.models.clone_model` makes another."
+        )
+    shared = {id(w) for w in teacher.weights} & {id(w) for w in student.weights}
+    if shared:
+        raise ValueError(
+            "`teacher` and `student` must not share weights, since the teacher is "
+            f"frozen. Received: teacher={teacher.name!r} and student={student.name!r} "
+            f"with {len(shared)} weights in common"
+        )
+
+
+def _serialized_network(model):
+    """Its config; without an optimizer that never ran, which Keras could not load."""
+    config = keras.saving.serialize_keras_object(model)
+    of_keras = type(model).compile_from_config is keras.Model.compile_from_config
+    if of_keras and model.compiled and not model.optimizer.built:
+        config.pop("compile_config")
+    return config
+
+
+def _serialized(preprocessing):
+    """A layer by its config; a function by its name, for `custom_objects` to know it."""
+    if isinstance(preprocessing, keras.Layer):
+        return keras.saving.serialize_keras_object(preprocessing)
+    if getattr(preprocessing, "__name__", "<lambda>") != "<lambda>":
+        name = keras.saving.get_registered_name(preprocessing)
+        return serialize_with_public_fn(preprocessing, name)
+    try:
+        return keras.saving.serialize_keras_object(preprocessing)
+    except TypeError:
+        raise TypeError(
+            "`teacher_preprocessing` must be a layer or a function with a name to be "
+            "saved: wrap it with `def`, and hand that to `load_model` in "
+            f"`custom_objects`. Received: teacher_preprocessing={preprocessing!r}"
+        ) from None
+
+
+def _check_parts(student):
+    """Refuses a student of parts that has no head, or others that no path runs."""
+    if not has_backbone(student):
+        return
+    received = f"Received: student={student.name!r} ({type(student).__name__})"
+    if not hasattr(student, "head"):
+        raise ValueError(
+            "`student` must have a `.head`, from the features of its `.backbone` to its "
+            f"predictions. {received}"
+        )
+    parts = student.backbone, student.head
+    weights = {id(w) for part in parts for w in part.trainable_weights}
+    others = [
+        layer.name
+        for layer in student.layers
+        if any(id(w) not in weights for w in layer.trainable_weights)
+    ]
+    if others:
+        raise ValueError(
+            "`student` must be its `.head` on the features of its `.backbone`: put what "
+            f"lies between or beside them into one of the two. {received} with {others}"
+        )
+
+
+def _check_methods(student):
+    """Refuses a student whose own steps would go unused."""
+    known = {"train_step": (keras.Model.train_step, GradientStep.train_step)}
+    if keras.backend.backend() == "jax":  # a step there is one of its own variables alone
+        known["test_step"] = (keras.Model.test_step,)
+    for name, methods in known.items():
+        if getattr(getattr(student, name), "__func__", None) not in methods:
+            raise ValueError(
+                f"`student` must not have a `{name}` of its own, which would go unused. "
+                "Define `compute_loss(x, y, y_pred, sample_weight, training)` instead. "
+                f"Received: student={student.name!r} ({type(student).__name__})"
+            )
+
+
+def _check_built(model, argument):
+    unbuilt = [layer.name for layer in model._flatten_layers(False) if _lacks(layer)]
+    if unbuilt:
+        raise ValueError(
+            f"`{argument}` must be built: call it on a batch of images first. Received: "
+            f"{argument}={model.name!r} with unbuilt {unbuilt[:5]}"
+        )
+
+
+def _lacks(layer):
+    """Whether a layer may still have to make weights of its own."""
+    none_of_its_own = isinstance(layer, Merge | keras.Sequential)
+    return not (layer.built or none_of_its_own or is_default(layer.build))
+
+
+def check_images(teacher, student, switches, preprocess):
+    """Refuses a pair whose images do not fit; runs only the preprocessing."""
+    size = tuple(student.graph.input_spec.shape[1:3])
+    channels = teacher.graph.input_spec.shape[-1], student.graph.input_spec.shape[-1]
+    received = (
+        f"Received: teacher={teacher.model.name!r} for {channels[0]} channels and "
+        f"student={student.model.name!r} for {channels[1]}"
+    )
+    teacher_size = size
+    if preprocess is not None:
+        probe = tuple(n or _UNKNOWN_IMAGE_SIZE for n in size)
+        shape = ops.shape(preprocess(ops.zeros((1, *probe, channels[1]))))
+        channels = channels[0], shape[-1]
+        received = f"Received images of shape {tuple(shape)} from it"
+        teacher_size = tuple(
+            n if known else None for n, known in zip(shape[1:3], size, strict=True)
+        )
+    if channels[0] != channels[1]:
+        raise ValueError(
+            "`teacher` and `student` must take images of as many channels, or "
+            f"`teacher_preprocessing` must make them fit. {received}"
+        )
+    for network, images, cuts in (
+        (teacher, teacher_size, [t for t, _ in switches]),
+        (student, size, [s for _, s in switches]),
+    ):
+        if None in images:
+            continue
+        for cut in cuts:
+            if min(cut.size(images)) < 1:
+                raise ValueError(
+                    f"The images must be larger for {network.model.name!r}: nothing is "
+                    f"left at {cut.layer_name!r} (stride {cut.stride}) of images of "
+                    f"(height, width) {images}."
+                )

@@ -1,0 +1,89 @@
+"""RoIAlign (He et al., "Mask R-CNN", 2017): the features of boxes, all in one size."""
+
+from keras import ops
+
+from keras_hybrid.models.detection.anchors import CELLS
+
+_SAMPLES = 2
+
+
+def pyramid_roi_align(maps, boxes, strides, size=7):
+    """`roi_align` of each box on the map on which anchors of its height are.
+
+    Args:
+        maps: (B, H, W, C) each, of rising strides.
+        boxes: (B, N, 4), [x1, y1, x2, y2] in pixels.
+        strides: Of the maps.
+        size: As for `roi_align`.
+
+    Returns:
+        (B, N, size, size, C).
+    """
+    heights = boxes[..., 3] - boxes[..., 1]
+    level = ops.zeros_like(heights, dtype="int32")
+    for stride in strides[1:]:
+        level += ops.cast(heights >= CELLS * stride, "int32")
+    pooled = 0
+    for i, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        belongs = ops.cast(ops.equal(level, i), features.dtype)
+        belongs = ops.reshape(belongs, (-1, boxes.shape[1], 1, 1, 1))
+        pooled += belongs * roi_align(features, boxes, stride, size)
+    return pooled
+
+
+def roi_align(features, boxes, stride, size=7):
+    """Averages bilinear samples of a map in the cells of a grid over each box.
+
+    A cell takes 2 x 2 samples, and is therefore what it is for torchvision with
+    `aligned=True` and `sampling_ratio=2`. Boxes have sides along the axes, so that the
+    samples of a box are two matrix products: rows (size, H), map (H, W), columns (W,
+    size). Those run on anything, and have gradients for the map.
+
+    >>> ramp = np.arange(4.0).reshape(1, 1, 4, 1).repeat(4, axis=1)  # 0 1 2 3 in rows
+    >>> boxes = np.array([[[8.0, 8.0, 24.0, 24.0]]])
+    >>> middle = roi_align(ramp, boxes, stride=8, size=1)
+    >>> np.asarray(middle).item()  # from 1 to 3, less half a cell
+    1.5
+
+    Args:
+        features: A map (B, H, W, C); the middle of its first cell lies at half a stride.
+        boxes: (B, N, 4), [x1, y1, x2, y2] in pixels.
+        stride: Pixels of the image per cell of the map.
+        size: Cells of the grid in either direction.
+
+    Returns:
+        (B, N, size, size, C), of the features' type. Samples more than a cell outside
+        of the map are 0.
+    """
+    height, width, channels = features.shape[1:]
+    boxes = ops.cast(boxes, "float32") / stride
+    rows = _interpolation(boxes[..., 1], boxes[..., 3], height, size)
+    columns = _interpolation(boxes[..., 0], boxes[..., 2], width, size)
+    return _sample(features, rows, columns)
+
+
+def _sample(features, rows, columns):
+    """rows (B, N, S, H) x features (B, H, W, C) x columns (B, N, S, W)."""
+    height, width, channels = features.shape[1:]
+    count, size = rows.shape[1:3]
+    rows = ops.cast(ops.reshape(rows, (-1, count * size, height)), features.dtype)
+    x = ops.matmul(rows, ops.reshape(features, (-1, height, width * channels)))
+    x = ops.reshape(x, (-1, width, channels))
+    # For each row of the grid once more: LiteRT's products do not broadcast.
+    columns = ops.tile(ops.expand_dims(columns, 2), (1, 1, size, 1, 1))
+    columns = ops.cast(ops.reshape(columns, (-1, size, width)), features.dtype)
+    return ops.reshape(ops.matmul(columns, x), (-1, count, size, size, channels))
+
+
+def _interpolation(start, end, length, size):
+    """What each cell of the grid takes from each cell of the map (B, N, size, length)."""
+    samples = (ops.arange(size * _SAMPLES, dtype="float32") + 0.5) / (size * _SAMPLES)
+    start, end = ops.expand_dims(start, -1), ops.expand_dims(end, -1)
+    # Positions are those of the cells' middles.
+    at = start + (end - start) * samples - 0.5
+    inside = ops.cast((at >= -1) & (at <= length), "float32")
+    at = ops.expand_dims(ops.clip(at, 0, length - 1), -1)
+    cells = ops.arange(length, dtype="float32")
+    weights = ops.relu(1 - ops.abs(at - cells)) * ops.expand_dims(inside, -1)
+    shape = (-1, start.shape[1], size, _SAMPLES, length)
+    return ops.mean(ops.reshape(weights, shape), axis=-2)

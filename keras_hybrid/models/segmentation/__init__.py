@@ -1,0 +1,1 @@
+"""DeepLab v2, and the dilation of its backbone."""

@@ -1,0 +1,1 @@
+"""What any training needs: one gradient step, several machines, files written whole."""

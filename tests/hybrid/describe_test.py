@@ -1,0 +1,69 @@
+import keras
+import pytest
+
+import keras_hybrid
+import tiny
+from detectors import small
+
+# A stage's stride doubles, its channels are those of tiny.py, and a path counts one
+# layer a student stage, two a teacher stage (its projection is on the longest way), one
+# for the classifier.
+EXPECTED = """\
+teacher 'tiny_teacher':
+  stride  channels  ends at
+       2         6  out1
+       4         8  out2
+       8        10  out3
+
+student 'tiny_student':
+  stride  channels  ends at
+       2         4  out1
+       4         6  out2
+       8         8  out3
+
+student_first path, 5 weighted layers:
+  owner     stride  channels  ends at
+  student        2         4  out1 -> 1x1 adapter 4 to 6
+  teacher        4         8  out2 -> 1x1 adapter 8 to 6
+  student        8         8  out3
+  student head
+
+teacher_first path, 6 weighted layers:
+  owner     stride  channels  ends at
+  teacher        2         6  out1 -> 1x1 adapter 6 to 4
+  student        4         6  out2 -> 1x1 adapter 6 to 8
+  teacher        8        10  out3 -> 1x1 adapter 10 to 8
+  student head
+
+plain path, 4 weighted layers:
+  owner     stride  channels  ends at
+  student        2         4  out1
+  student        4         6  out2
+  student        8         8  out3
+  student head"""
+
+
+def test_shows_stages_paths_and_adapters():
+    model = keras_hybrid.HybridTransfer(tiny.teacher(), tiny.student())
+    assert keras_hybrid.hybrid.describe(model) == EXPECTED
+
+
+def test_one_network():
+    expected = EXPECTED.split("\n\n")[1]
+    assert keras_hybrid.hybrid.describe(tiny.student()) == expected.replace(
+        "student", "network", 1
+    )
+    assert "network 'faster_rcnn':" in keras_hybrid.hybrid.describe(small())
+    nothing = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    assert keras_hybrid.hybrid.describe(nothing).endswith(": none")
+
+
+def test_a_pair_without_paths():
+    model = keras_hybrid.baselines.FeatureTransfer(tiny.teacher(), tiny.student(), "at")
+    assert keras_hybrid.hybrid.describe(model) == "\n\n".join(EXPECTED.split("\n\n")[:2])
+
+
+@pytest.mark.parametrize("what", ["ResNet50", None, keras.layers.Dense(2)])
+def test_what_is_no_network(what):
+    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+        keras_hybrid.hybrid.describe(what)

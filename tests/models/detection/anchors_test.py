@@ -1,0 +1,47 @@
+"""Anchors, which keras-cv makes: their places, sizes, shape and order."""
+
+import numpy as np
+import pytest
+
+from keras_hybrid.models.detection.anchors import (
+    HEIGHTS,
+    anchors_of,
+    heights_by_level,
+    level_of,
+)
+
+
+def test_published_heights_of_citypersons():
+    """Eleven from 37 to 742 pixels, as the field's notes on the official model have."""
+    assert len(HEIGHTS) == 11
+    assert HEIGHTS[0] == 37
+    assert HEIGHTS[-1] == 742
+
+
+def test_level_is_the_coarsest_on_which_a_box_is_twelve_cells_high():
+    strides = 8, 16, 32
+    heights = 10, 96, 191.9, 192, 383, 384, 742
+    assert [level_of(h, strides) for h in heights] == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_heights_go_to_their_maps():
+    assert heights_by_level((400, 40, 192), (8, 16, 32)) == ((40,), (192,), (400,))
+    assert heights_by_level((400, 40, 192), (16,)) == ((40, 192, 400),)
+    with pytest.raises(ValueError, match="for the map of stride 16.* Received: .*40"):
+        heights_by_level((40, 400), (8, 16, 32))
+
+
+def test_a_hand_sized_example():
+    """2 x 3 cells of 10 pixels with two heights, then one cell of 20."""
+    anchors = anchors_of([(2, 3), (1, 1)], (10, 20), ((8, 16), (40,)), height_per_width=2)
+    anchors = np.array(anchors)
+    assert anchors.shape == (2 * 3 * 2 + 1, 4)
+    assert anchors.dtype == "float32"
+    # Middles: rows first, both heights of a cell next to each other.
+    middles = (anchors[:, :2] + anchors[:, 2:]) / 2
+    xs = [5, 5, 15, 15, 25, 25] * 2 + [10]
+    ys = [5] * 6 + [15] * 6 + [10]
+    np.testing.assert_allclose(middles, np.stack([xs, ys], 1), atol=1e-5)
+    np.testing.assert_allclose(anchors[0], [3, 1, 7, 9], atol=1e-5)
+    np.testing.assert_allclose(anchors[1], [1, -3, 9, 13], atol=1e-5)
+    np.testing.assert_allclose(anchors[-1], [0, -10, 20, 30], atol=1e-5)

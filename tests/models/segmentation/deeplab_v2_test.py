@@ -1,0 +1,201 @@
+"""DeepLab v2 on dilated backbones, alone and as a student of hybrid paths."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import equations
+import keras_hybrid
+from keras_hybrid import HybridTransfer, applications
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2, with_label_map
+from keras_hybrid.models.segmentation.dilation import undilated_stages
+
+
+def small(name="MobileNet", size=(64, 96), classes=3, **kwargs):
+    if name == "MobileNet":
+        kwargs = {"alpha": 0.25, **kwargs}
+    stride = kwargs.pop("output_stride", 8)
+    backbone = applications.load(name, weights=None, input_shape=(*size, 3), **kwargs)
+    return deeplab_v2(backbone, classes, output_stride=stride)
+
+
+def images(height=64, width=96):
+    shape = (2, height, width, 3)
+    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["MobileNet", "ResNet50", "VGG16"])
+def test_logits_have_the_size_of_the_images(name, output_stride, shallow):
+    student = small(name, output_stride=output_stride)
+    assert student(images()).shape == (2, 64, 96, 3)
+    pyramid = student.get_layer("aspp").input[0]
+    assert pyramid.shape[1:3] == (64 // output_stride, 96 // output_stride)
+
+
+def test_images_of_any_size():
+    student, fixed = small(size=(None, None)), small()
+    fixed.set_weights(student.get_weights())
+    np.testing.assert_allclose(student(images()), fixed(images()), atol=1e-6)
+    assert student(images(80, 64)).shape == (2, 80, 64, 3)
+    # Of sizes that are no multiples of the stride one is fixed.
+    assert small(size=(45, 60))(images(45, 60)).shape == (2, 45, 60, 3)
+
+
+def test_all_four_rates_see_the_image():
+    """One branch alone sees pixels its rate apart, and the sum sees them all."""
+    x = keras.Input((64, 64, 1))
+    student = deeplab_v2(
+        keras.Model(x, keras.layers.Conv2D(1, 1, name="c")(x)), 1, output_stride=1
+    )
+    for weight in student.weights:
+        weight.assign(np.ones(weight.shape) * ("kernel" in weight.path))
+    image = np.zeros((1, 64, 64, 1))
+    image[0, 32, 32] = 1
+    row = student(image)[0, 32, :, 0].numpy()
+    seen = {n: row[32 + n] for n in range(-31, 32) if row[32 + n]}
+    assert seen == {0: 4, **{s * rate: 1 for rate in (6, 12, 18, 24) for s in (1, -1)}}
+
+
+def test_vgg_has_fc6_and_fc7_as_convolutions():
+    student = small("VGG16")
+    for name, channels in (("fc6", 512), ("fc7", 1024)):
+        layer = student.get_layer(name)
+        assert layer.kernel.shape == (3, 3, channels, 1024)
+        assert layer.dilation_rate == (4, 4)
+        assert layer.activation is keras.activations.relu
+    assert small("VGG16", output_stride=16).get_layer("fc6").dilation_rate == (2, 2)
+
+
+def test_starts_with_small_logits():
+    student = small()
+    kernel = student.get_layer("aspp_6").kernel
+    assert np.std(kernel) == pytest.approx(0.01, rel=0.1)
+    assert not np.any(student.get_layer("aspp_24").bias)
+
+
+def test_label_map():
+    student = small()
+    labels = with_label_map(student)(images())
+    assert labels.dtype == "uint8"
+    np.testing.assert_array_equal(labels, np.argmax(student(images()), axis=-1))
+
+
+def test_stages_of_vgg_go_on_to_fc7():
+    stages = [(s.stride, s.layer_name) for s in undilated_stages(small("VGG16"))]
+    assert stages == [
+        (1, "block1_conv2"),
+        (2, "block2_conv2"),
+        (4, "block3_conv3"),
+        (8, "block4_conv3"),
+        (16, "block5_conv3"),
+        (32, "fc7"),
+    ]
+
+
+def pairs(teacher, student):
+    ends = {s.stride: s.layer_name for s in undilated_stages(student)}
+    return [
+        (s.layer_name, ends[s.stride])
+        for s in undilated_stages(teacher)
+        if s.stride in ends
+    ]
+
+
+def test_paths_cut_dilated_networks_by_layer_pairs():
+    teacher, student = small("ResNet50"), small("VGG16")
+    model = HybridTransfer(teacher, student, switch_points=pairs(teacher, student))
+    assert [path.owners for path in model.paths[:2]] == [
+        ("student", "teacher", "student", "teacher", "student"),
+        ("teacher", "student", "teacher", "student", "teacher"),
+    ]
+    table = keras_hybrid.hybrid.describe(model)
+    for name in ("conv4_block6_out", "block5_conv3", "conv5_block3_out", "fc7"):
+        assert name in table
+    for path in model.paths:
+        assert path(images()).shape == (2, 64, 96, 3)
+
+
+def test_undilated_and_shallow_teachers():
+    """One of stride 32 has smaller maps; one of stride 8 meets the student there."""
+    student = small()
+    vgg = applications.load("VGG16", weights=None)
+    shallow = keras.Model(vgg.input, vgg.get_layer("block4_conv3").output)
+    for teacher, points in ((vgg, 5), (shallow, 3)):
+        assert len(pairs(teacher, student)) == points
+        model = HybridTransfer(teacher, student, switch_points=pairs(teacher, student))
+        for path in model.paths:
+            assert path(images()).shape == (2, 64, 96, 3)
+
+
+def test_saves_without_the_package_s_classes(tmp_path):
+    student = small()
+    student.save(tmp_path / "student.keras")
+    modules = {type(layer).__module__.split(".")[0] for layer in student.layers}
+    assert modules == {"keras"}
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    np.testing.assert_allclose(loaded(images()), student(images()), atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.7])
+def test_step_is_equations_1_and_2(alpha):
+    """Dense labels, pixels without a truth, dilated student and undilated teacher.
+
+    In float64: with float32 an activation beside ReLU's kink or a tie of a max pooling
+    falls to one side in one order of additions, to the other in another.
+    """
+    keras.config.set_dtype_policy("float64")
+    size = 32, 64
+    teacher = applications.load("VGG16", weights=None, input_shape=(*size, 3))
+    student = small(size=size, dropout=0.0)
+    points = pairs(teacher, student)
+    sizes = [
+        tuple(
+            network.get_layer(name).output.shape[1:3]
+            for network, name in zip((teacher, student), point)
+        )
+        for point in points
+    ]
+    model = HybridTransfer(
+        teacher,
+        student,
+        switch_points=points,
+        balance="dynamic" if alpha is None else alpha,
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    labels = np.random.default_rng(1).choice([0, 1, 2, 255], (2, *size))
+    variables = [v.value for v in model.trainable_variables]
+    before = [v.numpy() for v in model.variables]
+    kernels = [(a.convolution.kernel, a.convolution.bias) for a in model.adapters]
+    expected_alpha, losses, gradients = equations.losses_and_gradients(
+        lambda: equations.hybrid_forward(
+            teacher, student, points, kernels, tf.constant(images(*size)), sizes
+        ),
+        masked_cross_entropy,
+        labels,
+        variables,
+        alpha,
+    )
+    for variable, value in zip(model.variables, before):
+        variable.assign(value)
+    model.compile(keras.optimizers.SGD(1.0), loss=loss)
+    logs = model.train_on_batch(images(*size), labels, return_dict=True)
+    assert logs["balance"] == pytest.approx(expected_alpha, rel=1e-5)
+    names = "student_first_loss", "teacher_first_loss", "student_loss"
+    assert [logs[name] for name in names] == pytest.approx(losses, rel=1e-5)
+    old = dict(zip(map(id, model.variables), before))
+    for variable, gradient in zip(model.trainable_variables, gradients):
+        taken = old[id(variable)] - variable.numpy()
+        scale = max(np.abs(gradient).max(), 1e-3)
+        np.testing.assert_allclose(
+            taken / scale, gradient / scale, atol=2e-5, err_msg=variable.path
+        )
+
+
+def masked_cross_entropy(labels, logits):
+    """Mean of -log softmax over the pixels that have a truth."""
+    known = np.argwhere(labels != 255)
+    scores = tf.gather_nd(tf.nn.log_softmax(logits), known)
+    truth = tf.gather_nd(labels, known)
+    return -tf.reduce_mean(tf.gather(scores, truth, batch_dims=1))
