@@ -10,4 +10,5 @@ setup(
         "keras_hybrid.export",
     ],
     package_dir={"keras_hybrid.recipes": "recipes", "keras_hybrid.export": "export"},
+    package_data={"keras_hybrid": ["py.typed"]},
 )

@@ -10,7 +10,10 @@ import venv
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_SOURCES = "keras_hybrid", "recipes", "export", "setup.py", "pyproject.toml", "README.md"
+_SOURCES = (
+    *("keras_hybrid", "recipes", "export"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+)
 
 
 @pytest.fixture(scope="module")
