@@ -1,4 +1,4 @@
-"""Ship the student: files that run without Keras, checked before they are handed over."""
+"""Export of the student to files that run without Keras, each checked against it."""
 
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import to_saved_model

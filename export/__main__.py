@@ -1,4 +1,4 @@
-"""Exports a saved student from a shell.
+"""Exports a saved student from the command line.
 
     python -m keras_hybrid.export student.keras student.tflite --quantization=float16
     python -m keras_hybrid.export student.keras student.tflite --quantization=int8 \
@@ -11,6 +11,7 @@ import gc
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 import keras
 
@@ -21,8 +22,8 @@ from keras_hybrid.export.student import image_input, load
 from keras_hybrid.export.tflite import QUANTIZATIONS
 
 
-def main(arguments=None):
-    """Exports; what is wrong with an argument comes out as one line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports a student; a mistake in an argument ends the process with one line."""
     options = _parser().parse_args(arguments)
     try:
         print(_export(options))
@@ -32,25 +33,27 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="python -m keras_hybrid.export", description="Ship a student."
+        prog="python -m keras_hybrid.export", description="Export a student."
     )
     parser.add_argument("model", metavar="MODEL.keras")
     parser.add_argument(
-        "out", metavar="OUT", help="a .tflite file, or a SavedModel's directory"
+        "out", metavar="OUT", help="path of a .tflite file, or of a SavedModel directory"
     )
     parser.add_argument("--quantization", choices=[q for q in QUANTIZATIONS if q])
     parser.add_argument(
         "--image_size",
         metavar="HEIGHTxWIDTH",
-        help="in pixels, of the images of a student that takes any size",
+        help="image size in pixels, for a student that takes any size",
     )
     parser.add_argument(
         "--calibration_data",
         metavar="FOLDER",
-        help="of photographs, also in subfolders, for a student that takes raw RGB, RGBA "
-        f"or grey in 0 to 255; up to {IMAGES} are used. int8 needs them",
+        help="folder with photographs in it or its subfolders, for a student that takes "
+        f"raw RGB, RGBA or grey in 0 to 255; up to {IMAGES} are used. int8 requires it",
     )
-    parser.add_argument("--labels", metavar="FILE", help="a name a line, in UTF-8")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="text file in UTF-8 with one class name per line"
+    )
     return parser
 
 
@@ -69,8 +72,8 @@ def _export(options):
     shape = tuple(image_input(student).shape)
     if None in shape[1:]:
         raise ValueError(
-            "A TFLite file takes images of a fixed size, and MODEL those of any: set it "
-            f"by --image_size=HEIGHTxWIDTH. Received: input shape {shape}"
+            "A TFLite file takes images of a fixed size, but MODEL takes any size. Set "
+            f"one with --image_size=HEIGHTxWIDTH. Received: input shape {shape}"
         )
     data = options.calibration_data
     return to_tflite(
@@ -83,18 +86,19 @@ def _export(options):
 
 
 def _of_size(student, image_size):
-    """The same network for images of one size."""
+    """The student with a fixed image size."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", image_size)
-    free = image_input(student)
+    given = image_input(student)
     if match is None or any(
-        own not in (None, int(side)) for own, side in zip(free.shape[1:], match.groups())
+        own not in (None, int(side)) for own, side in zip(given.shape[1:], match.groups())
     ):
         raise ValueError(
-            "--image_size must be HEIGHTxWIDTH, such as 224x320, as MODEL takes it. "
-            f"Received: --image_size={image_size}, input shape {tuple(free.shape)}"
+            "--image_size must be HEIGHTxWIDTH, such as 224x320, and a size that MODEL "
+            f"takes. Received: --image_size={image_size}, input shape "
+            f"{tuple(given.shape)}"
         )
     size = map(int, match.groups())
-    image = keras.Input((*size, free.shape[-1]), dtype=free.dtype, name="image")
+    image = keras.Input((*size, given.shape[-1]), dtype=given.dtype, name="image")
     return keras.Model(image, student(image))
 
 
@@ -108,5 +112,5 @@ def _labels(path):
 
 
 if __name__ == "__main__":
-    gc.freeze()  # The collector then skips what is imported, also when Python ends.
+    gc.freeze()  # The collector then skips imported objects, also when Python exits.
     main()

@@ -1,22 +1,26 @@
-"""Does the written file compute what Keras computes?"""
+"""Checks that a written file computes what Keras computes."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_hybrid.export import detections
 from keras_hybrid.export.student import forward
+from keras_hybrid.training.types import Tensor
 
 IMAGES = 4
-# Root mean square of the error, of that of an output. A MobileNet trained on CIFAR-10 was
-# off by 6e-7, 1e-4, 0.012 and 0.026 on 600 test images; a conversion gone wrong, by 0.5.
+# Root mean square of the error, relative to that of the output. A MobileNet trained on
+# CIFAR-10 was off by 6e-7, 1e-4, 0.012 and 0.026 on 600 test images; a broken conversion,
+# by 0.5.
 _ERROR = {None: 1e-4, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
-# Share of different values of an integer output, such as a map of labels. A DeepLab v2
-# trained on CamVid for 910 steps differed at 0, 1e-4, 7e-3 and 0.016 of the pixels.
+# Share of values of an integer output, such as a label map, that may differ. A DeepLab v2
+# trained on CamVid for 910 steps differed in 0, 1e-4, 7e-3 and 0.016 of the pixels.
 _DIFFERENCES = {None: 1e-3, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
-# Of a detector: largest error of a box in pixels and of a score; and, as a share of all
-# scores, what only one of both finds.
+# For a detector: largest error of a box in pixels, largest error of a score, and largest
+# share of all scores that belongs to detections without a counterpart.
 _DETECTIONS = {
     None: (0.5, 1e-3, 0.01),
     "float16": (1.0, 0.01, 0.02),
@@ -27,13 +31,15 @@ _DETECTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How close two runs are.
+    """How closely a file reproduces the Keras model.
 
     Attributes:
         max_abs_error: Largest absolute difference over all float outputs, in their unit.
-        scaled_error: Likewise, of outputs beyond 1 as a share of their largest.
-        same_argmax: Share (0 to 1) of equal argmax over the last axis, and of equal
-            values of integer outputs. Of a detector, what both find, weighted by score.
+        scaled_error: Likewise, but relative to an output's largest absolute value where
+            that is above 1.
+        same_argmax: Share (0 to 1) of positions with the same argmax over the last axis,
+            or with the same value in an integer output. For a detector, the share of
+            detections found by both, weighted by score.
     """
 
     max_abs_error: float
@@ -41,11 +47,13 @@ class Agreement:
     same_argmax: float
 
 
-def sample_images(shape, dtype, seed=0):
+def sample_images(
+    shape: tuple[int, int, int, int], dtype: str, seed: int = 0
+) -> np.ndarray:
     """Returns `IMAGES` seeded batches of raw RGB, `shape` each, whole numbers 0 to 255.
 
-    They consist of 8x8 blocks: pixel noise is the same grey after some pooling, and a
-    network's outputs for it hardly differ.
+    They consist of 8x8 blocks: pooling turns independent pixels into a uniform grey, for
+    which a network's outputs hardly differ.
     """
     batch, height, width, channels = shape
     blocks = (IMAGES, batch, -(-height // 8), -(-width // 8), channels)
@@ -54,27 +62,33 @@ def sample_images(shape, dtype, seed=0):
     return images[:, :, :height, :width].astype(dtype)
 
 
-def require_agreement(student, file_forward, images, quantization=None, steps=None):
-    """Runs the student and the written file on every batch and compares.
+def require_agreement(
+    student: keras.Model,
+    file_forward: Callable[[np.ndarray], Mapping[str, Tensor]],
+    images: np.ndarray,
+    quantization: str | None = None,
+    steps: Mapping[str, float] | None = None,
+) -> Agreement:
+    """Runs the student and the written file on every batch and compares their outputs.
 
     Args:
         student: The Keras model.
-        file_forward: Maps a batch to a dict of arrays, by running the file.
-        images: Batches as the student takes them, (N, B, H, W, C): what the file's input
-            cannot represent is an error of the file.
-        quantization: That of the file, which says how large an error may be: as its
-            root mean square over that of what Keras gives.
-        steps: Output -> difference of neighbouring values, where the file has no finer
-            ones; that much is no error.
+        file_forward: Function from a batch to a dict of outputs that runs the file.
+        images: Batches as the student takes them, (N, B, H, W, C). What the file's input
+            cannot represent counts as an error of the file.
+        quantization: Quantization of the file, which sets the tolerance: the root mean
+            square of the error, relative to that of Keras's output.
+        steps: Quantization step of each output, by name; an error of one step is
+            tolerated in addition.
 
     Returns:
         An `Agreement`.
 
     Raises:
-        ValueError: Keras itself gives NaN or infinity.
-        RuntimeError: The file gives other outputs, or one differs by more.
+        ValueError: Keras's own outputs contain NaN or infinity.
+        RuntimeError: The file has other outputs, or the error of one is too large.
     """
-    # Traced: run eagerly, grouped convolutions make Keras trace, and warn, once a layer.
+    # Traced: in eager mode Keras traces each grouped convolution by itself, and warns.
     keras_forward = tf.function(lambda batch: forward(student, batch), autograph=False)
     expected = _run(keras_forward, images)
     received = _run(file_forward, images)
@@ -107,7 +121,7 @@ def _run(forward, images):
 
 
 def _array(output):
-    """Integers as they are, floats in float64."""
+    """An output as an array; floats become float64."""
     output = np.asarray(output)
     return output if np.issubdtype(output.dtype, np.integer) else output.astype("float64")
 
@@ -122,7 +136,7 @@ def _require_labels(name, equal, tolerance):
 
 
 def _require_detections(expected, received, tolerances):
-    """The `Agreement` of what two detectors find; argmax is what both find."""
+    """The `Agreement` of two detectors; `same_argmax` is the share found by both."""
     pairs, matched = detections.pair_up(expected, received)
     distance = np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=0, initial=0)
     boxes, scores = float(distance[:4].max()), float(distance[4])
@@ -130,7 +144,7 @@ def _require_detections(expected, received, tolerances):
         raise RuntimeError(
             "The exported file must find what the model finds. Received: boxes up to "
             f"{boxes:.3g} pixels and scores up to {scores:.3g} apart, and "
-            f"{1 - matched:.1%} of all scores are of what only one of both finds"
+            f"{1 - matched:.1%} of all scores belong to what only one of the two finds"
         )
     largest = float(np.abs(pairs[:, 0]).max(initial=1))
     return Agreement(max(boxes, scores), max(boxes, scores) / largest, matched)
@@ -141,7 +155,7 @@ def _shapes(outputs):
 
 
 def _error(name, expected, received, tolerance, step):
-    """The largest difference of an output: absolute, and scaled by values beyond 1."""
+    """The largest difference of an output: absolute, and relative to values above 1."""
     if not np.isfinite(expected).all():
         raise ValueError(
             "`model` must give finite outputs on its images. "
@@ -150,8 +164,8 @@ def _error(name, expected, received, tolerance, step):
     error, size = _root_mean_square(expected - received), _root_mean_square(expected)
     if not error <= tolerance * size + step:  # also where `error` is NaN
         raise RuntimeError(
-            "The exported file must reproduce the model. Received: output "
-            f"'{name}' differs by {error:.3g}, itself being {size:.3g} (root mean square)"
+            f"The exported file must reproduce the model. Received: output '{name}' "
+            f"differs by {error:.3g} from values of {size:.3g} (root mean square)"
         )
     largest = float(np.abs(expected - received).max())
     return largest, largest / max(1.0, float(np.abs(expected).max()))

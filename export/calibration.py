@@ -1,30 +1,35 @@
-"""The images that an export is measured on, and whose values set the int8 ranges."""
+"""Calibration images: an export is checked on them, and they set the int8 ranges."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
-# TensorFlow's guide to post-training quantization takes about as many.
+# About as many as TensorFlow's guide to post-training quantization uses.
 IMAGES = 100
-# What 1/255, 1/127.5 and ImageNet's deviations make of 0..255, within a hundredth.
+# Width of 0..255 after scaling by 1/255, by 1/127.5 or by ImageNet's standard deviations;
+# compared within 1 %.
 _WIDTHS_OF_RAW_RGB = np.array([1, 2, 1 / 0.229, 1 / 0.224, 1 / 0.225])
 
 
-def calibration_images(data, image):
-    """Returns images for the student one at a time, (N, 1, H, W, C), N at most `IMAGES`.
+def calibration_images(
+    data: Iterable[Any] | Callable[[], Iterable[Any]], image: keras.KerasTensor
+) -> np.ndarray:
+    """Returns up to `IMAGES` images for the student as batches of one, (N, 1, H, W, C).
 
     Args:
-        data: Images as the student takes them: an array (N, H, W, C), an iterable such
-            as a `tf.data.Dataset` of images (H, W, C) or of batches, or a function that
-            returns an iterator, as TensorFlow's `representative_dataset`. An image is
-            alone, first in a tuple or list, or in a dict by the name of the input, as
-            `"image"` or as the only value.
-        image: The `KerasTensor` of the student's input, (B, H, W, C).
+        data: Images as the student takes them: an array (N, H, W, C); an iterable, such
+            as a `tf.data.Dataset`, of images (H, W, C) or of batches; or a function that
+            returns an iterator, like TensorFlow's `representative_dataset`. An element is
+            an image or batch by itself, a tuple or list that starts with it, or a dict
+            that has it under the name of the input, as `"image"` or as its only value.
+        image: `KerasTensor` of the student's input, (B, H, W, C).
 
     Raises:
-        ValueError: There are no images in it, or of another shape, or with NaN.
+        ValueError: `data` has no images, or one of another shape, or with NaN or
+            infinity.
     """
     elements = data() if callable(data) else data
     images = list(itertools.islice(_single(elements, image), IMAGES))
@@ -54,7 +59,7 @@ def _single(elements, image):
 
 
 def _images_of(element, name):
-    """What is an image or a batch in an element with labels, names or both."""
+    """The image or batch in an element that may have labels, names or both."""
     while True:
         if isinstance(element, tuple | list) and element:
             element = element[0]
@@ -62,7 +67,7 @@ def _images_of(element, name):
             keys = [key for key in element if key in (name, "image") or len(element) == 1]
             if not keys:
                 raise ValueError(
-                    f"`calibration_data` must hold images by the name '{name}' or "
+                    f"`calibration_data` must hold images under the name '{name}' or "
                     f"'image'. Received: a dict of {list(element)}"
                 )
             element = element[keys[0]]
@@ -70,16 +75,17 @@ def _images_of(element, name):
             return element
 
 
-def with_full_range(images, student):
+def with_full_range(images: np.ndarray, student: keras.Model) -> np.ndarray:
     """Returns the images that set the int8 ranges, (N, 1, H, W, C).
 
-    They set the range of the input too. Only where they are raw RGB beyond doubt a black
-    and a white pixel come with them: then its scale is 1, and the file takes the bytes of
-    a camera as they are, also where no calibration image is as dark or as bright.
+    They set the range of the input too. Only if they are raw RGB beyond doubt, an image
+    with a black and a white pixel is added: the input then has a scale of 1, and the file
+    takes the bytes of a camera unchanged, even if no calibration image is as dark or as
+    bright.
     """
     if not _are_raw_rgb(images, student):
         return images
-    images = np.clip(images, 0, 255)  # interpolation may leave 0..255 by less than 0.5
+    images = np.clip(images, 0, 255)  # interpolation may exceed 0..255 by less than 0.5
     extremes = images[:1].copy()
     extremes[..., 0, 0, :], extremes[..., -1, -1, :] = 0, 255
     return np.concatenate([images, extremes])
@@ -88,9 +94,10 @@ def with_full_range(images, student):
 def _are_raw_rgb(images, student):
     """Whether the images are raw RGB beyond doubt.
 
-    They round to bytes, and two of three signs agree: they are whole numbers, their upper
-    half is in use, the student scales 0..255 first. Or they span 0..255 themselves. Depth
-    in metres, 16 bits, logarithms, and 0..1 or 0..2 with their rounding do not.
+    They must round to 0..255. Then they either span this range, or meet two of three
+    criteria: they are whole numbers, they have values of at least 128, and the student
+    rescales 0..255 first. Depth in metres, 16-bit images, logarithms, and 0..1 or 0..2
+    with rounding errors are rejected.
     """
     low, high = np.rint(images.min()), np.rint(images.max())
     if low < 0 or high > 255:

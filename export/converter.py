@@ -1,7 +1,7 @@
 """TensorFlow's converter, from a SavedModel to the bytes of a TFLite file.
 
-Where it quantizes to int8 it runs in a process of its own: it ends the whole process by a
-segmentation fault on networks that it cannot quantize.
+Quantization to int8 runs in a subprocess: on networks that it cannot quantize, the
+converter crashes the whole process with a segmentation fault.
 """
 
 import contextlib
@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 _IMAGES, _FILE, _REFUSAL = "images.npy", "int8.tflite", "refusal.txt"
-# By the file, since importing the package would import Keras. TensorFlow would import it
-# as well, and JAX where it is installed, and converts without them: half of the time.
+# Runs this file by its path, since importing the package would import Keras. TensorFlow
+# would import Keras too, and JAX where it is installed, but converts without them in half
+# the time.
 _CHILD = """
 import gc, runpy, sys
 gc.disable()
@@ -27,12 +29,12 @@ runpy.run_path(sys.argv[1])["_main"](*sys.argv[2:])
 """
 
 
-def convert(saved_model, quantization=None):
-    """Returns the bytes of a file with float32 weights or those of `"dynamic"`.
+def convert(saved_model: str | os.PathLike, quantization: str | None = None) -> bytes:
+    """Returns the bytes of a file with float32 or dynamic-range quantized weights.
 
     Args:
-        saved_model: Path of the directory.
-        quantization: `"dynamic"`, or else float32.
+        saved_model: Path of the SavedModel directory.
+        quantization: `"dynamic"`; anything else gives float32.
 
     Raises:
         ValueError: TFLite lacks an operator, or the converter cannot convert the model.
@@ -44,22 +46,22 @@ def convert(saved_model, quantization=None):
     return _converted(converter)
 
 
-def convert_to_int8(saved_model, images):
-    """Returns the bytes of a file that computes in integers, by a process of its own.
+def convert_to_int8(saved_model: str | os.PathLike, images: np.ndarray) -> bytes:
+    """Returns the bytes of a file that computes in integers, converted in a subprocess.
 
     Args:
-        saved_model: Path of the directory.
-        images: Batches, (N, 1, H, W, C): the values that the network has for them set
-            the range of each tensor.
+        saved_model: Path of the SavedModel directory.
+        images: Batches (N, 1, H, W, C), on which the network's values set the range of
+            each tensor.
 
     Raises:
-        ValueError: Likewise, or the converter crashed.
+        ValueError: As `convert`, or the converter crashed.
     """
     with tempfile.TemporaryDirectory() as directory:
         np.save(os.path.join(directory, _IMAGES), images)
         arguments = __file__, os.fspath(saved_model), directory
         command = [sys.executable, "-c", _CHILD, *arguments]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # no GPU's memory
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # takes no GPU memory
         process = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True
         )
@@ -69,9 +71,9 @@ def convert_to_int8(saved_model, images):
         if not file.exists():
             raise ValueError(
                 "`model` must be a network that TensorFlow's converter can quantize to "
-                f"int8. Received: one on which it crashes ({_end(process)}), as on "
-                "recurrent layers and on values that overflow within an activation, such "
-                "as mish of more than 88: scale the images in the first layer, replace "
+                f"int8. Received: one on which it crashes ({_end(process)}), as it does "
+                "on recurrent layers and on values that overflow in an activation, such "
+                "as mish of more than 88. Scale the images in the first layer, replace "
                 'what crashes, or export with quantization="dynamic" or "float16"'
             )
         return file.read_bytes()
@@ -97,11 +99,11 @@ def _to_int8(saved_model, images):
 def _converted(converter):
     try:
         with quiet_stderr(), warnings.catch_warnings():
-            # The converter runs it itself, to quantize.
+            # The converter itself uses it to quantize.
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is")
             return converter.convert()
     except Exception as error:
-        # The converter's own message is pages of C++.
+        # The converter's own message is pages of C++ logs.
         raise ValueError(_reason(error)) from None
 
 
@@ -116,16 +118,17 @@ def _reason(error):
     said = " ".join(str(error).split())[:200]
     return (
         "`model` must be a network that TensorFlow's converter can convert. Received: "
-        f"one of which it says: {said}"
+        f"one for which it says: {said}"
     )
 
 
 @contextlib.contextmanager
-def quiet_stderr():
-    """Drops what the process writes to stderr.
+def quiet_stderr() -> Iterator[None]:
+    """Discards what the process writes to stderr.
 
-    Converter and interpreter log a page from C++, past Python's `sys.stderr`, and read
-    their log level when TensorFlow is imported: only the file descriptor is left.
+    Converter and interpreter log pages from C++, which bypasses Python's `sys.stderr`,
+    and read their log level when TensorFlow is imported: only redirecting the file
+    descriptor silences them.
     """
     kept = os.dup(2)
     try:
@@ -138,7 +141,7 @@ def quiet_stderr():
 
 
 def _main(saved_model, directory):
-    """What the process of its own does: files in `directory` go in and come out."""
+    """Runs in the subprocess; input and output are files in `directory`."""
     images = np.load(os.path.join(directory, _IMAGES))
     try:
         pathlib.Path(directory, _FILE).write_bytes(_to_int8(saved_model, images))

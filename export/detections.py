@@ -1,4 +1,6 @@
-"""Do two runs of a detector find the same? Box by box, in whatever order."""
+"""Compares the detections of two runs, box by box and in any order."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -8,19 +10,22 @@ NAMES = {"boxes", "scores", "classes", "count"}
 _SAME_IOU = 0.5
 
 
-def pair_up(expected, received):
-    """Pairs detections that are of one class and overlap, best scores first.
+def pair_up(
+    expected: Mapping[str, np.ndarray], received: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """Pairs overlapping detections of the same class, highest scores first.
 
-    Detections of nearly the same score may change places, and one at the threshold of the
-    score or of the suppression may be there or not, without anything being wrong.
+    Neither run is wrong if detections of nearly the same score swap places, or if one at
+    the threshold of the scores or of the suppression is there in one run only.
 
     Args:
-        expected, received: Outputs by name.
+        expected: Outputs of one run, by name.
+        received: Outputs of the other run.
 
     Returns:
-        (pairs, matched): float64 (P, 2, 5) of what both say of a detection, the corners
-        and the score; and the sum of all paired scores as a share of all scores, 1.0 if
-        there is nothing to find.
+        (pairs, matched): float64 (P, 2, 5), the corners and the score that each run has
+        for a detection; and the sum of all paired scores as a share of all scores, 1.0 if
+        nothing was detected.
     """
     shape = -1, expected["scores"].shape[-1]
     images = [
@@ -31,10 +36,10 @@ def pair_up(expected, received):
         }
         for run in (expected, received)
     ]
-    pairs = [
+    paired = [
         pair for i in range(len(images[0]["boxes"])) for pair in _of_image(images, i)
     ]
-    pairs = np.reshape(pairs, (-1, 2, 5))
+    pairs = np.reshape(paired, (-1, 2, 5))
     total = sum(run["scores"].sum() for run in images)
     return pairs, float(pairs[..., 4].sum() / total) if total else 1.0
 

@@ -7,7 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_hybrid.export.flatbuffer import pack
 
-# Shares of the weights of all filters that stay in float32, to try one after the other.
+# Shares of all filters' weights that stay in float32, tried one after the other.
 EXACT_SHARES = 0.05, 0.2, 0.5, 0.9
 _WITH_FILTER = {
     schema.BuiltinOperator.CONV_2D,
@@ -15,23 +15,24 @@ _WITH_FILTER = {
     schema.BuiltinOperator.TRANSPOSE_CONV,
     schema.BuiltinOperator.FULLY_CONNECTED,
 }
-_FILTER = 1  # its position among the inputs of each
-_DEQUANTIZES_FLOAT16 = 3  # version of the operator
-_ROUNDING = 2**-10  # of values: twice what float16 makes of one that it can hold
+_FILTER = 1  # position of the filter among the inputs of these operators
+_DEQUANTIZES_FLOAT16 = 3  # version of DEQUANTIZE that reads float16
+_ROUNDING = 2**-10  # relative: twice the error of rounding one value in float16's range
 
 
-def with_float16_weights(content, exact_share):
+def with_float16_weights(content: bytes, exact_share: float) -> bytes:
     """Returns a float32 file with the filters of its layers in half the bytes.
 
-    A filter is stored as float16 and read through a DEQUANTIZE, as TensorFlow's converter
-    has it. Unlike there the smallest filters stay as they are: most of the error comes
-    from them, since a depthwise filter makes a whole map from nine weights. Of a
-    MobileNet trained on CIFAR-10 the softmax was off by up to 2.1e-3 on 600 test images;
-    with a twentieth of the weights exact it is by 2.6e-4.
+    A filter is stored as float16 and read through a DEQUANTIZE operator, as TensorFlow's
+    converter does it. Unlike there, the smallest filters stay in float32: they cause most
+    of the error, since a depthwise filter computes a whole feature map from nine weights.
+    The softmax of a MobileNet trained on CIFAR-10 was off by up to 2.1e-3 on 600 test
+    images; with a twentieth of the weights in float32 it is off by up to 2.6e-4.
 
     Args:
-        content: The file, bytes.
-        exact_share: Of all filters' weights, in the smallest filters, that stay.
+        content: Bytes of the file.
+        exact_share: Share of all filters' weights that stays in float32, in the smallest
+            filters.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
@@ -43,7 +44,7 @@ def with_float16_weights(content, exact_share):
         tensor = graph.tensors[index]
         half = _half(tensor, model.buffers)
         graph.tensors.append(half)
-        model.buffers[tensor.buffer].data = None  # computed now
+        model.buffers[tensor.buffer].data = None  # the operator computes it now
         operator = schema.OperatorT()
         operator.opcodeIndex = len(model.operatorCodes) - 1
         operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
@@ -52,7 +53,7 @@ def with_float16_weights(content, exact_share):
 
 
 def _large_filters(model, exact_share):
-    """Tensors to store as float16: filters that it can hold, but the smallest ones."""
+    """Tensors to store as float16: filters in its range, except the smallest ones."""
     graph = model.subgraphs[0]
     users = collections.Counter(tensor.buffer for tensor in graph.tensors)
     filters = {
@@ -74,10 +75,10 @@ def _large_filters(model, exact_share):
 
 
 def _fits_float16(values):
-    """Whether float16 rounds them as a whole to its 11 bits.
+    """Whether float16 keeps 11 bits of precision over the values as a whole.
 
-    It has nothing beyond 65504, and below 6e-5 fewer and fewer bits: batch normalization
-    that is folded into a filter can bring its weights there.
+    It overflows beyond 65504 and has fewer and fewer bits below 6e-5: folding batch
+    normalization into a filter can move its weights there.
     """
     exact = values.astype("float64")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -86,7 +87,7 @@ def _fits_float16(values):
 
 
 def _half(tensor, buffers):
-    """A tensor of the same values in float16, its buffer added to `buffers`."""
+    """A float16 copy of a tensor, whose buffer is appended to `buffers`."""
     half = schema.TensorT()
     half.name = tensor.name + b"/float16"
     half.shape, half.type = tensor.shape, schema.TensorType.FLOAT16

@@ -1,11 +1,12 @@
 """TFLite metadata: the labels of an output, where LiteRT's task libraries look for them.
 
 Layout as in tflite-support's metadata_schema.fbs, version M001: a flatbuffer in the model
-names the label file, and the file itself is in a zip archive behind the model.
+names the label file, and the file itself is in a zip archive appended to the model.
 """
 
 import io
 import zipfile
+from collections.abc import Iterable
 
 import flatbuffers
 import numpy as np
@@ -14,22 +15,25 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_hybrid.export.flatbuffer import pack
 
 LABEL_FILE = "labels.txt"
-_AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType.TENSOR_AXIS_LABELS and so on
-# Fields of the schema's tables, by their position in it.
+# TENSOR_AXIS_LABELS and TENSOR_VALUE_LABELS of AssociatedFileType.
+_AXIS_LABELS, _VALUE_LABELS = 2, 3
+# Positions of fields in the schema's tables.
 _FILE_NAME, _FILE_DESCRIPTION, _FILE_TYPE = 0, 1, 2
 _TENSOR_NAME, _TENSOR_FILES = 0, 6
 _SUBGRAPH_INPUTS, _SUBGRAPH_OUTPUTS = 2, 3
 _MODEL_SUBGRAPHS, _MODEL_PARSER_VERSION = 3, 7
 
 
-def with_labels(content, labels, output, are_values=False):
-    """Returns a TFLite file that says what the last axis of an output means.
+def with_labels(
+    content: bytes, labels: Iterable[str], output: str, are_values: bool = False
+) -> bytes:
+    """Returns a TFLite file with names for the last axis of an output in its metadata.
 
     Args:
-        content: The file, bytes.
-        labels: Names, one per position of the axis.
+        content: Bytes of the file.
+        labels: Names, one per position on the axis.
         output: Name of the output in the file's signature.
-        are_values: Whether they name its values instead, from 0.
+        are_values: Whether the labels name the output's values, from 0, instead.
     """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     signature = model.signatureDefs[0]
@@ -55,15 +59,15 @@ def with_labels(content, labels, output, are_values=False):
     return file.getvalue()
 
 
-def label_names(labels):
-    """Returns labels as the names of a file with a name a line.
+def label_names(labels: Iterable[str]) -> list[str]:
+    """Returns labels as the names of a file with one name per line.
 
-    What reading such a file leaves around a name is dropped: a byte order mark in front
-    of the first, line ends behind each. A name may be empty.
+    What may be left from reading such a file is removed: a byte order mark before the
+    first name, line ends after each. A name may be empty.
 
     Raises:
-        ValueError: They are no list of names, or a line break is within one: it would
-            shift all that follow.
+        ValueError: `labels` is not a list of names, or a name contains a line break,
+            which would shift all names after it.
     """
     names = [] if isinstance(labels, str) else list(labels)
     if not names or not all(isinstance(name, str) for name in names):
@@ -73,8 +77,8 @@ def label_names(labels):
     for i, name in enumerate(names):
         if len(name.splitlines()) > 1:
             raise ValueError(
-                "`labels` must be names without line breaks: the file of labels has a "
-                f"name a line. Received: label {i}, {name!r}"
+                "`labels` must be names without line breaks: the label file has one "
+                f"name per line. Received: label {i}, {name!r}"
             )
     return names
 

@@ -1,4 +1,4 @@
-"""A folder of photographs, as images for a student of raw RGB, RGBA or grey."""
+"""Photographs of a folder, as images for a student of raw RGB, RGBA or grey."""
 
 import os
 import pathlib
@@ -14,24 +14,26 @@ from keras_hybrid.data.folders import SUFFIXES
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def photographs(folder, shape, count):
-    """Returns up to `count` photographs, drawn by seed, cropped and resized.
+def photographs(
+    folder: str | os.PathLike, shape: tuple[int, int, int], count: int
+) -> np.ndarray:
+    """Returns up to `count` photographs, sampled with a seed, cropped and resized.
 
-    They are upright, by their EXIF orientation. What cannot be read is skipped with a
-    warning.
+    They are turned upright by their EXIF orientation. Files that cannot be read are
+    skipped with a warning.
 
     Args:
-        folder: With photographs in it or in its subfolders. Hidden ones are left out,
-            such as the `._` files of macOS.
+        folder: Folder with photographs in it or in its subfolders. Hidden files and
+            folders are left out, such as the `._` files of macOS.
         shape: (H, W, C) of the student's images; one channel is grey, four are RGBA.
-        count: How many at most.
+        count: Largest number of photographs.
 
     Returns:
         uint8 (N, H, W, C).
 
     Raises:
-        ValueError: There is no such folder, no photograph in it that can be read, or the
-            student takes no photographs.
+        ValueError: The folder does not exist, no photograph in it can be read, or the
+            student's images have another number of channels.
     """
     if shape[-1] not in _MODES:
         raise ValueError(
@@ -40,7 +42,8 @@ def photographs(folder, shape, count):
         )
     files = _files(pathlib.Path(folder))
     random.Random(0).shuffle(files)
-    images, reasons = [], []
+    images: list[np.ndarray] = []
+    reasons: list[str] = []
     for file in files:
         if len(images) == count:
             break
@@ -51,10 +54,10 @@ def photographs(folder, shape, count):
             logging.warning("Skipping image %s", reasons[-1])
     if not images:
         nothing = f"no {', '.join(SUFFIXES)} file in it"
-        found = [*reasons, nothing if os.path.isdir(folder) else "no folder"][0]
+        found = [*reasons, nothing if os.path.isdir(folder) else "not a folder"][0]
         raise ValueError(
-            "--calibration_data must be a folder of photographs, also in subfolders. "
-            f"Received: --calibration_data={folder}, {found}"
+            "--calibration_data must be a folder with photographs in it or in its "
+            f"subfolders. Received: --calibration_data={folder}, {found}"
         )
     return np.stack(images)
 

@@ -1,4 +1,4 @@
-"""The student as a SavedModel."""
+"""Export of the student as a SavedModel."""
 
 import os
 import pathlib
@@ -11,30 +11,30 @@ from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.student import float32_student, forward, image_input
 from keras_hybrid.training.atomic_write import staged
 
-# Where the student takes any height and width, it is checked at this one.
+# Height and width at which a student of any image size is checked.
 CHECKED_SIZE = 224
 
 
-def to_saved_model(model, filepath):
+def to_saved_model(model: keras.Model, filepath: str | os.PathLike) -> ExportReport:
     """Writes the student's forward pass as a SavedModel and checks what was written.
 
-    The directory holds the inference pass in float32 and nothing else: no teacher, no
-    adapters, no optimizer. Its `serve(images)` takes a batch of any size, and any image
-    size where the student does, and returns a dict of outputs, named as in `to_tflite`.
+    The directory contains the inference pass in float32 and nothing else: no teacher, no
+    adapters, no optimizer. Its `serve(images)` takes a batch of any size, and images of
+    any size if the student does, and returns a dict of outputs, named as in `to_tflite`.
 
     Args:
         model: A student, or a model with a `.student` such as `HybridTransfer`. It must
             have one input, images `(batch, height, width, channels)`. Not changed.
-        filepath: The directory. Missing parents are created; a SavedModel that is there
-            is replaced once the new one is complete.
+        filepath: Path of the directory. Missing parents are created; an existing
+            SavedModel is replaced once the new one is complete.
 
     Returns:
         An `ExportReport`, with `ops=()`.
 
     Raises:
-        ValueError: `model` cannot be exported, or `filepath` is something else than a
-            SavedModel.
-        TypeError: `model` is no `keras.Model`.
+        ValueError: `model` cannot be exported, or `filepath` is neither new nor empty nor
+            a SavedModel.
+        TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written SavedModel does not compute what Keras computes.
 
     Example:
@@ -71,7 +71,9 @@ def to_saved_model(model, filepath):
         )
 
 
-def write_saved_model(student, directory, shape):
+def write_saved_model(
+    student: keras.Model, directory: str | os.PathLike, shape: tuple[int | None, ...]
+) -> None:
     """Writes `student` with one endpoint: `serve` maps images of `shape` to a dict."""
     image = tf.TensorSpec(shape, image_input(student).dtype, name="image")
     archive = keras.export.ExportArchive()

@@ -1,22 +1,25 @@
-"""The network an export is about: the student alone, in float32, with named outputs."""
+"""The network to export: the student alone, in float32, with named outputs."""
 
 import os
 import tempfile
 
 import keras
 
+from keras_hybrid.training.types import Tensor
+
 OTHER_FLOATS = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}
 
 
-def load(path, argument):
+def load(path: str | os.PathLike, argument: str) -> keras.Model:
     """Returns the model of a `.keras` file.
 
     Args:
-        path: The file.
-        argument: What the user calls it, such as `"--student"`.
+        path: Path of the file.
+        argument: Name of the user's argument, such as `"--student"`.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file, or no model in it; one line.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file contains no model; the message is one line.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -24,7 +27,7 @@ def load(path, argument):
         )
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # zipfile, h5py and Keras raise their own each
+    except Exception as error:  # zipfile, h5py and Keras raise different types
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{argument} must be a model saved as .keras. Received: {argument}={path}, "
@@ -32,14 +35,14 @@ def load(path, argument):
         ) from error
 
 
-def float32_student(model):
-    """Returns the network to export; `model` itself stays as it is.
+def float32_student(model: keras.Model) -> keras.Model:
+    """Returns the network to export; `model` itself is not changed.
 
     Args:
         model: A built student with one image input, or a model with a `.student`.
 
     Returns:
-        The student; where one of its layers has another float policy, such as
+        The student; if one of its layers has another float policy, such as
         `"mixed_float16"`, a float32 copy of it with the same weights.
     """
     if keras.backend.backend() != "tensorflow":
@@ -63,7 +66,7 @@ def float32_student(model):
     return _copy_in_float32(student) if policies & OTHER_FLOATS else student
 
 
-def image_input(student):
+def image_input(student: keras.Model) -> keras.KerasTensor:
     """Returns the `KerasTensor` of the student's image input: `(B, H, W, C)`."""
     backbone = getattr(student, "backbone", None)
     functional = student if getattr(student, "inputs", None) else backbone
@@ -76,7 +79,7 @@ def image_input(student):
     return inputs[0]
 
 
-def forward(student, images):
+def forward(student: keras.Model, images: Tensor) -> dict[str, Tensor]:
     """Runs `student` in inference mode and names its outputs.
 
     Returns:
@@ -96,7 +99,7 @@ def _output_name(path):
 def _copy_in_float32(student):
     try:
         return _copy(student)
-    except Exception as error:  # of any type, from get_config or from_config of a layer
+    except Exception as error:  # of any type, from a layer's get_config or from_config
         reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
         raise ValueError(
             "`model` must be a network that Keras can copy in float32, since it computes "
@@ -115,12 +118,12 @@ def _copy(student):
         for layer in student._flatten_layers()
         if not type(layer).__module__.startswith("keras.")
     }
-    # `safe_mode` guards against foreign files; this config comes from a live model.
+    # `safe_mode` guards against untrusted files; this config comes from a live model.
     copy = keras.saving.deserialize_keras_object(
         _in_float32(config), custom_objects=classes, safe_mode=False
     )
     with tempfile.TemporaryDirectory() as directory:
-        # Through a file, which matches weights by layer, `set_weights` only by position.
+        # A file matches weights by layer, `set_weights` only by position.
         weights = os.path.join(directory, "student.weights.h5")
         student.save_weights(weights)
         copy.load_weights(weights)

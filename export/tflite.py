@@ -1,9 +1,12 @@
-"""The student as a TFLite (LiteRT) file."""
+"""Export of the student as a TFLite (LiteRT) file."""
 
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
@@ -22,43 +25,51 @@ from keras_hybrid.export.student import float32_student, forward, image_input
 from keras_hybrid.training.atomic_write import staged
 
 QUANTIZATIONS = None, "float16", "dynamic", "int8"
-# Scaled error at which no closer file is tried. On a thousand images it comes out at
-# about twice that on the hundred it is measured on.
+# Scaled error up to which no more accurate file is tried. On a thousand images it is
+# about twice as large as on the hundred on which it is measured.
 _CLOSE = 5e-4
 
 
-def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labels=None):
+def to_tflite(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    *,
+    quantization: str | None = None,
+    calibration_data: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+    labels: Iterable[str] | None = None,
+) -> ExportReport:
     """Writes the student as a TFLite file and checks what was written.
 
     The file takes one image: its input `"image"` has the fixed shape `(1, H, W, C)`,
-    which is what phones run fastest. It needs built-in TFLite operators only. A dict of
-    outputs keeps its keys as names; a single output or a list is `"output_0"`, ....
+    which phones run fastest. It needs built-in TFLite operators only. A dict of outputs
+    keeps its keys as names; a single output or a list is `"output_0"`, ....
 
-    A student for any image size, `(None, None, 3)`, gets its size in one line first:
+    A student for any image size, `(None, None, 3)`, is first given one:
     `image = keras.Input((H, W, 3)); model = keras.Model(image, student(image))`.
 
     Args:
-        model: A student, or a model with a `.student` such as `HybridTransfer`. Its one
-            input is images of a fixed height and width. Not changed.
-        filepath: Ends in `.tflite`. Missing parents are created; a file that is there is
-            replaced once the new one is complete.
-        quantization: None for float32. `"float16"` stores weights in half the bytes, or
-            fewer of them where that changes an output by 5e-4, and computes in float32.
-            `"dynamic"` stores them in a quarter, and computes in float32 what has no
-            faster form. `"int8"` computes in integers throughout: input and outputs are
-            uint8, and a student that takes raw RGB takes the bytes of a camera as they
-            are; an output's value is `scale * (byte - zero_point)`, as the file says.
-        calibration_data: Images as the student takes them, from which up to 100 are
-            used: an array (N, H, W, C), or a `tf.data.Dataset` or other iterable of
-            images or batches, with or without labels, or a function that returns an
-            iterator of them. They set the ranges of `"int8"`, which needs them, that of
-            the input too; only where they are raw RGB beyond doubt it is 0 to 255. And
-            they are what the file is compared on; without, seeded blocks of colour are.
-        labels: Names of the classes, in the order of the last axis of an output, or by
-            its values where that is integers, a label map or a detector's `"classes"`:
-            they come along in the file's metadata, where LiteRT's task libraries find
-            them. An empty one is a class without a name. Empty ones behind the last
-            class and line ends are dropped.
+        model: A student, or a model with a `.student` such as `HybridTransfer`. It must
+            have one input, images of a fixed height and width. Not changed.
+        filepath: Path that ends in `.tflite`. Missing parents are created; an existing
+            file is replaced once the new one is complete.
+        quantization: None for float32. `"float16"` stores weights in half the bytes,
+            fewer of them where an output would otherwise change by more than 5e-4, and
+            computes in float32. `"dynamic"` stores weights in a quarter of the bytes, and
+            computes in float32 where there is no faster kernel. `"int8"` computes in
+            integers throughout: input and outputs are uint8, and a student that takes raw
+            RGB takes the bytes of a camera unchanged; an output's value is
+            `scale * (byte - zero_point)`, with both numbers in the file.
+        calibration_data: Images as the student takes them, of which up to 100 are used:
+            an array (N, H, W, C); a `tf.data.Dataset` or other iterable of images or
+            batches, with or without labels; or a function that returns an iterator of
+            them. They set the ranges of `"int8"`, which requires them, including the
+            range of the input: it is 0 to 255 only if they are raw RGB beyond doubt. The
+            file is compared with Keras on them; without them, on seeded blocks of colour.
+        labels: Names of the classes, in the order of the last axis of an output, or of
+            its values if they are integers (a label map, or a detector's `"classes"`).
+            They are stored in the file's metadata, where LiteRT's task libraries find
+            them. An empty name is a class without a name. Line ends, and empty names
+            after the last class, are dropped.
 
     Returns:
         An `ExportReport`.
@@ -66,8 +77,8 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
     Raises:
         ValueError: `model` cannot be exported: it needs operators that TFLite lacks, has
             no fixed image size or gives NaN, or TensorFlow's converter fails or crashes
-            on it; or an argument is none of the above.
-        TypeError: `model` is no `keras.Model`.
+            on it; or another argument is invalid.
+        TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written file does not compute what Keras computes.
 
     Example:
@@ -91,7 +102,7 @@ def to_tflite(model, filepath, *, quantization=None, calibration_data=None, labe
         )
     if quantization == "int8" and calibration_data is None:
         raise ValueError(
-            '`calibration_data` must be given with quantization="int8": some 100 images '
+            '`calibration_data` must be given with quantization="int8": about 100 images '
             "as the student takes them. Received: calibration_data=None"
         )
     student = float32_student(model)
@@ -132,7 +143,7 @@ def _images(calibration_data, shape, image):
 
 
 def _labels_and_output(student, image, labels):
-    """The names, the output that they are about, and whether they name its values."""
+    """The names, the output that they label, and whether they name its values."""
     names = label_names(labels)
     outputs = forward(student, image)
     if outputs.keys() == NAMES:
@@ -147,7 +158,7 @@ def _labels_and_output(student, image, labels):
     fitting = [name for name, shape in shapes.items() if shape[-1] == len(names)]
     if len(fitting) != 1:
         raise ValueError(
-            "`labels` must be as many as one output has channels. Received: "
+            "`labels` must be as many as the channels of one output. Received: "
             f"{len(names)} labels for outputs of shape {shapes}"
         )
     return names, fitting[0], False
@@ -172,10 +183,10 @@ def _verify(path, student, images, quantization):
 
 
 def _require_input(detail, images):
-    """Raises where an int8 file's input has coarser steps or ends than the images.
+    """Raises if the input of an int8 file is coarser or narrower than the images.
 
-    Its 256 levels over their range, zero included, are off by half a step; and by up to
-    another one at the ends, since zero is one of the levels.
+    With 256 levels over the range of the images and zero, the error is up to half a step,
+    and up to one step more at the ends, since zero is one of the levels.
     """
     scale, zero_point = detail["quantization"]
     if not scale:
@@ -186,13 +197,14 @@ def _require_input(detail, images):
         raise RuntimeError(
             "The exported file must take the images as the student does. Received: an "
             f"input in steps of {scale:.3g} from {0 - scale * zero_point:.3g} for images "
-            f"from {low:.3g} to {high:.3g}. Where the network concatenates them with "
-            'features of another range, scale those alike, or use quantization="dynamic"'
+            f"from {low:.3g} to {high:.3g}. If the network concatenates them with "
+            "features of another range, scale both alike, or use "
+            'quantization="dynamic"'
         )
 
 
 def _run(runner, image):
-    """Outputs of the file for an image, in the units of Keras."""
+    """Outputs of the file for an image, in the units of Keras's outputs."""
     detail = runner.get_input_details()["image"]
     outputs = runner(image=_quantize(image, detail))
     details = runner.get_output_details()
@@ -217,7 +229,7 @@ def _shape_of_one(shape):
     batch, height, width, channels = shape
     if None in shape[1:] or batch not in (None, 1):
         raise ValueError(
-            "`model` must take single images of a fixed size. Fix it by `image = "
+            "`model` must take single images of a fixed size. Fix it with `image = "
             "keras.Input((height, width, 3)); model = keras.Model(image, model(image))`. "
             f"Received: input shape {tuple(shape)}"
         )
@@ -225,7 +237,7 @@ def _shape_of_one(shape):
 
 
 def _conversions(student, shape, quantization, images):
-    """The bytes of the file: first the smallest, then closer ones where there are."""
+    """The bytes of the file: the smallest first, then more accurate ones if any."""
     content = _convert(student, shape, quantization, images)
     if quantization == "float16":
         yield from (with_float16_weights(content, share) for share in EXACT_SHARES)
@@ -234,10 +246,10 @@ def _conversions(student, shape, quantization, images):
 
 
 def _convert(student, shape, quantization, images):
-    """Returns the bytes of a file with float32 weights or those the converter makes.
+    """Returns the bytes of a file with float32 weights or the converter's quantization.
 
-    By way of a SavedModel: converting a traced function keeps no names, and given the
-    Keras model to track, it leaves the weights out of the file.
+    It goes through a SavedModel: converting a traced function loses the names, and if the
+    Keras model is given as the object to track, the file lacks the weights.
     """
     with tempfile.TemporaryDirectory() as directory:
         write_saved_model(student, directory, shape)
@@ -251,7 +263,7 @@ def _convert(student, shape, quantization, images):
                 raise
             raise ValueError(
                 "`model` must be the student as it was before `quantize`: this function "
-                "quantizes by itself. Received: layers that are quantized to "
+                "quantizes it. Received: layers that are quantized to "
                 f"{', '.join(sorted(modes - {None}))}"
             ) from error
 
@@ -264,7 +276,7 @@ def _ops(content):
     }
     file = schema.Model.GetRootAs(content)
     codes = [file.OperatorCodes(i) for i in range(file.OperatorCodesLength())]
-    # Codes up to 127 are in the old field too; newer ones have its largest value there.
+    # Codes up to 127 are in the old field too; for newer ones it has its largest value.
     found = {max(c.BuiltinCode(), c.DeprecatedBuiltinCode()) for c in codes}
     return tuple(sorted(names[code] for code in found))
 

@@ -1,6 +1,6 @@
-"""The networks of `keras.applications` with their own preprocessing inside.
+"""The networks of `keras.applications` with their preprocessing built in.
 
-A hybrid path hands one image to two networks that were trained on differently scaled
+A hybrid path feeds one image to two networks that were trained on differently scaled
 pixels. Here every network takes raw RGB and scales it in its first layers, which are
 Keras's own, so that a saved model loads without this package.
 """
@@ -9,12 +9,13 @@ import difflib
 import os
 import re
 import warnings
+from typing import Any
 
 import keras
 from keras.src.ops.numpy import Flip
 
-# Module of `keras.applications` -> its `preprocess_input`; None: the network has it
-# inside. The scheme's numbers are those of `keras.applications.imagenet_utils`.
+# Module of `keras.applications` -> scheme of its `preprocess_input`, or None where the
+# network has it built in. The numbers are those of `keras.applications.imagenet_utils`.
 _PREPROCESSING = {
     "convnext": None,
     "densenet": "torch",
@@ -34,7 +35,7 @@ _PREPROCESSING = {
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in 0-1
 _SCALE_AND_OFFSET = {
-    "bgr": (1.0, 0.0),  # and RGB to BGR afterwards
+    "bgr": (1.0, 0.0),  # then RGB to BGR
     "caffe": (1.0, [-123.68, -116.779, -103.939]),  # likewise
     "tf": (1 / 127.5, -1.0),
     "torch": (
@@ -43,7 +44,7 @@ _SCALE_AND_OFFSET = {
     ),
 }
 # Height and width in pixels of a network with its own top, where they are not 224. Keras
-# keeps them inside its functions; we need them before the call.
+# defines them inside its functions; they are needed here before the call.
 _DEFAULT_SIZES = {
     "EfficientNetB1": 240,
     "EfficientNetB2": 260,
@@ -70,7 +71,7 @@ def load(
     weights: str | os.PathLike | None = "imagenet",
     input_shape: tuple[int | None, int | None, int] | None = None,
     classes: int | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Returns a network of `keras.applications` that takes raw RGB images.
 
@@ -79,23 +80,26 @@ def load(
     the layers of Keras's network.
 
     Args:
-        name: A class of `keras.applications`: `"ResNet50"`, `"MobileNet"`, ...
-        weights: `"imagenet"` (downloaded on first use), `None` for random weights, or a
-            file for Keras's `load_weights`. Beware that Keras's EfficientNet V1 divides
-            by the ImageNet deviation for `"imagenet"` only, not for a file.
-        input_shape: `(height, width, 3)` in pixels, `None` for any size. Default: any
-            size; with the network's own classifier, and for NASNet always, the size it
-            was published with.
-        classes: `None` for the feature map (B, h, w, C) of the last stage. A number for
-            probabilities (B, classes): from the network's own top where `weights` are
-            random or have such a top (a file, or ImageNet and 1000), else from global
-            average pooling and a new `Dense` layer, `"predictions"`, on the features.
-        **kwargs: To the Keras class: `alpha`, `pooling`, `classifier_activation`, ...
-            `include_top` forces the network's own top (`True`) or forbids it.
+        name: Name of a network in `keras.applications`: `"ResNet50"`, `"MobileNet"`, ...
+        weights: `"imagenet"` (downloaded on first use), `None` for random weights, or the
+            path of a file for Keras's `load_weights`. Note that Keras's EfficientNet V1
+            rescales by the ImageNet standard deviation for `"imagenet"` only, not for a
+            file.
+        input_shape: `(height, width, 3)` in pixels, with `None` for any size. By default
+            any size; with the network's own classifier, and always for NASNet, the size
+            at which it was published.
+        classes: `None` for the feature map (B, h, w, C) of the last stage, or the number
+            of classes for probabilities (B, classes). These come from the network's own
+            top if `weights` are random or have such a top (a file, or ImageNet and
+            1000), or else from global average pooling and a new `Dense` layer,
+            `"predictions"`, on the features.
+        **kwargs: Arguments of the Keras network: `alpha`, `pooling`,
+            `classifier_activation`, ... `include_top` forces the network's own top
+            (`True`) or leaves it out (`False`).
 
     Raises:
-        ValueError: An unknown name, a missing or unfitting weights file, a shape that is
-            not RGB; and whatever the Keras class refuses.
+        ValueError: The name is unknown, the weights file is missing or does not fit, the
+            shape is not RGB, or Keras refuses an argument.
         ConnectionError: The ImageNet weights could not be downloaded.
 
     Example:
@@ -125,7 +129,7 @@ def load(
     else:
         raise ValueError(
             f"`weights` must be a file that fits {name}. Received: weights="
-            f"{os.fspath(weights)!r}, of which Keras says: {_one_line(reason)}"
+            f"{os.fspath(weights)!r}, for which Keras reports: {_one_line(reason)}"
         ) from reason
     if classes is None or top:
         return model
@@ -133,16 +137,16 @@ def load(
 
 
 def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
-    """Returns `model` behind the layers that scale raw RGB the way it was trained.
+    """Returns `model` preceded by layers that scale raw RGB as in its training.
 
     Args:
-        model: Takes images (B, H, W, 3).
-        scheme: `"bgr"`, `"caffe"` (BGR less the ImageNet mean), `"tf"` (-1..1), `"torch"`
-            (0..1, then ImageNet mean and deviation), or `"inside"`: it takes raw RGB
-            already.
+        model: A model that takes images (B, H, W, 3).
+        scheme: `"bgr"`, `"caffe"` (BGR minus the ImageNet mean), `"tf"` (-1..1),
+            `"torch"` (0..1, then ImageNet mean and standard deviation), or `"inside"`
+            for a model that already takes raw RGB.
 
     Raises:
-        ValueError: An unknown scheme.
+        ValueError: The scheme is unknown.
     """
     if scheme == "inside":
         return model
@@ -156,7 +160,7 @@ def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
 
 
 def _networks():
-    """Name -> class for all of `keras.applications` whose preprocessing we know."""
+    """Name -> function, for all of `keras.applications` with known preprocessing."""
     return {
         name: network
         for name, network in vars(keras.applications).items()
@@ -189,7 +193,7 @@ def _check(name, weights, input_shape, classes):
             f"channels last. Received: input_shape={input_shape}"
         )
     if name.startswith("NASNet") and None in (input_shape or ()):
-        # Its paddings are computed from the static size, and wrong without one.
+        # Its padding is computed from the static size, and is wrong without one.
         raise ValueError(
             f"`input_shape` must not contain None for {name}. Received: "
             f"input_shape={input_shape}"
@@ -206,7 +210,7 @@ def _check(name, weights, input_shape, classes):
 
 
 def _build(name, weights, input_shape, top, classes, kwargs):
-    """Keras's network behind an `image` input and the layers that normalize it."""
+    """Keras's network, preceded by an `image` input and layers that normalize it."""
     network = _networks()[name]
     if input_shape is None:
         fixed = top or _module(network) == "nasnet"
@@ -218,7 +222,7 @@ def _build(name, weights, input_shape, top, classes, kwargs):
         kwargs = {**kwargs, "classes": classes}
     x = _preprocess(image, _PREPROCESSING[_module(network)])
     with warnings.catch_warnings():
-        # MobileNets pick the weights of 224x224 for every other size: nothing is wrong.
+        # MobileNets take the weights of 224x224 for other sizes, which is intended.
         warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
         try:
             model = network(include_top=top, weights=weights, input_tensor=x, **kwargs)
@@ -228,10 +232,10 @@ def _build(name, weights, input_shape, top, classes, kwargs):
                 raise
             raise ConnectionError(
                 f"The ImageNet weights of {name} could not be downloaded. Pass "
-                "`weights=None` for random weights, or a file. "
-                f"The download said: {_one_line(error)}"
+                "`weights=None` for random weights, or the path of a file. "
+                f"The download failed with: {_one_line(error)}"
             ) from error
-    # Keras lists the input, [image], and would then warn at every call with a tensor.
+    # Keras's model has the list [image] as input, and warns of every call with a tensor.
     return keras.Model(image, model.output, name=model.name)
 
 
@@ -239,15 +243,15 @@ def _preprocess(image, scheme):
     if scheme is None:
         return image
     scale, offset = _SCALE_AND_OFFSET[scheme]
-    # float16 has steps of 1/8 above 128: too few under a mixed precision policy.
+    # float16 has steps of 1/8 above 128: too coarse under a mixed precision policy.
     rescaling = keras.layers.Rescaling(
         scale, offset, dtype="float32", name="preprocessing"
     )
     x = rescaling(image)
     if scheme in ("bgr", "caffe"):
-        # Last, because int8 TFLite files of TF 2.21 are wrong with the flip in front:
+        # Last, because int8 TFLite files of TF 2.21 are wrong if the flip comes first:
         # VGG16 (random weights) was off by 27 % of its range, and by 2 % this way.
-        # `Flip` is the class behind `keras.ops.flip`, which would not take a name.
+        # `Flip` is the class of `keras.ops.flip`, which does not take a name.
         x = Flip(axis=-1, name="rgb_to_bgr")(x)
     return x
 
@@ -255,7 +259,7 @@ def _preprocess(image, scheme):
 def _try_weights(model, path):
     """Loads a file, or returns the exception that says why it does not fit."""
     with warnings.catch_warnings():
-        # With this warning Keras leaves layers random: the file does not fit.
+        # Keras gives this warning when it leaves layers random: the file does not fit.
         warnings.filterwarnings("error", "Skipping nested container")
         try:
             model.load_weights(os.fspath(path))

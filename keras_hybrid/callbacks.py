@@ -1,17 +1,19 @@
-"""Keras callbacks for the training of a pair."""
+"""A Keras callback that records training in a table, an event file and a plot."""
 
 import csv
 import os
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
 from keras_hybrid.hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
 from keras_hybrid.training.atomic_write import staged
 
-_SECONDS_BETWEEN_DRAWINGS = 10  # A drawing takes a third of one.
-# By the path, and of the student on validation data.
+_SECONDS_BETWEEN_PLOTS = 10  # A plot takes a third of a second.
+# The line of each path, and of the student on validation data.
 _STYLES = {
     PLAIN: {"color": "C0"},
     STUDENT_FIRST: {"color": "C1"},
@@ -21,33 +23,33 @@ _STYLES = {
 
 
 class TransferCurves(keras.callbacks.Callback):
-    """Writes the curves of a training as it goes on (paper, Fig. 5 to 8).
+    """Writes training curves during `fit` (paper, Fig. 5 to 8).
 
-    After each epoch `directory` holds `metrics.csv`, a row an epoch with all that Keras
-    logs and the seconds since the start, and a file of events for TensorBoard. Every ten
-    seconds at most, and at the end, `curves.png` is drawn: the losses of the three paths,
-    alpha and each metric (that of the hybrid paths too, given `track_paths=True`). A
-    `fit` with an `initial_epoch` goes on with what is there. Any Keras model will do:
-    what it does not log is not drawn.
+    After each epoch, `directory` holds `metrics.csv`, with one row per epoch of all that
+    Keras logs and the seconds since the start, and an event file for TensorBoard. Every
+    ten seconds at most, and at the end, the curves are plotted to `curves.png`: the
+    losses of the three paths, alpha and each metric (with `track_paths=True` those of the
+    hybrid paths, too). A `fit` with an `initial_epoch` continues the files of an earlier
+    one. Any Keras model can be used: what it does not log is not plotted.
 
     Example:
 
     >>> model.fit(train, epochs=90, callbacks=[TransferCurves("runs/first")])
 
     Args:
-        directory: Created when missing. A `metrics.csv` in it is replaced, but for its
-            rows before `initial_epoch`.
+        directory: Path of the directory, which is created if missing. An existing
+            `metrics.csv` in it is replaced, except for its rows before `initial_epoch`.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike) -> None:
         super().__init__()
         self._directory = pathlib.Path(directory)
+        self._events: Any = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._events = None
 
-    def on_train_begin(self, logs=None):
-        self._events = None
-
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._events is None:
             self._begin(epoch)
 
@@ -58,29 +60,29 @@ class TransferCurves(keras.callbacks.Callback):
         before = self._rows[-1]["seconds"] if self._rows else 0.0
         self._started = time.monotonic() - before
         self._events = _Events(self._directory, epoch)
-        self._drawn = time.monotonic()
+        self._plotted = time.monotonic()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         seconds = round(time.monotonic() - self._started, 3)
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._rows.append({"epoch": epoch, "seconds": seconds, **values})
         _write_rows(self._directory / "metrics.csv", self._rows)
         self._events.write(epoch, values)
-        if time.monotonic() - self._drawn >= _SECONDS_BETWEEN_DRAWINGS:
-            self._draw()
+        if time.monotonic() - self._plotted >= _SECONDS_BETWEEN_PLOTS:
+            self._plot()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         if self._events is not None:
             self._events.close()
-            self._draw()
+            self._plot()
 
-    def _draw(self):
+    def _plot(self):
         plot(self._rows, self._directory / "curves.png")
-        self._drawn = time.monotonic()
+        self._plotted = time.monotonic()
 
 
-def read_rows(path):
-    """The rows of a `metrics.csv`, log name -> number; none where there is no file."""
+def read_rows(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Reads the rows of a `metrics.csv`, log name -> number; none without a file."""
     if not os.path.exists(path):
         return []
     with open(path, newline="") as file:
@@ -98,18 +100,18 @@ def _write_rows(path, rows):
 
 
 def _names(rows):
-    """All log names, in the order in which they first come."""
+    """All log names, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 class _Events:
-    """A file of scalars as TensorBoard reads them, without TensorBoard.
+    """An event file of scalars for TensorBoard, written without TensorBoard.
 
-    It tells TensorBoard to forget what an earlier process wrote for `first_epoch` and
-    later ones.
+    It makes TensorBoard discard what an earlier process wrote for `first_epoch` and later
+    epochs.
     """
 
-    def __init__(self, directory, first_epoch):
+    def __init__(self, directory: pathlib.Path, first_epoch: int) -> None:
         import tensorflow as tf  # also where Keras runs on JAX or PyTorch
 
         self._event = tf.compat.v1.Event
@@ -120,7 +122,7 @@ class _Events:
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         self._write(step=first_epoch, session_log=start)
 
-    def write(self, epoch, values):
+    def write(self, epoch: int, values: Mapping[str, float]) -> None:
         scalars = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in values.items()
@@ -132,18 +134,18 @@ class _Events:
         event = self._event(wall_time=time.time(), **content)
         self._file.write(event.SerializeToString())
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
 
-def plot(rows, path):
-    """Draws the curves.
+def plot(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
+    """Plots the curves to a PNG file.
 
     Args:
         rows: Dicts with `"epoch"`, counted from 0, and what Keras logged.
-        path: Of the PNG file.
+        path: Path of the PNG file.
     """
-    from matplotlib.figure import Figure  # takes a while, and not everyone plots
+    from matplotlib.figure import Figure  # slow to import, and often not needed
     from matplotlib.ticker import MaxNLocator
 
     panels = _panels(_names(rows))
@@ -162,7 +164,7 @@ def plot(rows, path):
 
 
 def _panels(names):
-    """Title -> {label: log name} of what `names` has."""
+    """Title -> {label: log name}, for the log names in `names`."""
     prefixes = "val_", STUDENT_FIRST, TEACHER_FIRST
     known = "epoch", "seconds", "loss", "student_loss", "balance"
     panels = {

@@ -1,9 +1,11 @@
-"""Checkpoints of a run: a killed one goes on where it was."""
+"""Checkpoints, from which a killed run resumes."""
 
 import contextlib
 import math
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,23 +17,30 @@ _SKIPPED = "skipped_images.json"
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps the end of the last epoch, whole at any moment.
+    """Keeps a complete checkpoint of the last finished epoch at any moment.
 
     TensorFlow's manager names a checkpoint as the latest once it is complete, and then
-    deletes the one before. Keras's own `BackupAndRestore` writes weights and epoch one
+    deletes the previous one. Keras's own `BackupAndRestore` writes weights and epoch one
     after the other, and leaves out the random state of dropout layers.
 
     Args:
-        directory: Of the checkpoints. What a killed process left half-written in it is
-            deleted.
+        directory: Directory of the checkpoints. Partial files that a killed process left
+            in it are deleted.
         model: The compiled model that `fit` trains.
-        student: The network that it is about; `model` itself or within.
-        source: Of the training images. A process that goes on after the last epoch reads
-            none of them, so that the names of those that could not be read are kept too.
-        writes: Whether this process does; of several machines the chief alone.
+        student: The network to train: `model` itself or a part of it.
+        source: Source of the training images. The names of those that could not be read
+            are kept too, since a process that resumes after the last epoch reads none.
+        writes: Whether this process writes; of several machines only the chief does.
     """
 
-    def __init__(self, directory, model, student, source, writes=True):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        model: keras.Model,
+        student: keras.Model,
+        source: Any,
+        writes: bool = True,
+    ) -> None:
         super().__init__()
         self._directory = pathlib.Path(directory)
         self._source, self._skipped_before = source, []
@@ -42,8 +51,8 @@ class Checkpoints(keras.callbacks.Callback):
             self._checkpoint, str(directory), max_to_keep=1, checkpoint_name="epoch"
         )
 
-    def restore(self):
-        """Puts the model where it was; returns the number of epochs done."""
+    def restore(self) -> int:
+        """Restores the last checkpoint, if any; returns the number of finished epochs."""
         latest = self._manager.latest_checkpoint
         if self._writes:
             self._delete_unfinished(latest)
@@ -63,13 +72,13 @@ class Checkpoints(keras.callbacks.Callback):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property
-    def skipped(self):
-        """Names of the training images that could not be read, here or before."""
+    def skipped(self) -> list[str]:
+        """Names of the training images that this or an earlier process could not read."""
         return list(dict.fromkeys([*self._skipped_before, *self._source.skipped]))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         if self._writes and math.isfinite(logs["loss"]):
-            if self.skipped:  # first: a process that goes on from there misses none
+            if self.skipped:  # first, so that a resumed process misses none
                 write_json(self._directory / _SKIPPED, self.skipped)
             with _quiet():
                 self._manager.save(epoch + 1)
@@ -77,7 +86,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _quiet():
-    """Without TensorFlow's log of how it spreads the variables over files."""
+    """Silences TensorFlow's log of how it distributes the variables over files."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     try:
@@ -86,8 +95,8 @@ def _quiet():
         logging.set_verbosity(before)
 
 
-def training_state(model, student):
-    """All variables that training changes: weights, optimizer, random state."""
+def training_state(model: keras.Model, student: keras.Model) -> list[keras.Variable]:
+    """Returns all variables that training changes: weights, optimizer, random state."""
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     metrics = {id(variable) for variable in model.metrics_variables}

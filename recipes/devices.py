@@ -1,9 +1,11 @@
-"""The devices of a run, and what it sets for the whole process."""
+"""The devices of a run, and its settings for the whole process."""
 
 import functools
 import json
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,15 +18,15 @@ _TF_CONFIG = (
 _JOBS = "chief", "worker"
 
 
-def leaves_settings(function):
-    """Decorates `prepare` and `train`, which set something for the whole process.
+def leaves_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates `prepare` and `train` to set and restore settings of the whole process.
 
-    That is Keras's dtype policy, by --mixed_precision, and on a CPU what makes runs
-    repeatable to the last bit: in graphs that TensorFlow 2.21 has rewritten, the order in
-    which gradients are added depends on which is there first. Of its passes
-    `dependency_optimization` alone is worth having, and with it alone 3 of 8 processes
-    ended 40 steps with other weights. GPUs need the rewriting. In the end, also by an
-    error, both are as they were.
+    One is Keras's dtype policy, which follows --mixed_precision. The other makes runs on
+    a CPU reproducible to the last bit, by switching off TensorFlow's graph optimizer: in
+    graphs that TensorFlow 2.21 has rewritten, the order in which gradients are added
+    depends on which is computed first. Of its passes only `dependency_optimization` is
+    worth having, and with it alone 3 of 8 processes ended 40 steps with other weights.
+    GPUs need the rewriting. At the end, even after an error, both settings are restored.
     """
 
     @functools.wraps(function)
@@ -46,27 +48,27 @@ def leaves_settings(function):
     return decorated
 
 
-def open_strategy(name):
-    """The strategy in whose scope to build the model. Call it before all else.
+def open_strategy(name: str) -> tf.distribute.Strategy:
+    """Returns the strategy in whose scope to build the model. Call it first of all.
 
     Args:
         name: `"none"`, `"mirrored"` for all GPUs of this machine, or `"multi_worker"`
-            for those of all machines in the environment's `TF_CONFIG`.
+            for the GPUs of all machines in the environment variable `TF_CONFIG`.
 
     Raises:
-        ValueError: `TF_CONFIG` is not as TensorFlow needs it.
+        ValueError: `TF_CONFIG` is missing or invalid.
         OSError: This machine cannot listen at its address in `TF_CONFIG`.
     """
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker":
         _check_machines(os.environ.get("TF_CONFIG"))
-        logging.info("Waiting for the other machines of TF_CONFIG")
+        logging.info("Waiting for the other machines in TF_CONFIG")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:  # such as a port that is taken
             raise OSError(
-                "This machine must be free to listen at its address in TF_CONFIG. "
+                "This machine must be able to listen at its address in TF_CONFIG. "
                 f"Received: TF_CONFIG={os.environ['TF_CONFIG']}, of which TensorFlow "
                 f"says: {error.message}"
             ) from error
@@ -74,28 +76,28 @@ def open_strategy(name):
 
 
 def _check_machines(tf_config):
-    """Refuses what TensorFlow would fail at, or wait for, without naming TF_CONFIG."""
+    """Refuses a TF_CONFIG with which TensorFlow would wait, or fail without naming it."""
     fault = "nothing" if tf_config is None else _fault_of_machines(tf_config)
     if fault:
         raise ValueError(
-            f"--strategy=multi_worker must have the machines in TF_CONFIG, such as "
+            "TF_CONFIG must list the machines for --strategy=multi_worker, such as "
             f"{_TF_CONFIG}. Received: {fault}"
         )
 
 
 def _fault_of_machines(tf_config):
-    """What is wrong with the text of TF_CONFIG, or None."""
+    """What is wrong with the text of TF_CONFIG; None if nothing is."""
     received = f"TF_CONFIG={' '.join(tf_config.split())[:300]!r}"
     try:
         content = json.loads(tf_config)
     except ValueError as error:
-        return f"{received}, which is no JSON: {error}"
+        return f"{received}, which is not JSON: {error}"
     cluster, task = (
         content.get(key) if isinstance(content, dict) else None
         for key in ("cluster", "task")
     )
     if not isinstance(cluster, dict) or not cluster or set(cluster) - {*_JOBS}:
-        return f"{received}, which must have a cluster of worker, and chief if you like"
+        return f"{received}, which must have a cluster of worker and, optionally, chief"
     if not all(isinstance(addresses, list) for addresses in cluster.values()):
         return f"{received}, whose cluster must have a list of addresses for each type"
     addresses = [address for job in cluster.values() for address in job]

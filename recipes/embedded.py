@@ -1,4 +1,4 @@
-"""The embedded world's data sets: drawn streets for each task."""
+"""Synthetic data sets: rendered streets for each task."""
 
 import numpy as np
 
@@ -6,17 +6,19 @@ from keras_hybrid.data import detection, segmentation, streets
 from keras_hybrid.data.sources import ArraySource
 
 STREET_SIZE = 128, 256
-"""(height, width) of drawn streets in pixels."""
+"""(height, width) of the streets in pixels."""
 STREET_CROP = 64, 128
-"""The part of them that networks train on: small, so that the steps can be many."""
+"""(height, width) of training crops in pixels: small, so that many steps take minutes."""
 MIN_HEIGHT = 16
-"""Pixels of the lowest people in them to learn from."""
+"""Height in pixels of the smallest people to train on."""
 
 _PERSONS = "pedestrian", "rider"
 
 
-def streets_with_labels(domain, training_images=400, test_images=100):
-    """The `SegmentationDataset` of drawn streets of a domain, `"day"` or `"dusk"`."""
+def streets_with_labels(
+    domain: str, training_images: int = 400, test_images: int = 100
+) -> segmentation.SegmentationDataset:
+    """Returns streets of a domain, `"day"` or `"dusk"`, with label maps."""
 
     def source(count, seed):
         scenes = [
@@ -32,8 +34,10 @@ def streets_with_labels(domain, training_images=400, test_images=100):
     )
 
 
-def streets_with_people(domain, training_images=400, test_images=100):
-    """The `DetectionDataset` of drawn streets of a domain, `"day"` or `"dusk"`."""
+def streets_with_people(
+    domain: str, training_images: int = 400, test_images: int = 100
+) -> detection.DetectionDataset:
+    """Returns streets of a domain, `"day"` or `"dusk"`, with boxes around people."""
 
     def source(count, seed):
         scenes = [
@@ -51,7 +55,7 @@ def streets_with_people(domain, training_images=400, test_images=100):
 
 
 def _people_of(scene):
-    """DetectionDataset; riders are ignored, as in CityPersons."""
+    """The `People` of a scene; riders are ignored, as in CityPersons."""
     persons = np.isin(scene.classes, [streets.THINGS.index(n) for n in _PERSONS])
     boxes, shown = scene.boxes[persons], scene.visible_boxes[persons]
     visibility = (shown[:, 2] * shown[:, 3]) / (boxes[:, 2] * boxes[:, 3])

@@ -1,6 +1,8 @@
-"""Networks as the recipes start from them."""
+"""The networks that the recipes start from."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,18 +11,19 @@ from keras_hybrid import applications
 from keras_hybrid.export.student import image_input, load
 from keras_hybrid.hybrid import graph
 from keras_hybrid.recipes import settings
+from keras_hybrid.training.types import Tensor
 
 ANY_SIZE = None, None
-"""Of images: height and width."""
+"""Height and width of images of any size."""
 
 
-def from_scratch(name, **kwargs):
-    """`applications.load` at random, with moving averages that follow in tens of steps.
+def from_scratch(name: str, **kwargs: Any) -> keras.Model:
+    """Returns `applications.load` with random weights and fast moving averages.
 
-    With Keras's own momentum of 0.99 the variances keep some of the 1 that they start
-    from for hundreds of steps: after 455 on CamVid a MobileNet's were up to five times
-    too large, and a student with 27 % mIoU on its training batches had 3 % with them. 0.9
-    is PyTorch's default, there called 0.1.
+    With Keras's default momentum of 0.99 the moving variances keep part of their initial
+    value, 1, for hundreds of steps: after 455 on CamVid those of a MobileNet were up to
+    five times too large, and a student with 27 % mIoU on its training batches had 3 %
+    with them. 0.9 is PyTorch's default, called 0.1 there.
     """
     network = applications.load(name, weights=None, **kwargs)
     for layer in network.layers:
@@ -29,10 +32,10 @@ def from_scratch(name, **kwargs):
     return network
 
 
-def backbone(config, flag):
-    """The feature maps of the student that a flag names.
+def backbone(config: settings.Config, flag: str) -> keras.Model:
+    """Returns the student's backbone that a flag names.
 
-    What is drawn is learned from scratch.
+    On synthetic data it always starts from random weights.
     """
     name, shape, weights = getattr(config, flag), (*ANY_SIZE, 3), config.student_weights
     if weights == "random" or not config.data_dir:
@@ -43,20 +46,23 @@ def backbone(config, flag):
     return by_name(flag, name, weights=weights, input_shape=shape)
 
 
-def teacher(config, size, **kwargs):
-    """The network of --teacher, from raw RGB on.
+def teacher(
+    config: settings.Config, size: tuple[int, int] | None, **kwargs: Any
+) -> keras.Model:
+    """Returns the network of --teacher, which takes raw RGB.
 
     Args:
-        config: The recipe's.
-        size: (height, width) of the training images. Only `--method=kd` runs the whole of
-            a teacher; parts of it take other sizes than the whole was built for.
-        **kwargs: To `applications.load`, for one of Keras Applications.
+        config: Config of the recipe.
+        size: (height, width) of the training images, which the teacher must take with
+            `--method=kd` only: that method runs the whole teacher, the others parts of
+            it, which take other sizes than the whole was built for.
+        **kwargs: Arguments of `applications.load` for a network of Keras Applications.
     """
     name, scheme = config.teacher, config.teacher_preprocessing
     if name.endswith(".keras"):
         network = load(name, "--teacher")
         if scheme != "inside" and graph.functional(network) is None:
-            rule = "inside with a teacher that is no Functional model"
+            rule = "inside with a teacher that is not a Functional model"
             settings.refuse("teacher_preprocessing", rule, scheme)
         network = applications.with_preprocessing(network, scheme)
     else:
@@ -64,8 +70,13 @@ def teacher(config, size, **kwargs):
     return _taking("teacher", name, network, size) if config.method == "kd" else network
 
 
-def by_name(flag, name, make=applications.load, **kwargs):
-    """`make(name, **kwargs)`, a network of Keras Applications; errors name the flag."""
+def by_name(
+    flag: str,
+    name: str,
+    make: Callable[..., keras.Model] = applications.load,
+    **kwargs: Any,
+) -> keras.Model:
+    """Returns `make(name, **kwargs)`, of Keras Applications; errors name the flag."""
     try:
         return make(name, **kwargs)
     except ConnectionError as error:
@@ -80,22 +91,23 @@ def by_name(flag, name, make=applications.load, **kwargs):
         raise ValueError(f"--{flag}={name}: {error}") from error
 
 
-def from_file(flag, path, size):
-    """The network of a .keras file, which must take raw RGB images (B, *size, 3).
+def from_file(flag: str, path: str, size: tuple[int | None, int | None]) -> keras.Model:
+    """Returns the network of a .keras file, which must take raw RGB (B, *size, 3).
 
     Args:
-        flag: What names the file, such as `"student"`.
-        path: The file.
-        size: (height, width), None for any.
+        flag: Name of the flag that gives the file, such as `"student"`.
+        path: Path of the file.
+        size: (height, width) of the images, None for any.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file or network; one line.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file contains no such network; the message is one line.
     """
     return _taking(flag, path, load(path, f"--{flag}"), size)
 
 
 def _taking(flag, value, network, size):
-    """`network`; refused where it does not take batches of images of that size."""
+    """Returns `network`; refuses it unless it takes batches of images of that size."""
     expected = None, *size, 3
     try:
         shape = tuple(image_input(network).shape)
@@ -112,13 +124,13 @@ def _taking(flag, value, network, size):
     return network
 
 
-def outputs_for_noise(network, height, width):
-    """What a network makes of an image (1, height, width, 3) of noise."""
+def outputs_for_noise(network: keras.Model, height: int, width: int) -> Any:
+    """Returns the network's outputs for an image (1, height, width, 3) of noise."""
     noise = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3))
     return network(noise.astype("float32"), training=False)
 
 
-def are_probabilities(outputs):
-    """Whether values (..., C) are at least 0 and sum to 1, as behind a softmax."""
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether values (..., C) are at least 0 and sum to 1, as after a softmax."""
     outputs = keras.ops.convert_to_numpy(outputs).astype("float32")
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2))

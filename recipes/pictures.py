@@ -1,26 +1,41 @@
-"""Predictions as people look at them."""
+"""Pictures of predictions, and plots of results."""
+
+import pathlib
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from keras_hybrid.data.segmentation.dataset import IGNORED
+from keras_hybrid.metrics import MissRateCurve
 from keras_hybrid.training.atomic_write import staged
+
+if typing.TYPE_CHECKING:
+    from keras_hybrid.data.detection import DetectionDataset
 
 _ROWS = 4
 _SHOWN_SCORE = 0.5
 
 
-def draw_label_maps(path, predict, batches, count, class_names):
-    """Writes a PNG of test images, their truth, and what a student makes of them.
+def draw_label_maps(
+    path: pathlib.Path,
+    predict: Callable[[tf.Tensor], np.ndarray],
+    batches: tf.data.Dataset,
+    count: int,
+    class_names: Sequence[str],
+) -> None:
+    """Writes a PNG of test images with the ground truth and the student's predictions.
 
     Args:
-        path: Of the PNG.
-        predict: From images (1, H, W, 3) to label maps (1, H, W).
-        batches: Images (1, H, W, 3) and label maps (1, H, W).
-        count: How many there are; four at equal distances are drawn.
-        class_names: Of the labels 0, 1 and so on.
+        path: Path of the PNG file.
+        predict: Function from images (1, H, W, 3) to label maps (1, H, W).
+        batches: Batches of images (1, H, W, 3) and label maps (1, H, W).
+        count: Number of batches; four evenly spaced ones are shown.
+        class_names: Names of the labels 0, 1 and so on.
     """
     colours = class_colours(len(class_names))
     figure = Figure(figsize=(12, 2.4 * _ROWS), layout="constrained")
@@ -49,14 +64,21 @@ def draw_label_maps(path, predict, batches, count, class_names):
         figure.savefig(new, format="png", dpi=100)
 
 
-def draw_people(path, batches, data, detections):
-    """Writes a PNG of test images with the people in them and those that were found.
+def draw_people(
+    path: pathlib.Path,
+    batches: tf.data.Dataset,
+    data: "DetectionDataset",
+    detections: Sequence[Mapping[str, typing.Any]],
+) -> None:
+    """Writes a PNG of test images with the annotated people and the detections.
 
     Args:
-        path: Of the PNG.
-        batches: Images (1, H, W, 3) with `"index"` and `"scale"`, see `data.people`.
-        data: `DetectionDataset`.
-        detections: Of the test images, in pixels of those.
+        path: Path of the PNG file.
+        batches: Batches of images (1, H, W, 3) with `"index"` and `"scale"`, see
+            `data.detection.DetectionSource`.
+        data: The `DetectionDataset`.
+        detections: COCO-style detections in the test images, in pixels of the original
+            images.
     """
     figure = Figure(figsize=(12, 3.2 * _ROWS), layout="constrained")
     rows = figure.subplots(_ROWS, 2, squeeze=False)
@@ -88,12 +110,12 @@ def _draw_box(axis, box, colour, text=None):
         axis.text(x, y, text, color=colour, fontsize=6, verticalalignment="bottom")
 
 
-def draw_miss_rates(path, curves):
-    """Writes a PNG of miss rates over false positives per image.
+def draw_miss_rates(path: pathlib.Path, curves: Mapping[str, MissRateCurve]) -> None:
+    """Writes a plot of miss rates over false positives per image.
 
     Args:
-        path: Of the PNG.
-        curves: Name of the subset -> `metrics.MissRateCurve`.
+        path: Path of the PNG file.
+        curves: Curve of each subset, by name.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
@@ -114,19 +136,21 @@ def draw_miss_rates(path, curves):
         ylabel="miss rate in %",
     )
     axis.grid(which="both", alpha=0.3)
-    axis.axvspan(1e-2, 1, alpha=0.08)  # what the log-average is taken over
+    axis.axvspan(1e-2, 1, alpha=0.08)  # range of the log-average
     if axis.get_legend_handles_labels()[0]:
         axis.legend()
     with staged(path) as new:
         figure.savefig(new, format="png", dpi=100)
 
 
-def draw_sweep(path, miss_rates):
-    """Writes a PNG of the miss rate for each balance (paper, Fig. 9).
+def draw_sweep(
+    path: pathlib.Path, miss_rates: Mapping[str, Mapping[str, float | None]]
+) -> None:
+    """Writes a plot of the miss rate for each balance (paper, Fig. 9).
 
     Args:
-        path: Of the PNG.
-        miss_rates: Balance -> subset -> MR^-2 in percent, or None.
+        path: Path of the PNG file.
+        miss_rates: MR^-2 in percent or None, by balance and subset.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
@@ -140,11 +164,11 @@ def draw_sweep(path, miss_rates):
         figure.savefig(new, format="png", dpi=100)
 
 
-def class_colours(count):
-    """A colour for each class, uint8 (256, 3); black for pixels of no class."""
+def class_colours(count: int) -> np.ndarray:
+    """Returns a colour for each class, uint8 (256, 3); black for pixels of no class."""
     colours = np.zeros((256, 3), "uint8")
     palette = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))[:, :3]
-    # Neighbours in the list are far apart in colour.
+    # Neighbours in the list get very different colours.
     order = np.argsort(np.arange(count) * 7 % count, kind="stable")
     colours[:count] = (255 * palette[order]).astype("uint8")
     colours[IGNORED] = 0

@@ -1,8 +1,11 @@
-"""A run: training that goes on, exports."""
+"""The parts of a run: the model, training that can be resumed, and exports."""
 
 import contextlib
 import math
+import pathlib
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,14 +21,19 @@ from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.multi_worker import MultiWorkerFit
 
 
-def ship(config, student, directory, **kwargs):
-    """Exports as --export has it; returns what results.json says of it.
+def ship(
+    config: settings.Config,
+    student: keras.Model,
+    directory: pathlib.Path,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Exports to the formats in --export; returns the entries for results.json.
 
     Args:
-        config: The recipe's.
-        student: What to export.
-        directory: Where to.
-        **kwargs: To `to_tflite`.
+        config: Config of the recipe.
+        student: Network to export.
+        directory: Directory for the exported files.
+        **kwargs: Arguments of `to_tflite`.
     """
     results = {}
     if "saved_model" in settings.exports_of(config):
@@ -40,29 +48,32 @@ def ship(config, student, directory, **kwargs):
 
 
 def fit(
-    directory,
-    model,
-    student,
-    batches,
+    directory: pathlib.Path,
+    model: keras.Model,
+    student: keras.Model,
+    batches: Callable[..., tf.data.Dataset],
     *,
-    source,
-    epochs,
-    steps_per_epoch,
-    validation_data=None,
-    names_of=None,
-):
-    """`model.fit` that goes on from the last checkpoint in `directory`.
+    source: Any,
+    epochs: int,
+    steps_per_epoch: int,
+    validation_data: tf.data.Dataset | None = None,
+    names_of: Callable[[Any], Sequence[str]] | None = None,
+) -> list[str]:
+    """Runs `model.fit`, resuming from the last checkpoint in `directory`.
 
     Args:
-        directory: For the checkpoints, `metrics.csv`, `curves.png` and TensorBoard.
-        model: What to train, compiled; of several machines the first writes.
-        student: The network that it is about; `model` itself or within.
-        batches: `batches(epochs, context)` returns those of the epochs of a `range`; a
-            `tf.distribute.InputContext` says which share of them, by default all.
-        source: Of the images in them.
-        epochs, steps_per_epoch: As in `fit`.
+        directory: Directory for the checkpoints, `metrics.csv`, `curves.png` and
+            TensorBoard logs. Of several machines only the first writes to it.
+        model: The compiled model to train.
+        student: The network to train: `model` itself or a part of it.
+        batches: Function of a `range` of epochs and a `tf.distribute.InputContext` that
+            returns the context's share of their batches; without a context, all.
+        source: Source of the training images.
+        epochs: Number of epochs, including those of earlier processes.
+        steps_per_epoch: Number of training steps in an epoch.
         validation_data: Batches to evaluate on after each epoch, or None.
-        names_of: From the targets of a batch to the names of its images, or None.
+        names_of: Function from the targets of a batch to the names of its images, or
+            None.
 
     Returns:
         Names of the training images that were skipped, by earlier processes too.
@@ -76,7 +87,7 @@ def fit(
     checkpoints = Checkpoints(directory / "checkpoints", model, student, source, writes)
     done = checkpoints.restore()
     if done:
-        logging.info("Going on after epoch %d of %d", done, epochs)
+        logging.info("Resuming after epoch %d of %d", done, epochs)
     if done < epochs:
         end = StopAtNaN()
         with quiet_about_length():
@@ -87,19 +98,19 @@ def fit(
                 initial_epoch=done,
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
-                shuffle=False,  # the batches are
+                shuffle=False,  # the batches are shuffled already
                 validation_data=validation_data
                 and _evenly_shared(validation_data, strategy.num_replicas_in_sync),
                 callbacks=[
                     end,
-                    # Before the checkpoint: a row too many is replaced later.
+                    # Before the checkpoint: an extra row is replaced on resuming.
                     *([TransferCurves(directory)] if writes else []),
                     checkpoints,
                 ],
             )
         if end.at:
             raise FloatingPointError(_diverged(*end.at, batches, names_of))
-    elif writes:  # The process may have ended before it drew them.
+    elif writes:  # An earlier process may have ended before it plotted them.
         plot(read_rows(directory / "metrics.csv"), directory / "curves.png")
     return checkpoints.skipped
 
@@ -107,41 +118,41 @@ def fit(
 class StopAtNaN(keras.callbacks.TerminateOnNaN):
     """Ends `fit` when the loss is infinite or NaN; `at` is then (epoch, step)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.at = None
+        self.at: tuple[int, int] | None = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._epoch = epoch
 
-    def on_batch_end(self, batch, logs=None):
+    def on_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         super().on_batch_end(batch, logs)
         if self.at is None and not math.isfinite(logs["loss"]):
             self.at = self._epoch, batch
 
 
 def _evenly_shared(batches, replicas):
-    """Without a last batch that replicas cannot share evenly, where Keras 3.15 fails."""
+    """Drops a last batch that replicas cannot share evenly, on which Keras 3.15 fails."""
     return batches.filter(lambda images, *_: tf.shape(images)[0] % replicas == 0)
 
 
-def training_seconds(directory):
-    """Of all processes that took part in it."""
+def training_seconds(directory: pathlib.Path) -> float:
+    """Returns the training time in seconds, summed over all processes of the run."""
     return round(read_rows(directory / "metrics.csv")[-1]["seconds"], 1)
 
 
 def _diverged(epoch, step, batches, names_of):
     message = f"The loss became infinite or NaN in epoch {epoch + 1}"
     if names_of is not None:
-        # Batches are a function of the epoch, so that this is the same one again.
+        # Batches depend only on the epoch, so that this is the same one again.
         _, targets = next(iter(batches(range(epoch, epoch + 1)).skip(step)))
         message += f", step {step + 1}, on {', '.join(map(str, names_of(targets)))}"
     return f"{message}. Lower --learning_rate, or try --balance=dynamic."
 
 
 @contextlib.contextmanager
-def quiet_about_length():
-    """Without Keras's "ran out of data" after each pass through data of unknown length.
+def quiet_about_length() -> Iterator[None]:
+    """Silences Keras's "ran out of data" after each pass through data of unknown length.
 
     How many photographs can be read is known only at the end.
     """
@@ -150,8 +161,10 @@ def quiet_about_length():
         yield
 
 
-def steps_per_epoch(config, images, strategy):
-    """Whole batches of `images`, a source; refuses a --batch_size that does not go."""
+def steps_per_epoch(
+    config: settings.Config, images: Sized, strategy: tf.distribute.Strategy
+) -> int:
+    """Returns the number of full batches; refuses a --batch_size that does not fit."""
     replicas = strategy.num_replicas_in_sync
     if config.batch_size > len(images):
         settings.refuse("batch_size", f"at most {len(images)} images", config.batch_size)
@@ -161,13 +174,18 @@ def steps_per_epoch(config, images, strategy):
     return len(images) // config.batch_size
 
 
-def is_chief(model):
-    """Whether this process writes: of several machines the first."""
+def is_chief(model: keras.Model) -> bool:
+    """Whether this process writes files: of several machines only the first does."""
     return model.distribute_strategy.extended.should_checkpoint
 
 
-def build_model(config, teacher, student, switch_points=None):
-    """What `fit` trains for --method, with a teacher."""
+def build_model(
+    config: settings.Config,
+    teacher: keras.Model,
+    student: keras.Model,
+    switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
+) -> keras.Model:
+    """Returns the model to train for a --method that has a teacher."""
     if config.method == "hybrid":
         return keras_hybrid.HybridTransfer(
             teacher,
@@ -188,7 +206,7 @@ class Alone(GradientStep, MultiWorkerFit, keras.Model):
     """A student that trains without a teacher: `Alone(student.input, student.output)`."""
 
     def _training_loss(self, x, y, sample_weight):
-        # As a path of `HybridTransfer` runs it, whose batch normalization is faster.
+        # As a path of `HybridTransfer` runs it, with faster batch normalization.
         graph = graph_lib.flatten(self)
         images = keras.ops.cast(keras.tree.flatten(x)[0], graph.input_spec.dtype)
         values = {graph.input: images}

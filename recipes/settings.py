@@ -1,21 +1,25 @@
-"""What the flags of all recipes have in common."""
+"""Types and checks of the flags that the recipes have in common."""
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, NoReturn
 
 import keras_hybrid
+
+Config = Any
+"""The `Config` of a recipe, a dataclass of its flags."""
 
 Method = Literal["hybrid", "none", "kd", "fitnet", "at", "ft", "ab", "overhaul"]
 """Hybrid forward, the student alone, or a method of `keras_hybrid.baselines`."""
 
 
-def refuse(flag, rule, value):
+def refuse(flag: str, rule: str, value: object) -> NoReturn:
     """Raises the ValueError for a flag that breaks a rule."""
     raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
 
 
-def check_numbers(config, names, rule="above 0"):
-    """Refuses flags that are not finite, or not above 0, or not "at least 0"."""
+def check_numbers(config: Config, names: Iterable[str], rule: str = "above 0") -> None:
+    """Refuses flags that are not finite or break the rule, "above 0" or "at least 0"."""
     for name in names:
         value = getattr(config, name)
         if not (value >= 0 if rule == "at least 0" else value > 0):
@@ -24,8 +28,8 @@ def check_numbers(config, names, rule="above 0"):
             refuse(name, "finite", value)
 
 
-def balance_of(config):
-    """What `HybridTransfer` takes for --balance: "dynamic" or a number."""
+def balance_of(config: Config) -> str | float:
+    """Returns --balance as `HybridTransfer` takes it: "dynamic" or a number."""
     if config.balance == "dynamic":
         return config.balance
     try:
@@ -35,8 +39,8 @@ def balance_of(config):
     return float(config.balance)
 
 
-def switch_points_of(config):
-    """What `HybridTransfer` takes for --switch_points: strides, or None for "all"."""
+def switch_points_of(config: Config) -> tuple[int, ...] | None:
+    """Returns --switch_points as `HybridTransfer` takes them: strides, None for "all"."""
     if config.switch_points == "all":
         return None
     strides = config.switch_points.split(",")
@@ -48,8 +52,8 @@ def switch_points_of(config):
     return refuse("switch_points", rule, config.switch_points)
 
 
-def check_method_weight(config):
-    """Refuses a --method_weight that no method takes."""
+def check_method_weight(config: Config) -> None:
+    """Refuses a --method_weight that --method does not take."""
     weight = config.method_weight
     if weight is None:
         return
@@ -59,8 +63,8 @@ def check_method_weight(config):
         refuse("method_weight", "a number of at least 0", weight)
 
 
-def exports_of(config):
-    """The formats in --export."""
+def exports_of(config: Config) -> list[str]:
+    """Returns the formats in --export."""
     formats = [part for part in config.export.split(",") if part]
     if not set(formats) <= {"saved_model", "tflite"}:
         refuse("export", "saved_model, tflite or both", config.export)

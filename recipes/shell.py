@@ -1,4 +1,4 @@
-"""A recipe from the command line: its flags, and how it ends."""
+"""Runs a recipe from the command line: its flags, and how it ends."""
 
 import contextlib
 import errno
@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -20,17 +22,22 @@ _LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
 _DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
-def run(config_class, prepare, train):
+def run(
+    config_class: type,
+    prepare: Callable[[Any], Iterable[Any]],
+    train: Callable[..., Any],
+) -> None:
     """Runs a recipe with the flags of the command line.
 
-    What is wrong with a flag or a file comes out as one line, without a traceback: it is
-    `prepare` that meets it. What goes wrong in training is not the user's mistake, but
-    for what `_endings_in_one_line` knows.
+    An error in a flag or a file, which `prepare` finds, ends the process with one line
+    instead of a traceback. An error in training is not the user's mistake and keeps its
+    traceback, except for those that `_endings_in_one_line` handles.
 
     Args:
         config_class: Dataclass whose fields are the flags.
-        prepare: Config -> what `train` takes behind the config. Creates no file.
-        train: Does the work.
+        prepare: Function from the config to the further arguments of `train`. It creates
+            no file.
+        train: Function that trains, given the config and what `prepare` returned.
     """
 
     def parse(argv):
@@ -48,7 +55,7 @@ def run(config_class, prepare, train):
             if prepared is not None:
                 train(config, *prepared)
 
-    gc.freeze()  # The collector then skips what is imported, also when Python ends.
+    gc.freeze()  # The collector then skips imported objects, also when Python exits.
     app.run(start, flags_parser=parse)
 
 
@@ -62,29 +69,31 @@ def _mistakes_in_one_line():
 
 @contextlib.contextmanager
 def _endings_in_one_line(directory):
-    """What ends a run that was well begun, and how to go on."""
-    goes_on = f"The same command goes on from the last checkpoint in {directory}."
+    """Says in one line why a run that had started ends, and how to resume it."""
+    how_to_resume = f"The same command resumes from the last checkpoint in {directory}."
     try:
         with _no_interrupt_dropped():
             yield
     except KeyboardInterrupt:
-        logging.info("Interrupted. %s", goes_on)
-        sys.exit(128 + 2)  # as a shell has it for SIGINT
+        logging.info("Interrupted. %s", how_to_resume)
+        sys.exit(128 + 2)  # a shell's exit status for SIGINT
     except FloatingPointError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except (OSError, tf.errors.OpError) as error:
         if _is_full_disk(error):
-            sys.exit(f"The disk is full. Make room on it. {goes_on}")
+            sys.exit(f"The disk is full. Make room on it. {how_to_resume}")
         if not isinstance(error, _LOST_MACHINE):
             raise
-        sys.exit(f"Another machine of TF_CONFIG is gone. Start all again. {goes_on}")
+        sys.exit(
+            f"Another machine in TF_CONFIG is gone. Restart all of them. {how_to_resume}"
+        )
 
 
 @contextlib.contextmanager
 def _no_interrupt_dropped():
-    """Ctrl-C ends the run inside finalizers and callbacks of weak references, too.
+    """Lets Ctrl-C end the run inside finalizers and callbacks of weak references, too.
 
-    Python hands an exception raised there to `sys.unraisablehook` and goes on.
+    Python passes an exception raised there to `sys.unraisablehook` and continues.
     """
     hook = sys.unraisablehook
 

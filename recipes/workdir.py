@@ -1,4 +1,4 @@
-"""Where a run leaves its files."""
+"""The directory of a run and the files in it."""
 
 import dataclasses
 import json
@@ -6,21 +6,25 @@ import math
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterable
+from typing import Any
 
+import keras
 from absl import logging
 
+from keras_hybrid.recipes.settings import Config
 from keras_hybrid.training import atomic_write
 
 
-def path_of(config):
-    """The workdir as a `pathlib.Path`."""
+def path_of(config: Config) -> pathlib.Path:
+    """Returns the path of the workdir."""
     return pathlib.Path(config.workdir).expanduser()
 
 
-def check(config):
-    """Raises in one line if the workdir cannot be written, or holds another run.
+def check(config: Config) -> None:
+    """Raises a one-line error if the workdir cannot be written or holds another run.
 
-    Leaves nothing.
+    It leaves no file behind.
     """
     path = path_of(config).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
@@ -57,7 +61,7 @@ def _check_same_run(config):
 
 
 def _settings_of(path, config):
-    """Those in a config.json; a flag that is newer than the file has its default."""
+    """The flags in a config.json; a flag newer than the file has its default."""
     try:
         there = read_json(path)
         known = {field.name for field in dataclasses.fields(config)}
@@ -65,55 +69,55 @@ def _settings_of(path, config):
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             "--workdir must be a new directory, or that of a run. Received: --workdir="
-            f"{config.workdir}, whose config.json is of no use: {error}"
+            f"{config.workdir}, whose config.json cannot be used: {error}"
         ) from error
     return {**dataclasses.asdict(filled), **there}
 
 
 def _are_same(there, now):
-    """Whether two values are equal, or two ways to write the path of one file."""
+    """Whether two values are equal, or paths of the same file."""
     if there == now or not (isinstance(there, str) and isinstance(now, str)):
         return there == now
     one, other = (pathlib.Path(value).expanduser() for value in (there, now))
     return one.exists() and one.resolve() == other.resolve()
 
 
-def create(config):
-    """Makes the workdir with the resolved config in it; returns its `pathlib.Path`."""
+def create(config: Config) -> pathlib.Path:
+    """Creates the workdir, writes the resolved config to it and returns its path."""
     path = path_of(config)
     path.mkdir(parents=True, exist_ok=True)
     for unfinished in path.glob(f"{atomic_write.PREFIX}*"):
-        shutil.rmtree(unfinished)  # of a process that was killed
+        shutil.rmtree(unfinished)  # left by a killed process
     write_json(path / "config.json", dataclasses.asdict(config))
     return path
 
 
-def results_of(config):
-    """The content of results.json where the run has finished already, else None."""
+def results_of(config: Config) -> dict[str, Any] | None:
+    """Returns the content of results.json if the run has already finished, else None."""
     path = path_of(config) / "results.json"
     if not path.exists():
         return None
     _check_same_run(config)
-    logging.info("This run has finished already, see %s", path)
+    logging.info("This run has already finished, see %s", path)
     return read_json(path)
 
 
-def write_results(directory, results):
-    """Writes results.json; returns its content."""
+def write_results(directory: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Writes results.json and returns its content."""
     results = _strict(results)
     write_json(directory / "results.json", results)
     logging.info("Results in %s: %s", directory, json.dumps(results))
     return results
 
 
-def write_json(path, content):
-    """Writes JSON as every program reads it, with null for NaN and infinities."""
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON that every program can read, with null for NaN and infinities."""
     with atomic_write.staged(path) as new:
         new.write_text(json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path):
-    """What `write_json` wrote; NaN and infinities in a file of another are None."""
+def read_json(path: pathlib.Path) -> Any:
+    """Returns the content of a JSON file, with None for NaN and infinities."""
     return json.loads(path.read_text(), parse_constant=lambda _: None)
 
 
@@ -127,14 +131,14 @@ def _strict(content):
     return content
 
 
-def write_labels(path, class_names):
-    """Writes the name of each class, a line each, in the order of the outputs."""
+def write_labels(path: pathlib.Path, class_names: Iterable[str]) -> None:
+    """Writes the class names, one per line, in the order of the outputs."""
     with atomic_write.staged(path) as new:
         new.write_text("".join(f"{name}\n" for name in class_names))
 
 
-def save_model(model, path):
-    """`model.save` that leaves a whole file or none."""
+def save_model(model: keras.Model, path: pathlib.Path) -> None:
+    """Calls `model.save` such that the file appears whole or not at all."""
     with atomic_write.staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)

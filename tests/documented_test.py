@@ -191,7 +191,7 @@ def test_table():
         keras_hybrid.applications.load("MobileNet", weights=None, classes=1000),
         switch_points=(2, 8, 16),
     )
-    shown, printed = table.splitlines(), keras_hybrid.hybrid.describe(model).splitlines()
+    shown, printed = table.splitlines(), keras_hybrid.describe(model).splitlines()
     for path in ("student_first path", "teacher_first path"):
         first = next(i for i, line in enumerate(shown) if line.startswith(path))
         last = shown.index("" if path.startswith("student") else "  ...", first)

@@ -1,3 +1,3 @@
-"""Rivals to compare hybrid forward with: one file a paper, and a model that trains."""
+"""Baselines of hybrid forward, one paper per file, and a model that trains with them."""
 
 from keras_hybrid.baselines.feature_transfer import METHODS, FeatureTransfer

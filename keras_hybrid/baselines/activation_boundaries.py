@@ -1,22 +1,28 @@
 """AB: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by
 Hidden Neurons", AAAI 2019."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_hybrid.baselines.connector import build_connectors, connected
+from keras_hybrid.training.types import Tensor
 
 _MARGIN = 1.0
 
 
 class ActivationBoundaries(keras.layers.Layer):
-    """A squared hinge loss of whether each of the teacher's neurons fires (Eq. 5).
+    """A squared hinge loss on whether each of the teacher's neurons is active (Eq. 5).
 
-    With r the student's map through a connector, before the activation as the teacher's:
-    relu(1 - r)^2 where the teacher's neuron fires, relu(1 + r)^2 elsewhere. The mean over
-    a map's elements, summed over stages; the authors' sum weighs each stage half of the
-    next, which with half as many elements is the same. The paper trains with it first
-    and with the task's loss afterwards, here both go together.
+    Let r be the student's feature map after a connector; both networks' maps are taken
+    before their activation functions. The loss is relu(1 - r)^2 where the teacher's
+    neuron is active and relu(1 + r)^2 elsewhere, averaged over a map's elements and
+    summed over stages. The authors sum over elements and give each stage half the weight
+    of the next, which has half as many elements, so that the result is the same. The
+    paper trains with this loss first and with the task's loss afterwards; here a step
+    minimises both.
 
     Args:
         weight: Factor of the loss.
@@ -24,16 +30,22 @@ class ActivationBoundaries(keras.layers.Layer):
 
     takes = "before_activation"
 
-    def __init__(self, weight=1.0, **kwargs):
+    def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weight = weight
 
-    def build(self, teacher_maps_shape, student_maps_shape):
+    def build(
+        self,
+        teacher_maps_shape: Sequence[Sequence[int | None]],
+        student_maps_shape: Sequence[Sequence[int | None]],
+    ) -> None:
         self.connectors = build_connectors(
             teacher_maps_shape, student_maps_shape, self.dtype_policy
         )
 
-    def call(self, teacher_maps, student_maps):
+    def call(
+        self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]
+    ) -> Tensor:
         loss = 0.0
         for teacher, student in connected(self.connectors, teacher_maps, student_maps):
             sign = ops.where(teacher > 0, 1.0, -1.0)

@@ -1,35 +1,45 @@
 """AT: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_hybrid.hybrid.adapters import resize
+from keras_hybrid.training.types import Tensor
 
 
 class AttentionTransfer(keras.layers.Layer):
     """weight / 2 * mean((Q_student / |Q_student| - Q_teacher / |Q_teacher|)^2).
 
-    Summed over stages; Q is a stage's sum of squares over channels as a vector, and the
-    mean is over its elements and the images. The paper's Eq. 2 has beta / 2 times the
-    norm (p = 2) of the difference, not its square, with beta = 1000 / (elements x
-    images). The authors' code squares, as here, but does not halve: beta times the mean
-    of squares, `--beta 1e+3`. So the weight is 1000 after the paper and 2000 after the
-    code.
+    The loss is summed over stages. Q is the sum of squares over the channels of a stage's
+    feature map, as a vector; the mean is over its elements and the images. Eq. 2 of the
+    paper has beta / 2 times the norm (p = 2) of the difference, not its square, with
+    beta = 1000 / (elements x images). The authors' code squares, as here, but does not
+    halve: it has beta times the mean of squares, with `--beta 1e+3`. So the weight is
+    1000 by the paper and 2000 by the code.
 
     Args:
-        weight: Beta of the formula above.
+        weight: Factor of the loss.
     """
 
     takes = "stages"
 
-    def __init__(self, weight=1000.0, **kwargs):
+    def __init__(self, weight: float = 1000.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weight = weight
 
-    def build(self, teacher_maps_shape, student_maps_shape):
+    def build(
+        self,
+        teacher_maps_shape: Sequence[Sequence[int | None]],
+        student_maps_shape: Sequence[Sequence[int | None]],
+    ) -> None:
         """Nothing to build: attention has no weights."""
 
-    def call(self, teacher_maps, student_maps):
+    def call(
+        self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]
+    ) -> Tensor:
         loss = 0.0
         for teacher, student in zip(teacher_maps, student_maps, strict=True):
             teacher, student = _energy(teacher), _energy(student)

@@ -1,16 +1,16 @@
-"""A network's values before an activation function."""
+"""The feature maps of a network before their activation functions."""
 
 import dataclasses
-from typing import Any
 
 import keras
 from keras import layers
 
 from keras_hybrid.baselines.elementwise import effect
-from keras_hybrid.hybrid.graph import Step
+from keras_hybrid.hybrid.graph import Graph, Step
+from keras_hybrid.training.types import Tensor
 
-# Layers that can do without the activation function that they have inside: of exactly
-# these classes, since a subclass may use its `activation` in another way.
+# Layers that can run without the activation function inside them. Exactly these classes,
+# since a subclass may use its `activation` in another way.
 _WITH_ACTIVATION = (
     layers.Conv2D,
     layers.Conv2DTranspose,
@@ -19,10 +19,10 @@ _WITH_ACTIVATION = (
     layers.Dense,
     layers.EinsumDense,
 )
-# Layers and ops of Keras that leave numbers as they are, in another place. The largest of
-# four is also the largest behind a function that rises, as a ReLU.
+# Layers and ops of Keras that move values without changing them. Max pooling is one of
+# them, since it commutes with increasing functions such as a ReLU.
 _MOVES = "Concatenate", "Reshape", "Permute", "Transpose", "MaxPooling2D", "MaxPool"
-# Layers of Keras that can hold anything.
+# Layers of Keras that may contain any function.
 _OPAQUE = (
     keras.Model,
     layers.Lambda,
@@ -33,45 +33,47 @@ _OPAQUE = (
 )
 
 
-def before_activation(graph, symbol):
-    """Finds what goes into the activation function that makes `symbol`.
+def before_activation(graph: Graph, symbol: int) -> tuple[Graph, int]:
+    """Finds the input of the activation function that makes a feature map.
 
-    An activation function is what acts on each number of a map by itself and is not
-    affine, be it a layer, an op or several ops, as `x * sigmoid(x)`; this is seen from
-    its values. Behind it may come what changes nothing in inference, as `Dropout`,
-    concatenation and max pooling. No layer of the network is changed.
+    An activation function acts elementwise and is not affine. It may be a layer, an op or
+    several ops, such as `x * sigmoid(x)`, and is recognised by its values. It may be
+    followed by what does nothing at inference, such as `Dropout`, by concatenation and by
+    max pooling. No layer of the network is changed.
 
     Args:
-        graph: A `Graph`.
-        symbol: Of one of its tensors.
+        graph: Graph of the network.
+        symbol: Symbol of the feature map.
 
     Returns:
-        A `Graph` that computes the same, and the symbol of the tensor in it: `symbol`
+        A `Graph` that computes the same, and the symbol of the input in it; `symbol`
         itself if there is no activation function.
 
     Raises:
-        ValueError: `symbol` comes from a layer that one cannot look into.
+        ValueError: The feature map comes from a layer that may contain an activation
+            function and cannot be split.
     """
-    maker = next((s for s in graph.steps if symbol in s.outputs), None)
-    if maker is None:
+    producer = next((s for s in graph.steps if symbol in s.outputs), None)
+    if producer is None:
         return graph, symbol
-    if type(maker.operation) in _WITH_ACTIVATION:
-        return _without_activation(graph, maker)
-    if _is_of_keras(maker.operation) and type(maker.operation).__name__ in _MOVES:
-        return _moved(graph, maker)
-    if isinstance(maker.operation, layers.PReLU):  # its weights may want one size of map
-        return graph, *maker.inputs.values()
+    if type(producer.operation) in _WITH_ACTIVATION:
+        return _without_activation(graph, producer)
+    if _is_of_keras(producer.operation) and type(producer.operation).__name__ in _MOVES:
+        return _moved(graph, producer)
+    # A PReLU's weights may fit one map size only, not the 4 x 4 of `effect`.
+    if isinstance(producer.operation, layers.PReLU):
+        return graph, *producer.inputs.values()
     source, steps = _from_a_single_tensor(graph, symbol)
     seen = effect(steps, source, _spec(graph, source), symbol)
     if seen.is_activation:
         return graph, source
-    if not seen.is_affine and _is_opaque(maker.operation):
+    if not seen.is_affine and _is_opaque(producer.operation):
         raise ValueError(
-            "A map before its activation function must be made by layers that can be "
-            f"told apart. Received: {maker.name!r} ({type(maker.operation).__name__}), "
-            "which ends a stage and may have an activation function inside. Put that "
-            "into a layer of its own, name other layers in `switch_points`, or use a "
-            'method that compares maps as they are: "fitnet", "at" or "ft"'
+            "A feature map and its activation function must come from separate layers. "
+            f"Received: {producer.name!r} ({type(producer.operation).__name__}), which "
+            "ends a stage and may have an activation function inside. Make that a layer "
+            "of its own, name other layers in `switch_points`, or use a method that does "
+            'not need the map before its activation function: "fitnet", "at" or "ft"'
         )
     if seen.is_affine and not any(_weights(step) for step in steps):
         changed, before = before_activation(graph, source)
@@ -80,7 +82,7 @@ def before_activation(graph, symbol):
 
 
 def _from_a_single_tensor(graph, symbol):
-    """The nearest tensor of which alone `symbol` is made, and the steps between."""
+    """The nearest tensor from which alone `symbol` is computed, and the steps between."""
     needed, steps = {symbol}, []
     for step in reversed(graph.steps):
         if needed.intersection(step.outputs):
@@ -114,7 +116,7 @@ def _is_opaque(operation):
 
 
 def _moved(graph, step):
-    """Does with the maps before activations what `step` does with those behind."""
+    """Adds a copy of `step` that runs on its inputs before their activation functions."""
     before = {}
     for tensor, symbol in step.inputs.items():
         graph, before[tensor] = before_activation(graph, symbol)
@@ -128,18 +130,18 @@ def _without_activation(graph, step):
     layer = step.operation
     if layer.activation in (None, keras.activations.linear):
         return graph, *step.outputs
-    # The layer itself but for the function: the same variables, with no config between,
-    # since not every function has one.
+    # The same layer with the same variables, without its activation function. It is not
+    # made from a config, since not every activation function has one.
     linear = object.__new__(type(layer))
     vars(linear).update(vars(layer), activation=None, activity_regularizer=None)
     fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
-    in_two = _InTwo(**fields, linear=linear, before=_new_symbol(step))
-    return _replaced(graph, step, in_two), in_two.before
+    split = _SplitStep(**fields, linear=linear, before=_new_symbol(step))
+    return _replaced(graph, step, split), split.before
 
 
 def _new_symbol(step):
     (symbol,) = step.outputs
-    return -1 - symbol  # the graph's own are not negative
+    return -1 - symbol  # those of the graph itself are not negative
 
 
 def _replaced(graph, step, *others):
@@ -148,18 +150,18 @@ def _replaced(graph, step, *others):
 
 
 @dataclasses.dataclass(frozen=True)
-class _InTwo(Step):
-    """A layer with an activation function, run apart from it.
+class _SplitStep(Step):
+    """A layer whose activation function runs separately.
 
     Attributes:
-        linear: The layer without the function, of the same variables.
-        before: Symbol of what goes into the function.
+        linear: The layer without its activation function, with the same variables.
+        before: Symbol of the activation function's input.
     """
 
-    linear: Any
+    linear: layers.Layer
     before: int
 
-    def run(self, values, training=None):
+    def run(self, values: dict[int, Tensor], training: bool | None = None) -> None:
         layer, (x,) = self.operation, (values[s] for s in self.inputs.values())
         values[self.before] = self.linear(x)
         if layer.activity_regularizer is None:

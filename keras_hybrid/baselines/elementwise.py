@@ -1,30 +1,35 @@
-"""Whether a piece of a network is an activation function, from its values."""
+"""Whether part of a network is an activation function, seen from its values."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_hybrid.hybrid.graph import Step
+
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a piece of a network does to a map.
+    """What part of a network does to a feature map.
 
     Attributes:
-        is_activation: Acts on each number by itself, and is not affine.
-        is_affine: Acts on each number by itself as a x + b.
+        is_activation: Whether it acts elementwise and is not affine.
+        is_affine: Whether it acts elementwise as a x + b.
     """
 
     is_activation: bool = False
     is_affine: bool = False
 
 
-def effect(steps, source, source_spec, target):
-    """The `Effect` of a piece of a network in inference, on random maps of 4 x 4.
+def effect(
+    steps: Sequence[Step], source: int, source_spec: keras.KerasTensor, target: int
+) -> Effect:
+    """Returns the `Effect` of part of a network at inference, on random maps of 4 x 4.
 
     Args:
-        steps: The `Step`s of the piece.
+        steps: Steps of that part.
         source, target: Symbols of its input and output.
         source_spec: The input's `KerasTensor`.
     """
@@ -43,9 +48,9 @@ def effect(steps, source, source_spec, target):
 
     inputs = one, other, np.where(choice, one, other), (one + other) / 2
     try:
-        with keras.StatelessScope():  # the user's layers count and add nothing
+        with keras.StatelessScope():  # the user's layers update no state and add no loss
             of_one, of_other, of_either, of_mean = map(result, inputs)
-    except Exception:  # a Reshape to a fixed size, say: whatever a layer raises
+    except Exception:  # whatever a layer raises, such as a Reshape to a fixed size
         return Effect()
     if of_one.shape != shape or not _close(of_either, np.where(choice, of_one, of_other)):
         return Effect()
@@ -54,4 +59,4 @@ def effect(steps, source, source_spec, target):
 
 
 def _close(a, b):
-    return np.allclose(a, b, rtol=1e-2, atol=1e-2)  # of float16, too
+    return np.allclose(a, b, rtol=1e-2, atol=1e-2)  # also for float16

@@ -1,25 +1,29 @@
-"""A network that gives the maps within it besides its predictions."""
+"""A network that returns its intermediate feature maps besides its predictions."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 
 from keras_hybrid.baselines.before_activation import before_activation
-from keras_hybrid.hybrid.stages import has_backbone
+from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
+from keras_hybrid.training.types import Tensor
 
 
 class FeatureExtractor:
-    """Runs a network and keeps what a method compares.
+    """Runs a network and keeps the feature maps that a method compares.
 
     Args:
-        network: A `Network`.
-        cuts: Its `Cut`s to look at.
-        takes: `"stages"` for the maps there, `"before_activation"` for what goes into
-            the activation functions that make them.
+        network: The network to run.
+        cuts: Places in the network whose feature maps to keep.
+        takes: `"stages"` for the feature maps there, `"before_activation"` for the inputs
+            of the activation functions that make them.
 
     Attributes:
-        shapes: Of what it gives, without the size of the batch: (None, H, W, C).
+        shapes: Shapes of the feature maps with None for the batch: (None, H, W, C).
     """
 
-    def __init__(self, network, cuts, takes):
+    def __init__(self, network: Network, cuts: Sequence[Cut], takes: str) -> None:
         self._graph = network.graph
         self._head = network.model.head if has_backbone(network.model) else None
         self._symbols = [cut.symbol for cut in cuts]
@@ -29,8 +33,8 @@ class FeatureExtractor:
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
 
-    def __call__(self, images, training):
-        """Returns the predictions for images (B, H, W, C), and a list of maps."""
+    def __call__(self, images: Tensor, training: bool) -> tuple[Any, list[Tensor]]:
+        """Returns the predictions for images (B, H, W, C), and a list of feature maps."""
         graph = self._graph
         values = {graph.input: ops.cast(images, graph.input_spec.dtype)}
         graph.run(values, 0, None, training)

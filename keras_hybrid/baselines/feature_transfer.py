@@ -1,6 +1,8 @@
-"""`FeatureTransfer`: a student that trains with a rival of hybrid forward."""
+"""`FeatureTransfer`: a student that trains with a baseline of hybrid forward."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,6 +20,7 @@ from keras_hybrid.hybrid import teacher_student
 from keras_hybrid.hybrid.balance import is_number
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
+from keras_hybrid.training.types import Tensor
 
 METHODS = {
     "kd": KnowledgeDistillation,
@@ -31,15 +34,15 @@ METHODS = {
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class FeatureTransfer(TeacherStudent):
-    """Trains `student` on its task's loss and on how it differs from a frozen `teacher`.
+    """Trains `student` on its task's loss and its difference from a frozen `teacher`.
 
     loss = task's loss + weight * method's loss
 
-    What is compared lies where `HybridTransfer` would change network: the last maps of
-    the spatial scales that both have; `"ab"` and `"overhaul"` take what goes into the
-    activation functions there, `"kd"` the outputs instead. `fit` logs `student_loss`, the
-    task's, and `transfer_loss`, the weighted rest; `evaluate` and `predict` run the
-    student alone.
+    A method compares the feature maps at which `HybridTransfer` would change network: the
+    last ones of the spatial scales that both networks have. `"ab"` and `"overhaul"` take
+    the inputs of the activation functions there; `"kd"` compares the outputs instead.
+    `fit` logs the task's loss as `student_loss` and the method's weighted loss as
+    `transfer_loss`; `evaluate` and `predict` run the student alone.
 
     Example:
 
@@ -48,46 +51,46 @@ class FeatureTransfer(TeacherStudent):
     >>> model.fit(train, epochs=90)
 
     Args:
-        teacher: Any Functional or Sequential network; for `"kd"` any `keras.Model` of
-            one output. It is frozen, here and for all uses: its `trainable` becomes
-            False.
-        student: What `HybridTransfer` takes; for `"kd"` as the teacher. The two may end
-            in logits, in a softmax over the same classes, or in a sigmoid for each
-            class. Give a softmax float32 under mixed precision: float16 has no
-            probabilities below 3e-8.
+        teacher: Any Functional or Sequential model; for `"kd"` any `keras.Model` with one
+            output. It is frozen, also for its other uses: its `trainable` becomes False.
+        student: A model that `HybridTransfer` takes; for `"kd"` any `keras.Model` with
+            one output. For `"kd"` the two may end in logits, in a softmax over the same
+            classes, or in a sigmoid for each class. Under mixed precision use float32 for
+            a softmax: float16 has no probabilities below 3e-8.
         method: `"kd"`, `"fitnet"`, `"at"`, `"ft"`, `"ab"` or `"overhaul"`.
-        weight: Of the method's loss; None for the one of its paper or, where that does
-            not carry over, 1.
-        switch_points: Where to compare, as `HybridTransfer` takes it; `"kd"` compares
-            the outputs alone.
-        teacher_preprocessing: Layer or function that images go through before the
+        weight: Factor of the method's loss; None for that of its paper or, where the
+            paper's does not carry over, 1.
+        switch_points: Points to compare at, as for `HybridTransfer`; `"kd"` compares the
+            outputs alone.
+        teacher_preprocessing: Layer or function that is applied to the images before the
             teacher.
+        name: Name of the model.
 
     Raises:
         TypeError, ValueError: The two are no pair, `"kd"` has outputs that cannot be
-            compared, or an argument breaks a rule.
+            compared, or an argument is invalid.
     """
 
     def __init__(
         self,
-        teacher,
-        student,
-        method,
-        weight=None,
+        teacher: keras.Model,
+        student: keras.Model,
+        method: str,
+        weight: float | None = None,
         *,
-        switch_points=None,
-        teacher_preprocessing=None,
-        name="feature_transfer",
-        **kwargs,
-    ):
+        switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
+        teacher_preprocessing: Callable[[Tensor], Tensor] | None = None,
+        name: str = "feature_transfer",
+        **kwargs: Any,
+    ) -> None:
         transfer_loss = _loss_of(method, weight)
         preprocess = teacher_student.without_training(teacher_preprocessing)
         if transfer_loss.takes == "logits":
-            taps = logits_of(teacher, student, preprocess)
+            extractors = logits_of(teacher, student, preprocess)
         else:
             takes = transfer_loss.takes
-            taps = _taps(teacher, student, switch_points, preprocess, takes)
-        transfer_loss.build(*(tap.shapes for tap in taps))
+            extractors = _extractors(teacher, student, switch_points, preprocess, takes)
+        transfer_loss.build(*(extractor.shapes for extractor in extractors))
         logs = PathLogs(("student_loss", "transfer_loss"))
         super().__init__(
             teacher, student, teacher_preprocessing, logs, name=name, **kwargs
@@ -96,44 +99,49 @@ class FeatureTransfer(TeacherStudent):
         self.transfer_loss = transfer_loss
         self.switch_points = switch_points
         self._preprocess = preprocess
-        self._teacher_taps, self._student_taps = taps
+        self._teacher_extractor, self._student_extractor = extractors
 
     def _training_loss(self, x, y, sample_weight):
-        y_pred, maps = self._student_taps(self._images(x), training=True)
+        y_pred, maps = self._student_extractor(self._images(x), training=True)
         return self._sum_of_losses(x, y, y_pred, sample_weight, maps), y_pred
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The sum of a training batch, the student's own loss otherwise.
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Computes the sum of both losses in training, else the student's own loss.
 
-        Args and result are those of `HybridTransfer.compute_loss`.
+        Arguments and result are those of `HybridTransfer.compute_loss`.
         """
         if training:
             return self._sum_of_losses(x, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
     def _sum_of_losses(self, x, y, y_pred, sample_weight, maps=None):
-        """`maps` are the student's, where its pass for `y_pred` has kept them."""
+        """`maps` are the student's, if the pass that made `y_pred` has kept them."""
         task = self._task_loss(x, y, y_pred, sample_weight)
-        # Before the student's layers run again, which clears them.
+        # Collected before the student's layers run again, which clears them.
         additional = self._additional_loss()
         images = self._images(x)
         if maps is None:
             with self._discarding_state():
-                _, maps = self._student_taps(images, training=True)
+                _, maps = self._student_extractor(images, training=True)
         if self._preprocess is not None:
             images = self._preprocess(images)
-        _, of_teacher = self._teacher_taps(images, training=False)
+        _, of_teacher = self._teacher_extractor(images, training=False)
         of_teacher = [ops.stop_gradient(x) for x in of_teacher]
-        # Of several replicas each counts for its share, as in the task's loss.
+        # Each of several replicas adds its share, as in the task's loss.
         transfer = self._aggregate_additional_loss(self.transfer_loss(of_teacher, maps))
         self._path_logs.update(
             self._sum_over_replicas([task, transfer]), ops.shape(images)[0]
         )
         return task + transfer + additional
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "method": self.method,
@@ -142,7 +150,7 @@ class FeatureTransfer(TeacherStudent):
         }
 
 
-def _taps(teacher, student, switch_points, preprocess, takes):
+def _extractors(teacher, student, switch_points, preprocess, takes):
     networks = teacher_student.networks_of(teacher, student)
     switches = switches_lib.resolve(*networks, switch_points)
     teacher_student.check_images(*networks, switches, preprocess)

@@ -1,6 +1,7 @@
-"""The logits behind what two classifiers give, whatever function they end in."""
+"""The logits of two classifiers, whatever function they end in."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,41 +11,43 @@ from keras import ops
 from keras_hybrid.baselines.output_kind import SIGMOID, SOFTMAX, output_kind
 from keras_hybrid.hybrid import graph, teacher_student
 from keras_hybrid.hybrid.stages import has_backbone
+from keras_hybrid.training.types import Tensor
 
-# (height, width) at which two networks for any size are tried: none of Keras
-# Applications is out of pixels there, and it is a multiple of each output stride.
+# Height and width at which networks for images of any size are tried: large enough for
+# all of Keras Applications, and a multiple of every output stride.
 _UNKNOWN_IMAGE_SIZE = 128
 
-# Smaller probabilities count as this. Float16 has none below, and of a sigmoid close to
-# 1 float32 has no finer ones; a softmax of float32 has, but its gradient, 1 / p, must
-# stay finite.
+# Smaller probabilities are raised to this. Float16 has none below, and near 1, where
+# sigmoids saturate, float32 is no finer. A softmax in float32 does have smaller ones, but
+# the gradient of its logarithm, 1 / p, must stay finite.
 _SMALLEST, _SMALLEST_FLOAT32 = 2.0**-25, 1e-30
 
 
 @dataclasses.dataclass(frozen=True)
 class Logits:
-    """Runs a network and gives its predictions, and a list of their logits alone.
+    """Runs a network and returns its predictions and a list of their logits.
 
     Attributes:
         model: The network.
-        dtype: Of the images that it takes.
-        kind: What it ends in, of `output_kind`.
-        shape: Of its outputs, without the size of the batch.
-        binary: Whether its classes are independent: the logits are (B, ..., C, 2) then,
-            of a class's absence and presence, and (B, ..., C) otherwise.
+        dtype: Dtype of the images that it takes.
+        kind: What it ends in, as `output_kind` names it.
+        shape: Shape of its outputs with None for the batch.
+        binary: Whether its classes are independent. If so, the logits are (B, ..., C, 2),
+            for the absence and presence of a class, and otherwise (B, ..., C).
     """
 
-    model: Any
+    model: keras.Model
     dtype: str
     kind: str
-    shape: tuple
+    shape: tuple[int | None, ...]
     binary: bool
 
     @property
-    def shapes(self):
+    def shapes(self) -> list[tuple[int | None, ...]]:
+        """Shape of the logits with None for the batch, as a list of one."""
         return [(*self.shape, 2) if self.binary else self.shape]
 
-    def __call__(self, images, training):
+    def __call__(self, images: Tensor, training: bool) -> tuple[Any, list[Tensor]]:
         """Returns the predictions for images (B, H, W, C), and a list of the logits."""
         y_pred = self.model(ops.cast(images, self.dtype), training=training)
         (outputs,) = keras.tree.flatten(y_pred)
@@ -67,15 +70,19 @@ def _as_logits(outputs, kind):
     return outputs
 
 
-def logits_of(teacher, student, preprocess):
-    """The `Logits` of a teacher and a student.
+def logits_of(
+    teacher: keras.Model,
+    student: keras.Model,
+    preprocess: Callable[[Tensor], Tensor] | None,
+) -> list[Logits]:
+    """Makes the `Logits` of a teacher and a student.
 
     What each ends in is seen from its values, not from its layers (`output_kind`). If
     one of the two ends in sigmoids, the other's logits are those of sigmoids as well.
 
     Args:
-        teacher, student: Two `keras.Model`s of one output, of any kind.
-        preprocess: What images go through before the teacher, or None.
+        teacher, student: Two `keras.Model`s of any kind with one output.
+        preprocess: Preprocessing of the teacher's images, or None.
 
     Raises:
         TypeError, ValueError: Their outputs cannot be compared; the message says why.
@@ -103,7 +110,7 @@ def logits_of(teacher, student, preprocess):
 
 
 def _noise(of_teacher, of_student, preprocess):
-    """Images of noise (2, H, W, C): one of a photograph's range, one in 0..1."""
+    """Images of noise (2, H, W, C): one in 0..255, one in 0..1."""
     _, *size, channels = of_student.shape
     if preprocess is None:
         size = [a or b for a, b in zip(size, of_teacher.shape[1:3], strict=True)]

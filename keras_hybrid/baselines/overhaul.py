@@ -1,20 +1,25 @@
 """Overhaul: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_hybrid.baselines.connector import build_connectors, connected
+from keras_hybrid.training.types import Tensor
 
 
 class Overhaul(keras.layers.Layer):
     """The partial L2 distance to the teacher's margin ReLU, before the activation.
 
-    With T = max(teacher, m), where m is a channel's mean of its negative values (Eq. 2,
-    3), and S the student's map through a connector: nothing where S <= T <= 0, and
-    (T - S)^2 elsewhere (Eq. 4). The mean over a map's elements, summed over stages; the
-    authors' sum weighs each stage half of the next, which with half as many elements is
-    the same. The m are those of the batch; the teacher's own batch normalization, which
-    the authors let follow the batch, stays as it was trained.
+    Let T = max(teacher, m), where m is the mean of a channel's negative values (Eq. 2,
+    3), and S the student's feature map after a connector. The loss is 0 where
+    S <= T <= 0 and (T - S)^2 elsewhere (Eq. 4), averaged over a map's elements and summed
+    over stages. The authors sum over elements and give each stage half the weight of the
+    next, which has half as many elements, so that the result is the same. The m are
+    computed from the batch. The teacher's batch normalization keeps the statistics of its
+    training, where the authors use those of the batch.
 
     Args:
         weight: Factor of the loss.
@@ -22,16 +27,22 @@ class Overhaul(keras.layers.Layer):
 
     takes = "before_activation"
 
-    def __init__(self, weight=1.0, **kwargs):
+    def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weight = weight
 
-    def build(self, teacher_maps_shape, student_maps_shape):
+    def build(
+        self,
+        teacher_maps_shape: Sequence[Sequence[int | None]],
+        student_maps_shape: Sequence[Sequence[int | None]],
+    ) -> None:
         self.connectors = build_connectors(
             teacher_maps_shape, student_maps_shape, self.dtype_policy
         )
 
-    def call(self, teacher_maps, student_maps):
+    def call(
+        self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]
+    ) -> Tensor:
         loss = 0.0
         for teacher, student in connected(self.connectors, teacher_maps, student_maps):
             target = margin_relu(teacher)
@@ -41,8 +52,8 @@ class Overhaul(keras.layers.Layer):
         return self.weight * loss
 
 
-def margin_relu(x):
-    """max(x, m), m the mean of each channel's negative values; 0 where it has none."""
+def margin_relu(x: Tensor) -> Tensor:
+    """max(x, m), with m the mean of each channel's negative values, or 0 without any."""
     negative = ops.minimum(x, 0.0)
     count = ops.sum(ops.cast(x < 0, "float32"), axis=(0, 1, 2))
     margin = ops.sum(negative, axis=(0, 1, 2)) / ops.maximum(count, 1.0)

@@ -1,1 +1,1 @@
-"""What the recipes train on: files on disk, or drawn street scenes."""
+"""Training and test data: data sets on disk, and synthetic street scenes."""

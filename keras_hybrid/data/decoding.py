@@ -1,33 +1,37 @@
-"""Encoded images to upright RGB pixels.
+"""Decode images to upright RGB pixels.
 
-Cameras store the pixels as the sensor has them, and in an EXIF tag how to turn them.
-People annotate what they are shown, so that boxes and label maps fit the upright image.
+Cameras store pixels as the sensor reads them, and the orientation in an EXIF tag.
+Annotators see the upright image, so boxes and label maps refer to that one.
 """
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from keras_hybrid.data.transforms import cut
+from keras_hybrid.training.types import Tensor
 
 _FORMATS = "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"
-_ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, see `turned`
-# One of them stands in each file with an orientation: Exif in JPEG, eXIf in PNG (in those
-# of ImageMagick "Raw profile type exif"), and the name of the tag in XMP.
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright, see `turned`
+# Each file with an orientation contains one of these: Exif in JPEG, eXIf in PNG ("Raw
+# profile type exif" in PNGs by ImageMagick), or the name of the tag in XMP.
 _MARKS = b"xif", b"XIf", b"tiff:Orientation"
-_HEAD = 1 << 14  # bytes of a JPEG, which starts with EXIF but for a profile or comment
+# Bytes of a JPEG that are searched: only a profile or a comment can precede EXIF.
+_HEAD = 1 << 14
 MARKED = r"\C*(?:xif|XIf|tiff:Orientation)\C*"
 
 
-def decode_image(encoded):
-    """uint8 (H, W, 3), upright, of grey, CMYK, palette, 16 bit or transparent ones too.
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes an image to upright RGB, uint8 (H, W, 3).
 
-    TensorFlow decodes JPEG and PNG, and Pillow all other formats.
+    Grey, CMYK, palette, 16-bit and transparent images become RGB too. TensorFlow decodes
+    JPEG and PNG, and Pillow all other formats.
 
     Args:
-        encoded: A string tensor.
+        encoded: Encoded image, a scalar string tensor.
     """
     is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
     image = tf.cond(
@@ -38,21 +42,23 @@ def decode_image(encoded):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def decode_part(encoded, box_of):
-    """What a box has of the image that `decode_image` returns.
+def decode_part(
+    encoded: tf.Tensor, box_of: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes the part of an image inside a box, equal to that part of `decode_image`.
 
-    Of a JPEG that `can_be_cropped`, no more than that is decoded.
+    Of a JPEG that `can_be_cropped`, only this part is decoded.
 
     Args:
-        encoded: A string tensor.
-        box_of: From the image's height and width in pixels, int32 (2,), to the `box` of a
-            `Transform`.
+        encoded: Encoded image, a scalar string tensor.
+        box_of: Function from the image size (height, width) in pixels, int32 (2,), to a
+            box as in `Transform`.
 
     Returns:
         (uint8 (h, w, 3), the box).
 
     Raises:
-        tf.errors.OpError: It cannot be decoded.
+        tf.errors.OpError: If the image cannot be decoded.
     """
 
     def part():
@@ -65,39 +71,45 @@ def decode_part(encoded, box_of):
     )
 
 
-def part_of(image, box_of):
-    """What a box has of an image, or of several of one size: (pixels, the box)."""
+def part_of(
+    image: Tensor, box_of: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts a box out of an image, or of several of the same size: (pixels, the box)."""
     box = box_of(tf.shape(tf.nest.flatten(image)[0])[:2])
     return cut(image, box), box
 
 
-def can_be_cropped(encoded):
-    """Whether it is a JPEG whose pixels are stored as they are shown, with its end.
+def can_be_cropped(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether an image is a complete JPEG whose pixels are stored upright.
 
-    That the end is missing, libjpeg notices only where it has to decode it.
+    The end marker is checked here because libjpeg notices that the end is missing only
+    if it has to decode it.
     """
     length = tf.strings.length(encoded)
     ends = tf.strings.substr(encoded, -tf.minimum(length, 2), 2) == b"\xff\xd9"
     return tf.io.is_jpeg(encoded) & ends & (_orientation(encoded, False) == 1)
 
 
-def crop_jpeg(encoded, size, box, dct_method=""):
-    """What a box has of an image that `can_be_cropped`.
+def crop_jpeg(
+    encoded: tf.Tensor, size: tf.Tensor, box: tf.Tensor, dct_method: str = ""
+) -> tf.Tensor:
+    """Decodes the part inside a box of a JPEG that `can_be_cropped`.
 
-    To the last bit that of the whole image. Where colours are stored at half the size, a
-    pixel's depends on its neighbours': one more on each side is decoded.
+    The result is bit-identical to that part of the whole image. Where chroma is stored at
+    half resolution, a pixel depends on its neighbours, so a margin of one pixel is
+    decoded on each side.
 
     Args:
-        encoded: A string tensor.
-        size: Height and width of the image, int32 (2,).
-        box: See `Transform`.
-        dct_method: As of `tf.io.decode_jpeg`; Pillow's is `"INTEGER_ACCURATE"`.
+        encoded: Encoded image, a scalar string tensor.
+        size: Image size (height, width) in pixels, int32 (2,).
+        box: Box as in `Transform`.
+        dct_method: Method as in `tf.io.decode_jpeg`; Pillow uses `"INTEGER_ACCURATE"`.
 
     Returns:
         uint8 (h, w, 3).
 
     Raises:
-        tf.errors.OpError: It cannot be decoded.
+        tf.errors.OpError: If the image cannot be decoded.
     """
     begin, end = tf.maximum(box[:2] - 1, 0), tf.minimum(box[:2] + box[2:] + 1, size)
     window = tf.concat([begin, end - begin], axis=0)
@@ -117,8 +129,8 @@ def _by_tensorflow(encoded, is_png):
 
 
 def _orientation(encoded, is_png):
-    """See `orientation_of`, of a JPEG or PNG; int32."""
-    # Of the usual JPEG Python is not asked, one of whose threads runs at a time.
+    """Orientation of a JPEG or PNG as in `orientation_of`, int32."""
+    # A JPEG without these marks needs no Python, where only one thread runs at a time.
     head = tf.strings.substr(encoded, 0, _HEAD)
     return tf.cond(
         is_png | tf.strings.regex_full_match(head, MARKED),
@@ -127,11 +139,13 @@ def _orientation(encoded, is_png):
     )
 
 
-def of_bytes(function, encoded, dtype):
-    """What a function of bytes returns, of a string tensor."""
+def of_bytes(
+    function: Callable[[bytes], np.ndarray | np.generic], encoded: tf.Tensor, dtype: str
+) -> tf.Tensor:
+    """Applies a Python function of bytes to a scalar string tensor."""
 
     def of_numpy(encoded):
-        # An array of objects where TensorFlow is eager.
+        # In eager mode TensorFlow passes an array of objects.
         return function(np.asarray(encoded, object).item())
 
     encoded = tf.convert_to_tensor(encoded)
@@ -145,23 +159,23 @@ def _by_pillow(encoded):
 
 def _by_marks(encoded):
     if not any(mark in encoded for mark in _MARKS):
-        return np.int32(1)  # Pillow would decode all of a PNG to find that out
+        return np.int32(1)  # Pillow would decode all of a PNG to find this out
     try:
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
-    except Exception:  # TensorFlow has read it
+    except Exception:  # TensorFlow decides whether it can be decoded
         return np.int32(1)
     return np.int32(orientation_of(image))
 
 
-def opened(encoded, what):
-    """The Pillow image in a string of bytes.
+def opened(encoded: bytes, what: str) -> Image.Image:
+    """Decodes an image with Pillow.
 
     Args:
-        encoded: Bytes of the file.
-        what: It is, for the message.
+        encoded: Content of the file.
+        what: Noun for the file in error messages, such as "image".
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: If the file cannot be read.
     """
     try:
         image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
@@ -169,28 +183,29 @@ def opened(encoded, what):
     except UnidentifiedImageError:
         others = ", ".join(_FORMATS[2:])
         raise ValueError(
-            f"The {what} is no PNG or JPEG file, and none of {others}"
+            f"The {what} is not a PNG or JPEG file, nor any of {others}"
         ) from None
-    except Exception as error:  # each of Pillow's decoders has errors of its own
+    except Exception as error:  # each of Pillow's decoders raises its own errors
         raise ValueError(f"The {what} cannot be decoded: {error}") from error
     return image
 
 
-def orientation_of(image):
-    """EXIF's orientation of a Pillow image, 1 to 8; 1 if there is none."""
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of a Pillow image, 1 to 8; 1 if it has none."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # of a broken tag; the pixels are none the worse for it
+    except Exception:  # the tag is broken, but the pixels are intact
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def turned(pixels, orientation):
-    """Pixels (H, W, ...) as stored, turned upright.
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns pixels (H, W, ...) from their stored orientation upright.
 
     Args:
-        pixels: An array.
-        orientation: From 5 on rows are columns, 6 being a quarter turn clockwise.
+        pixels: Pixels as stored.
+        orientation: EXIF orientation, 1 to 8. From 5 on rows and columns are swapped; 6
+            needs a quarter turn clockwise.
     """
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
@@ -201,22 +216,24 @@ def turned(pixels, orientation):
     return np.ascontiguousarray(pixels)
 
 
-def rgb(image):
-    """uint8 (H, W, 3) of a Pillow image; 16 bit lose their lower eight, as in TensorFlow.
+def rgb(image: Image.Image) -> np.ndarray:
+    """Converts a Pillow image to RGB, uint8 (H, W, 3).
+
+    Images of 16 bits per channel keep the upper eight, as in TensorFlow.
 
     Raises:
-        ValueError: It has numbers of unknown range.
+        ValueError: If the range of the pixel values is unknown.
     """
-    # Pillow has 16 bit PGM, and in some versions PNG, as 32 bit integers.
+    # Pillow reads 16-bit PGM, and in some versions 16-bit PNG, as 32-bit integers.
     wide = image.mode == "I" and image.format in ("PNG", "PPM")
     if wide or image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype("uint8")
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(
-            "An image must have 8 or 16 bits a channel, as their range is known. "
-            f"Received: {image.format} of the mode {image.mode!r}"
+            "An image must have 8 or 16 bits per channel, whose range is known. "
+            f"Received: {image.format} of mode {image.mode!r}"
         )
     if image.mode == "P":
-        image = image.convert("RGBA")  # Pillow warns where colours are transparent
+        image = image.convert("RGBA")  # Pillow warns if palette colours are transparent
     return np.asarray(image.convert("RGB"))

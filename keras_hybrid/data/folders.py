@@ -1,7 +1,9 @@
-"""What is in a folder: its images, or a data set of a known layout."""
+"""Contents of a folder: its images, or a data set in a known layout."""
 
 import os
 import pathlib
+import types
+from collections.abc import Iterable, Sequence
 
 from absl import logging
 
@@ -9,21 +11,24 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
-"""Of images that `decoding` reads."""
+"""Suffixes of the images that `decoding` reads."""
 
 
-def visible(folder):
-    """Sorted names in `folder`, without ._files of macOS and other hidden ones."""
+def visible(folder: str | os.PathLike) -> list[str]:
+    """Sorted names in `folder` without hidden ones, such as the `._` files of macOS."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
-def images_in(folders, suffixes=SUFFIXES):
-    """The images of each folder: a list of lists of sorted names.
+def images_in(
+    folders: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
+) -> list[list[str]]:
+    """Lists the images of each folder, as sorted names.
 
-    Hidden files are left out. For anything else that is left out there is one warning,
-    which names a file of each suffix.
+    Hidden files are left out silently. If anything else is left out, a single warning
+    names one file of each suffix, up to five.
     """
-    found, others = [], {}
+    found: list[list[str]] = []
+    others: dict[str, str] = {}
     for folder in folders:
         names = visible(folder)
         found.append([name for name in names if name.lower().endswith(suffixes)])
@@ -31,26 +36,30 @@ def images_in(folders, suffixes=SUFFIXES):
             others.setdefault(os.path.splitext(name)[1], os.path.join(folder, name))
     if others:
         logging.warning(
-            "Leaving out what is no image of the suffixes %s, such as %s",
+            "Leaving out files without an image suffix (%s), such as %s",
             " ".join(suffixes),
             ", ".join(sorted(others.values())[:5]),
         )
     return found
 
 
-def find_layout(data_dir, layouts, what="a folder"):
-    """Which of several layouts the data have.
+def find_layout(
+    data_dir: str | os.PathLike,
+    layouts: Sequence[types.ModuleType],
+    what: str = "a folder",
+) -> tuple[types.ModuleType, pathlib.Path]:
+    """Finds the layout of a data set.
 
     Args:
-        data_dir: Path.
+        data_dir: Path of the data set.
         layouts: Modules with `LAYOUT`, a description, and `is_at(path)`.
-        what: What a data set of these layouts is, for the message.
+        what: Kind of path that these layouts need, for the error message.
 
     Returns:
         (the module of the layout, `data_dir` as a `pathlib.Path`).
 
     Raises:
-        FileNotFoundError: None of them; the message describes them all.
+        FileNotFoundError: If no layout fits; the message describes all of them.
     """
     path = pathlib.Path(data_dir).expanduser()
     for layout in layouts:
@@ -68,7 +77,7 @@ def find_layout(data_dir, layouts, what="a folder"):
     )
 
 
-def listed(names):
-    """A few of many names, for a message."""
+def listed(names: Sequence[str]) -> str:
+    """Lists the first five of `names` and the number of others, for a message."""
     shown = ", ".join(map(repr, names[:5])) or "nothing"
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,43 +1,48 @@
 """Labelled images in batches, epoch after epoch.
 
-Every source has `len(source)`, `source.skipped` (names of the images that could not be
+Every source has `len(source)`, `source.skipped` (the names of images that could not be
 read so far) and
 
     source.batches(batch_size, transform)
     source.training_batches(batch_size, transform, seed, epochs, context=None)
 
 which return a `tf.data.Dataset` of (images, labels): float32 (B, size, size, 3) raw RGB
-in 0..255 and int32 (B,). `transform` is a `Transform`, one of `augment`.
+in 0..255 and int32 (B,). `transform` is a `Transform`, such as those in `augment`.
 
-`batches` are all images in order, the last batch as long as it is. `training_batches` are
-those of all `epochs`, a `range`, one behind the other. In each epoch every image comes
-once, in `len(source) // batch_size` whole batches; order and crops are a function of
-`seed` and the epoch, so that a run that goes on at epoch 7 sees what it would have seen.
+`batches` yields all images in order; the last batch may be smaller. `training_batches`
+yields the batches of all `epochs`, a `range`, one epoch after the other. Each epoch goes
+through the shuffled images once, in `len(source) // batch_size` full batches; a remainder
+is dropped. Order and crops depend only on `seed` and the epoch, so that a run resumed at
+epoch 7 sees the same batches as one that was never interrupted.
 
-On several devices each reads and decodes its own share:
+With several devices, each reads and decodes its own share:
 
     strategy.distribute_datasets_from_function(
         lambda context: source.training_batches(..., context)
     )
 
-Together they see the batches of one, as long as all images can be read.
+Together they see the batches that a single device would see, as long as all images can be
+read.
 """
 
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data.decoding import decode_part
-from keras_hybrid.data.transforms import whole
+from keras_hybrid.data.transforms import Transform, whole
+from keras_hybrid.training.types import Tensor
 
-# Twice as many images at a time as there are cores, in threads of their own: none waits
-# for the slowest image, nor for one of TensorFlow's threads, of which there are few.
-_AT_A_TIME = 2 * os.cpu_count()
-_PARALLEL = {"num_parallel_calls": _AT_A_TIME, "deterministic": True}
-_CHUNK = 64  # examples whose gaps are looked for together
-# AutoGraph has nothing to convert here, and takes a second to find that out.
+# Twice as many images in parallel as there are cores, in the pipeline's own threads, so
+# that none waits for the slowest image or for one of TensorFlow's few threads.
+_PARALLEL_CALLS = 2 * os.cpu_count()
+_PARALLEL = {"num_parallel_calls": _PARALLEL_CALLS, "deterministic": True}
+_CHUNK = 64  # examples that are searched for unreadable images together
+# AutoGraph has nothing to convert here, and takes a second to find this out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
 
@@ -45,34 +50,42 @@ class ArraySource:
     """Images of one size in memory.
 
     Args:
-        images: uint8 (N, H, W, 3) raw RGB, or a tuple of arrays that `transform` takes.
-        labels: Integers (N,).
+        images: Raw RGB images, uint8 (N, H, W, 3), or a tuple of arrays that `transform`
+            takes.
+        labels: Labels, integers (N,).
 
     >>> source = ArraySource(np.zeros((6, 8, 8, 3), "uint8"), np.arange(6))
     >>> [len(labels) for _, labels in source.batches(4, augment.as_is(8))]
     [4, 2]
     """
 
-    def __init__(self, images, labels):
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
         with tf.device("CPU"):
             self._images = tf.nest.map_structure(tf.convert_to_tensor, images)
             self._labels = tf.cast(labels, "int32")
-        self.skipped = []  # arrays can always be read
+        self.skipped: list[str] = []  # arrays can always be read
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._labels)
 
     @_without_autograph
-    def batches(self, batch_size, transform):
-        """See the module."""
+    def batches(self, batch_size: int, transform: Transform) -> tf.data.Dataset:
+        """Batches of all images in order; see the module's docstring."""
         _check_batch_size(batch_size)
         order = tf.data.Dataset.range(len(self)).enumerate()
         images = self._load(order, transform, seed=0)
-        return _shared(images.batch(batch_size))
+        return _with_options(images.batch(batch_size))
 
     @_without_autograph
-    def training_batches(self, batch_size, transform, seed, epochs, context=None):
-        """See the module."""
+    def training_batches(
+        self,
+        batch_size: int,
+        transform: Transform,
+        seed: int,
+        epochs: range,
+        context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Shuffled batches of all `epochs`; see the module's docstring."""
 
         def images_of(epoch_seed, share):
             order = tf.data.Dataset.range(len(self)).shuffle(len(self), epoch_seed)
@@ -89,45 +102,61 @@ class ArraySource:
 
 
 class EncodedSource:
-    """Encoded images that are decoded on the way.
+    """Encoded images that are decoded when they are needed.
 
-    An image that cannot be read is skipped, and named in `skipped` and in a warning when
-    first met. In training another one takes its place, so that no epoch is shorter.
+    An image that cannot be read is skipped; the first time, a warning names it and
+    `skipped` records it. In training another image takes its place, so that every epoch
+    keeps its length.
 
     Args:
-        examples: `examples(seed)` returns a `tf.data.Dataset` of (name, data, label), in
-            order if `seed` is None, else shuffled with this int64 scalar tensor.
+        examples: Function of a seed that returns a `tf.data.Dataset` of (name, data,
+            label): in order if the seed is None, else shuffled with it, an int64 scalar
+            tensor.
         size: Number of examples.
-        read: From `data` to what is encoded, both string tensors. Of several encoded
-            strings the first is the image.
-        decode_part: As `decoding.decode_part`; the part may be a tuple of several.
+        read: Function from `data` to the encoded image, both string tensors. If it
+            returns several strings, the first is the image.
+        decode_part: Function like `decoding.decode_part`; the part may be a tuple.
     """
 
-    def __init__(self, examples, size, read=tf.identity, decode_part=decode_part):
+    def __init__(
+        self,
+        examples: Callable[[tf.Tensor | None], tf.data.Dataset],
+        size: int,
+        read: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+        decode_part: Callable[..., tuple[Any, tf.Tensor]] = decode_part,
+    ) -> None:
         self._examples, self._size = examples, size
         self._read, self._decode_part = read, decode_part
-        self.skipped = []
+        self.skipped: list[str] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._size
 
     @_without_autograph
-    def batches(self, batch_size, transform):
-        """See the module.
+    def batches(self, batch_size: int, transform: Transform) -> tf.data.Dataset:
+        """Batches of all images in order; see the module's docstring.
 
         Raises:
-            tf.errors.InvalidArgumentError: While iterating, when more than half of all
+            tf.errors.InvalidArgumentError: While iterating, if more than half of all
                 images cannot be read.
         """
         _check_batch_size(batch_size)
         images = self._load(self._examples(None).enumerate(), transform, seed=0)
-        return _shared(images.batch(batch_size))
+        return _with_options(images.batch(batch_size))
 
     @_without_autograph
-    def training_batches(self, batch_size, transform, seed, epochs, context=None):
-        """See the module; raises as `batches` does.
+    def training_batches(
+        self,
+        batch_size: int,
+        transform: Transform,
+        seed: int,
+        epochs: range,
+        context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Shuffled batches of all `epochs`; see the module's docstring.
 
-        Each of several machines fills up its batches from its own share.
+        Each of several machines fills its batches from its own share. Raises as `batches`
+        does.
         """
 
         def images_of(epoch_seed, share):
@@ -136,7 +165,7 @@ class EncodedSource:
                 examples = share(examples.enumerate(again * len(self)))
                 return self._load(examples, transform, epoch_seed)
 
-            # Again only if too few of them can be read.
+            # Only the first repetition is used unless too few images can be read.
             return tf.data.Dataset.counter().flat_map(load)
 
         return _epochs(images_of, batch_size, len(self), seed, epochs, context)
@@ -155,7 +184,7 @@ class EncodedSource:
             count = tf.size(positions, "int64")
             chunk = tf.range(count), positions, data, labels
             loaded = tf.data.Dataset.from_tensor_slices(chunk).map(load, **_PARALLEL)
-            # TensorFlow drops what fails without a word; a gap in the indices shows it.
+            # TensorFlow drops failed images silently; a gap in the indices reveals them.
             loaded = loaded.ignore_errors().concatenate(_end(count, loaded.element_spec))
 
             def skip_gap(expected, element):
@@ -174,12 +203,12 @@ class EncodedSource:
         def finish(is_image, image):
             return transform.finish(*image)
 
-        # Records are read while those before them are decoded.
+        # The next records are read while the current ones are decoded.
         chunks = examples.batch(_CHUNK).prefetch(1)
         return chunks.flat_map(readable).map(finish, **_PARALLEL)
 
     def _skip(self, names, data):
-        """Notes images as skipped; returns True."""
+        """Records images as skipped; returns True."""
         for name, one in zip(names.numpy(), data):
             name = name.decode(errors="surrogateescape")
             if name not in self.skipped:
@@ -187,8 +216,8 @@ class EncodedSource:
                 logging.warning("Skipping image %s: %s", name, self._failure(one))
         if 2 * len(self.skipped) > len(self):
             raise ValueError(
-                f"More than half of the {len(self)} images cannot be read, the first of "
-                f"them {self.skipped[0]}. Are they JPEG, PNG or the like?"
+                f"More than half of the {len(self)} images cannot be read, such as "
+                f"{self.skipped[0]}. Are they JPEG, PNG or a similar format?"
             )
         return True
 
@@ -202,7 +231,7 @@ class EncodedSource:
 
 
 def _end(index, spec):
-    """One more element of a specification (index, anything): zeros with this index."""
+    """A last element for a dataset of the spec (index, ...): this index, then zeros."""
     zeros = tf.nest.map_structure(
         lambda one: tf.zeros([size or 0 for size in one.shape], one.dtype), spec[1]
     )
@@ -213,17 +242,17 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
     """The batches of one machine, epoch after epoch.
 
     Args:
-        images_of: `images_of(epoch_seed, share)` returns one epoch's, or more, as a
-            `tf.data.Dataset`, given an int64 scalar tensor and a function that takes this
-            machine's share of a `tf.data.Dataset`.
-        batch_size, seed, epochs: See the module.
+        images_of: `images_of(epoch_seed, share)` returns the images of one epoch, or
+            more, as a `tf.data.Dataset`, given an int64 scalar tensor and a function that
+            takes this machine's share of a `tf.data.Dataset`.
+        batch_size, seed, epochs: See the module's docstring.
         size: Number of images.
-        context: A `tf.distribute.InputContext`, by default that of a machine alone.
+        context: A `tf.distribute.InputContext`; by default that of a single machine.
     """
     if not 1 <= batch_size <= size:
         raise ValueError(
-            f"`batch_size` must be at least 1, and in training at most the {size} "
-            f"images. Received: batch_size={batch_size}"
+            f"`batch_size` must be at least 1, and in training at most {size}, the "
+            f"number of images. Received: batch_size={batch_size}"
         )
     context = context or tf.distribute.InputContext()
     machines, machine = context.num_input_pipelines, context.input_pipeline_id
@@ -234,7 +263,7 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
         return examples.shard(machines, machine)
 
     def batches_of_epoch(epoch):
-        # Of this graph alone: with a global seed of 0, `shuffle` takes no tensor for its.
+        # For this graph only: with a global seed of 0, `shuffle` takes no tensor as seed.
         tf.compat.v1.set_random_seed(1)
         shape, high = (), 1 << 62
         epoch_seed = tf.random.stateless_uniform(shape, (seed, epoch), 0, high, "int64")
@@ -244,20 +273,20 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(batches_of_epoch)
     batches = batches.apply(tf.data.experimental.assert_cardinality(len(epochs) * count))
-    return _shared(batches)
+    return _with_options(batches)
 
 
-def _shared(batches):
-    """Machines share them image by image, so that together they see the batches of one.
+def _with_options(batches):
+    """Sets how machines share the batches, the number of threads, and no autotuning.
 
-    By default they would share the files of a data set that is read from files. The
-    threads are those of this pipeline alone. Nor does TensorFlow tune anything: in
-    TensorFlow 2.21 the thread that does makes the next evaluation wait for as much as the
-    whole epoch took.
+    Machines share image by image, so that together they see the batches of one. By
+    default they would share the files of a data set that is read from files. The threads
+    belong to this pipeline alone. Autotuning is off because in TensorFlow 2.21 its thread
+    makes the next evaluation wait for as long as the whole epoch took.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    options.threading.private_threadpool_size = _AT_A_TIME
+    options.threading.private_threadpool_size = _PARALLEL_CALLS
     policy = tf.data.experimental.AutoShardPolicy.DATA
     options.experimental_distribute.auto_shard_policy = policy
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

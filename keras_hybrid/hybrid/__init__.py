@@ -1,1 +1,1 @@
-"""The method: stages of two networks, the paths through both, and how they train."""
+"""The method: the stages of two networks, the paths through both, and their training."""

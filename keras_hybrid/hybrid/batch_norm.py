@@ -1,15 +1,18 @@
-"""Batch normalization at less cost than Keras 3.15 has it on TensorFlow and a CPU.
+"""Batch normalization that is faster than Keras 3.15's on TensorFlow and a CPU.
 
 Keras composes it of means, differences and products, each of which reads and writes the
-whole map. On GPUs XLA fuses them.
+whole feature map. On GPUs, XLA fuses them.
 """
 
 import collections
 import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_hybrid.training.types import Tensor
 
 
 def _is_slow():
@@ -20,11 +23,13 @@ def _is_slow():
     return not tf.config.list_physical_devices("GPU")
 
 
-def runs_fused(layer, args, kwargs):
-    """Whether `fused` can stand in for `layer(*args, **kwargs)`.
+def runs_fused(
+    layer: keras.Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether `fused` can replace `layer(*args, **kwargs)`.
 
-    Forward and back it takes a quarter of the time, and a MobileNet trains in three
-    fifths of it.
+    The forward and backward passes of `fused` take a quarter of the time, and training a
+    MobileNet takes three fifths of the time.
     """
     if type(layer) is not keras.layers.BatchNormalization or len(args) != 1:
         return False
@@ -40,8 +45,11 @@ def runs_fused(layer, args, kwargs):
     )
 
 
-def fused(layer, x):
-    """Trains on `x` (B, H, W, C) by TensorFlow's kernels; averages move as by a call."""
+def fused(layer: keras.layers.BatchNormalization, x: Tensor) -> Tensor:
+    """Runs `layer` in training on `x` (B, H, W, C) with TensorFlow's fused kernel.
+
+    Updates the moving averages as a call of the layer does.
+    """
     import tensorflow as tf
 
     x = ops.cast(x, "float32")
@@ -55,7 +63,7 @@ def fused(layer, x):
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # The kernel divides by one less than the number of values, Keras by the number.
+    # For n values per channel, the kernel divides by n - 1, Keras by n.
     count = tf.cast(tf.size(x) // channels, "float32")
     variance *= tf.maximum(count - 1, 1) / count
     averages = (layer.moving_mean, mean), (layer.moving_variance, variance)
@@ -65,20 +73,20 @@ def fused(layer, x):
     return ops.cast(y, layer.compute_dtype)
 
 
-def folded(steps, wanted):
-    """Steps of a frozen network, with batch normalization inside of convolutions.
+def folded(steps: Sequence[Any], wanted: Collection[int]) -> Sequence[Any]:
+    """Folds batch normalization into the convolutions of a frozen network.
 
     Args:
-        steps: A list of `graph.Step`s.
-        wanted: Symbols that are read once they have run.
+        steps: The `graph.Step`s to run.
+        wanted: Symbols that are read after these steps have run.
 
     Returns:
-        As many steps or fewer that make `wanted`, to rounding.
+        As many steps or fewer, which compute `wanted` up to rounding.
     """
     if not _is_slow():
         return steps
     readers = collections.Counter(s for step in steps for s in step.inputs.values())
-    places, kept = {}, list(steps)  # places: symbol -> where the convolution is
+    places, kept = {}, list(steps)  # places: symbol -> index of its convolution
     for i, step in enumerate(steps):
         if _is_linear(step.operation):
             places[step.outputs[0]] = i
@@ -112,13 +120,13 @@ def _normalizes(norm, convolution):
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """A convolution and the batch normalization behind it, two `graph.Step`s, as one."""
+    """A convolution and the batch normalization after it, two `graph.Step`s, as one."""
 
     convolution: Any
     norm: Any
 
-    def run(self, values, training=None):
-        """As `Step.run`."""
+    def run(self, values: dict[int, Tensor], training: bool | None = None) -> None:
+        """Same as `Step.run`."""
         layer, norm = self.convolution.operation, self.norm.operation
         (symbol,) = self.convolution.inputs.values()
         scale = ops.rsqrt(norm.moving_variance + norm.epsilon)

@@ -1,4 +1,6 @@
-"""A pair of networks, or one network, as a table to look at before training."""
+"""One network, or a teacher and a student, as a text table to check before training."""
+
+import keras
 
 from keras_hybrid.hybrid.paths import STUDENT, TEACHER
 from keras_hybrid.hybrid.stages import Network
@@ -6,12 +8,12 @@ from keras_hybrid.hybrid.switch_points import stage_table
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
 
 
-def describe(model):
-    """The stages of a network, or those and the paths of a `HybridTransfer`, as text.
+def describe(model: keras.Model) -> str:
+    """Describes the stages of a network, or the stages and paths of a `HybridTransfer`.
 
     Example:
 
-    >>> print(keras_hybrid.hybrid.describe(keras.applications.VGG16(weights=None)))
+    >>> print(keras_hybrid.describe(keras.applications.VGG16(weights=None)))
     network 'vgg16':
       stride  channels  ends at
            1        64  block1_conv2
@@ -19,16 +21,16 @@ def describe(model):
 
     Args:
         model: A `HybridTransfer`, a `FeatureTransfer`, or a `keras.Model` that can be
-            cut.
+            cut into stages.
 
     Returns:
-        A table of the stages of each network; for a `HybridTransfer` also one for each
-        path, with its weighted layers (paper, Fig. 6) and for each segment the owner,
-        the layer it ends at, the channels there and the adapter behind it.
+        A table of the stages of each network. For a `HybridTransfer`, also a table of
+        each path, with its number of weighted layers (paper, Fig. 6) and, for each
+        segment, the owner, the layer that it ends at, the stride and channels there, and
+        the adapter that follows.
 
     Raises:
-        TypeError, ValueError: `model` is no network that can be cut; the message says
-            why.
+        TypeError, ValueError: `model` cannot be cut into stages; the message says why.
     """
     if not isinstance(model, TeacherStudent):
         return stage_table("network", Network(model, "model"))

@@ -1,21 +1,25 @@
-"""The size of a feature map as a function of the size of the map it comes from."""
+"""The size of a feature map as a function of the size of the map it is computed from."""
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import keras
 
-# Large, so that a 3x3 convolution without padding, which takes two pixels, is no
-# downsampling, and a Keras Applications network does not run out of pixels.
+from keras_hybrid.hybrid.graph import Step
+from keras_hybrid.training.types import Tensor
+
+# Large, so that a 3x3 convolution without padding, which removes two pixels, does not
+# count as downsampling, and no network of Keras Applications runs out of pixels.
 _PROBE_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """(size * up + offset) // down, along one axis.
+    """Output size along one axis: (size * up + offset) // down.
 
-    Exact for any chain of convolutions, poolings and paddings, because floors nest.
-    `up` is 0 where the size is fixed, as after a `Resizing` layer.
+    Exact for any chain of convolutions, pooling and padding, because floor divisions
+    nest. `up` is 0 where the output size is fixed, as after a `Resizing` layer.
 
     >>> Scale(down=2, offset=1)(225)  # a 3x3 convolution of stride 2, padding "same"
     113
@@ -25,11 +29,11 @@ class Scale:
     offset: int = 0
     down: int = 1
 
-    def __call__(self, size):
+    def __call__(self, size: int | Tensor) -> int | Tensor:
         return (size * self.up + self.offset) // self.down
 
-    def then(self, other):
-        """The scale of two pieces of a network, this one and behind it `other`."""
+    def then(self, other: "Scale") -> "Scale":
+        """The scale of this part of a network followed by one with the scale `other`."""
         if other.up == 0:
             return other
         return Scale(
@@ -39,13 +43,22 @@ class Scale:
         )
 
 
-def measure(steps, source, target, source_spec, target_spec):
-    """The scales (height, width) of a piece of a network; None where it has none.
+def measure(
+    steps: Sequence[Step],
+    source: int,
+    target: int,
+    source_spec: keras.KerasTensor,
+    target_spec: keras.KerasTensor,
+) -> tuple[Scale | None, ...]:
+    """Measures the scales (height, width) of a part of a network.
 
     Args:
-        steps: The `Step`s of the piece.
+        steps: The `Step`s of the part.
         source, target: Symbols of its input and output.
         source_spec, target_spec: Their `KerasTensor`s (B, H, W, C).
+
+    Returns:
+        Two scales, each None where it cannot be determined.
     """
 
     def output_sizes(size):
@@ -58,7 +71,7 @@ def measure(steps, source, target, source_spec, target_spec):
     try:
         sizes = _Memo(output_sizes)
         return tuple(_fit(lambda n, axis=axis: sizes[n][axis]) for axis in (0, 1))
-    except Exception:  # e.g. a Reshape to a fixed size: whatever the layer raises
+    except Exception:  # whatever a layer raises, e.g. a Reshape to a fixed size
         return tuple(
             _fit_one(source_spec.shape[axis], target_spec.shape[axis]) for axis in (1, 2)
         )
@@ -82,13 +95,13 @@ def _fit(output_size):
         up = round(here / n)
         return Scale(up=up, offset=here - up * n)
     down = max(1, round(n / here))
-    # Where the output grows by one, the floor is exact.
+    # Where the output grows by one, the division leaves no remainder.
     grows_at = next(m for m in itertools.count(n + 1) if output_size(m) > here)
     return Scale(down=down, offset=down * output_size(grows_at) - grows_at)
 
 
 def _fit_one(source, target):
-    """From the only size known. For small maps less sure than `_fit`."""
+    """Fits a scale to the only known size; less reliable than `_fit` for small maps."""
     if not source or not target:
         return None
     down = max(1, round(source / target))

@@ -1,13 +1,14 @@
-"""A Keras network as a flat list of steps that can be run in pieces.
+"""A Keras network as a flat list of steps that can be run in parts.
 
-`keras.Model(tensor, tensor)` would give pieces too, but it adds nodes to the layers of
-the caller's model and stops at nested models. Here nothing is copied or changed: a step
-calls the user's own layer, and nested models are looked into.
+`keras.Model(tensor, tensor)` would give parts too, but it adds nodes to the layers of the
+caller's model and stops at nested models. Here nothing is copied or changed: a step calls
+the user's own layer, and nested models are flattened.
 """
 
 import contextlib
 import dataclasses
 import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -17,36 +18,37 @@ from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, unpack_singleton
 
 from keras_hybrid.hybrid import batch_norm
+from keras_hybrid.training.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One call of one layer or op. Tensors go by number, their *symbols*.
+    """One call of a layer or op. Tensors are identified by numbers, their *symbols*.
 
     Attributes:
-        name: Name of the layer; inside nested models `"base/conv1"`.
+        name: Name of the layer; inside a nested model `"base/conv1"`.
         operation: The layer or op.
         arguments: Keras's record of the call, with `KerasTensor`s for tensors.
         inputs: `id` of each `KerasTensor` in `arguments` -> its symbol.
-        outputs: Symbols of the results.
-        specs: The results as `KerasTensor`s, for their static shapes.
-        casts: `id` of each of them that is the input of a nested model -> the dtype to
-            which that model casts it.
+        outputs: Symbols of the outputs.
+        specs: The outputs as `KerasTensor`s, for their static shapes.
+        casts: `id` of each `KerasTensor` in `arguments` that is the input of a nested
+            model -> the dtype to which that model casts it.
     """
 
     name: str
-    operation: Any
+    operation: keras.Operation
     arguments: Any
     inputs: dict[int, int]
     outputs: tuple[int, ...]
     specs: tuple[keras.KerasTensor, ...]
     casts: dict[int, str] = dataclasses.field(default_factory=dict, kw_only=True)
 
-    def run(self, values, training=None):
-        """Adds the outputs to `values`, a dict from symbol to tensor."""
+    def run(self, values: dict[int, Tensor], training: bool | None = None) -> None:
+        """Runs the step on `values` (symbol -> tensor), and adds its outputs to it."""
         args, kwargs = self._filled_in(values)
         if training is not None and isinstance(self.operation, keras.Layer):
-            # As in `Functional.call`: wins over a `training` the graph was built with.
+            # As in `Functional.call`: overrides a `training` the graph was built with.
             kwargs["training"] = training
         if batch_norm.runs_fused(self.operation, args, kwargs):
             outputs = batch_norm.fused(self.operation, *args)
@@ -54,8 +56,8 @@ class Step:
             outputs = self.operation(*args, **kwargs)
         values.update(zip(self.outputs, keras.tree.flatten(outputs)))
 
-    def infer(self, values):
-        """`run` for `KerasTensor`s: shapes only, and no trace left in the layer."""
+    def infer(self, values: dict[int, keras.KerasTensor]) -> None:
+        """`run` for `KerasTensor`s: infers shapes, and leaves the layer unchanged."""
         args, kwargs = self._filled_in(values)
         outputs = self.operation.compute_output_spec(*args, **kwargs)
         values.update(zip(self.outputs, keras.tree.flatten(outputs)))
@@ -67,8 +69,8 @@ class Step:
         return self.arguments.fill_in(tensors)
 
     @property
-    def weighted_layers(self):
-        """Kernels of this step: weights of two dimensions or more.
+    def weighted_layers(self) -> int:
+        """Number of kernels of this step: weights of two dimensions or more.
 
         A convolution, a depthwise convolution and a dense layer have one, a separable
         convolution two, batch normalization none.
@@ -80,19 +82,19 @@ def _cast(x, dtype):
     return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
 
 
-def count_kernels(operation):
-    """How many weights of two dimensions or more a layer (or op: none) has."""
+def count_kernels(operation: keras.Operation) -> int:
+    """Number of weights of two dimensions or more in a layer; 0 for an op."""
     return sum(len(w.shape) >= 2 for w in getattr(operation, "weights", ()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The steps of a network of one input, in an order in which they can run.
+    """The steps of a network with one input, in topological order.
 
     Attributes:
-        steps: The steps; each one is needed for some output.
+        steps: The steps that some output depends on.
         input: Symbol of the input. `input_spec` is its `KerasTensor`.
-        outputs: Symbols of the outputs, packed as `structure` by the network.
+        outputs: Symbols of the outputs, which the network packs as `structure`.
     """
 
     steps: tuple[Step, ...]
@@ -101,39 +103,52 @@ class Graph:
     outputs: tuple[int, ...]
     structure: Any
 
-    def run(self, values, start, stop, training, wanted=None):
-        """Runs `steps[start:stop]`, reading from and adding to `values`.
+    def run(
+        self,
+        values: dict[int, Tensor],
+        start: int | None,
+        stop: int | None,
+        training: bool | None,
+        wanted: Collection[int] | None = None,
+    ) -> None:
+        """Runs `steps[start:stop]`, which read from `values` and add to it.
 
-        Given the symbols that are `wanted` of a network that is frozen, others may be
-        missing.
+        For a frozen network, `wanted` may list the symbols that are read afterwards;
+        `values` may then lack others.
         """
-        steps = self.steps[start:stop]
+        steps: Sequence[Any] = self.steps[start:stop]
         if wanted is not None:
             steps = batch_norm.folded(steps, wanted)
         with _one_call():
             for step in steps:
                 step.run(values, training)
 
-    def towards(self, target):
-        """The same graph with the steps that `target` needs in front.
+    def towards(self, target: int) -> tuple["Graph", int]:
+        """Moves the steps that `target` depends on to the front.
 
         Returns:
-            The graph, and how many steps are in front.
+            The reordered graph, and the number of these steps.
         """
         front = list(_needed(self.steps, [target]))
         in_front = set(map(id, front))
         rest = [step for step in self.steps if id(step) not in in_front]
         return dataclasses.replace(self, steps=(*front, *rest)), len(front)
 
-    def pack(self, outputs):
-        """Gives a flat list of outputs the structure the network returns."""
+    def pack(self, outputs: Sequence[Tensor]) -> Any:
+        """Packs a flat list of outputs into the structure that the network returns."""
         return unpack_singleton(keras.tree.pack_sequence_as(self.structure, outputs))
 
-    def weighted_layers(self, start, stop, source, target):
-        """Most weighted layers on any way from symbol `source` to symbol `target`.
+    def weighted_layers(
+        self, start: int | None, stop: int | None, source: int, target: int
+    ) -> int:
+        """Number of weighted layers on the longest route from `source` to `target`.
 
-        A projection beside a residual branch is not on the longest way and so does not
-        count: ResNet-50 has 50 (the paper's counts, Fig. 6).
+        The projection beside a residual branch is not on the longest route, so it does
+        not count: ResNet-50 has 50 weighted layers (as the paper counts, Fig. 6).
+
+        Args:
+            start, stop: Range of steps to follow, as in a slice.
+            source, target: Symbols of two tensors.
         """
         depth = {source: 0}
         for step in self.steps[start:stop]:
@@ -146,9 +161,9 @@ class Graph:
 
 @contextlib.contextmanager
 def _one_call():
-    """Within it a layer keeps the losses of all its calls, as within a call of a model.
+    """Makes a layer keep the losses of all its calls, as within a call of a model.
 
-    A layer that is called by itself drops those of its call before.
+    A layer that is called on its own drops the losses of its previous call.
     """
     outer = global_state.get_global_attribute("current_call_ctx")
     if outer is None:
@@ -160,8 +175,8 @@ def _one_call():
         global_state.set_global_attribute("current_call_ctx", outer)
 
 
-def flatten(model):
-    """The `Graph` of a Functional model (or Sequential) of one input."""
+def flatten(model: keras.Model) -> Graph:
+    """Returns the `Graph` of a Functional or Sequential model with one input."""
     model = functional(model)
     symbols = itertools.count()
     source = next(symbols)
@@ -175,10 +190,10 @@ def flatten(model):
     )
 
 
-def functional(model):
-    """The Functional model behind `model`, or None if it has none.
+def functional(model: keras.Operation) -> Functional | None:
+    """Returns the Functional model that computes `model`, or None if there is none.
 
-    Subclasses that have a `call` of their own do more than their graph: they have none.
+    There is none for a subclass with its own `call`, which may do more than its graph.
     """
     if isinstance(model, keras.Sequential):
         return model._functional if type(model).call is keras.Sequential.call else None

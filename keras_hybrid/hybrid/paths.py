@@ -1,4 +1,4 @@
-"""The three ways of a batch through the two networks to the student's head.
+"""The three paths of a batch through the two networks to the student's head.
 
 plain          S1 S2 S3 S4 S5 -> head
 student_first  S1 T2 S3 T4 S5 -> head
@@ -7,63 +7,84 @@ teacher_first  T1 S2 T3 S4 T5 -> head
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+import keras
 from keras import ops
 
 from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
+from keras_hybrid.training.types import Tensor
 
 TEACHER, STUDENT = "teacher", "student"
 STUDENT_FIRST, TEACHER_FIRST, PLAIN = "student_first", "teacher_first", "plain"
 
 
 class Path:
-    """One way of a batch to predictions.
+    """One path from a batch of images to predictions.
 
     Attributes:
         name: `"student_first"`, `"teacher_first"` or `"plain"`.
-        owners: Which network runs each segment, e.g. `("student", "teacher")`.
-        segments: The `Segment`s themselves.
-        adapters: The `Adapter`s on the way, in order.
-        weighted_layers: Convolutions and dense layers on the longest way through,
-            adapters not counted (the paper's counts, Fig. 6).
+        owners: Network that runs each segment, e.g. `("student", "teacher")`.
+        segments: The `Segment`s, in order.
+        adapters: The `Adapter`s, in order.
+        weighted_layers: Number of convolutions and dense layers on the longest route
+            through the path, without adapters (as the paper counts, Fig. 6).
     """
 
-    def __init__(self, name, segments, head, teacher_preprocessing):
+    def __init__(
+        self,
+        name: str,
+        segments: Iterable["Segment"],
+        head: "Head",
+        teacher_preprocessing: Callable[[Tensor], Tensor] | None,
+    ) -> None:
         self.name = name
         self.segments = tuple(segments)
         self.head = head
         self.teacher_preprocessing = teacher_preprocessing
 
     @property
-    def owners(self):
+    def owners(self) -> tuple[str, ...]:
         return tuple(segment.owner for segment in self.segments)
 
     @property
-    def adapters(self):
+    def adapters(self) -> list[Adapter]:
         return [adapter for segment in self.segments for adapter in segment.adapters]
 
     @property
-    def weighted_layers(self):
+    def weighted_layers(self) -> int:
         segments = self.segments
         stages = sum(s.network.weighted_layers(s.start, s.end) for s in segments)
         return stages + self.head.weighted_layers
 
-    def __call__(self, x, training=False):
-        """Predicts from images (B, H, W, C). The teacher's part never trains."""
+    def __call__(self, x: Tensor, training: bool = False) -> Any:
+        """Returns predictions for images (B, H, W, C).
+
+        Segments of the teacher always run in inference mode.
+        """
         for segment in self.segments:
-            segment.network.model._clear_losses()  # of the call before
+            segment.network.model._clear_losses()  # those of the previous call
         return self.finish(x, self.begin(x, training), training)
 
-    def begin(self, images, training):
-        """Runs the first segment, which paths of one owner can share, for `finish`."""
+    def begin(self, images: Tensor, training: bool) -> tuple[Tensor, dict[int, Tensor]]:
+        """Runs the first segment and returns its results, which `finish` takes.
+
+        Two paths whose first segments have the same owner can share them.
+        """
         first = self.segments[0]
         inputs = self._inputs(images)
         x = ops.cast(inputs[first.owner], first.network.graph.input_spec.dtype)
         return first.run(x, _sizes(inputs), training)
 
-    def finish(self, images, begun, training):
+    def finish(
+        self,
+        images: Tensor,
+        begun: tuple[Tensor, Mapping[int, Tensor]],
+        training: bool,
+    ) -> Any:
         """Runs the other segments and the head; returns the predictions."""
         x, features = begun[0], dict(begun[1])
         sizes = _sizes(self._inputs(images))
@@ -88,21 +109,23 @@ class Path:
 
 
 def _sizes(inputs):
-    """(height, width) of the images each network sees: integers where known."""
+    """Owner -> (height, width) of the images that it sees: integers where static."""
     return {owner: tuple(ops.shape(x)[1:3]) for owner, x in inputs.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """What one network runs between two points at which a path may change network.
+    """The part of one network between two points at which a path may change network.
 
     Attributes:
-        owner: `"teacher"` or `"student"`, which is `network`.
-        start, end: Its cuts at the two ends.
-        student_end: The student's cut at the end.
-        target: The other network's cut at the end, if that one takes over there.
-        adapter: Makes this network's map fit it.
-        features: Maps from within that the student's head wants.
+        owner: `"teacher"` or `"student"`, the role of `network`.
+        network: The network that runs.
+        start, end: Cuts of this network at the two ends.
+        student_end: Cut of the student at the end.
+        target: Cut of the other network at the end, or None if the path does not change
+            network there.
+        adapter: Adapter from `end` to `target`, or None.
+        features: Maps inside the segment that the student's head needs.
     """
 
     owner: str
@@ -114,7 +137,9 @@ class Segment:
     adapter: Adapter | None
     features: tuple["Feature", ...]
 
-    def run(self, x, sizes, training):
+    def run(
+        self, x: Tensor, sizes: Mapping[str, Sequence[int | Tensor]], training: bool
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Runs the network from `start` to `end`.
 
         Args:
@@ -123,7 +148,7 @@ class Segment:
             training: Whether the student trains.
 
         Returns:
-            The map at `end`, and maps for the student's head by their symbol.
+            The map at `end`, and the maps for the student's head by symbol.
         """
         values = {self.start.symbol: x}
         wanted = {self.end.symbol, *(feature.found.symbol for feature in self.features)}
@@ -138,34 +163,40 @@ class Segment:
             feature.wanted.symbol: feature(values, sizes) for feature in self.features
         }
 
-    def hand_over(self, x, sizes):
-        """Makes the map at `end` fit the network that runs next."""
+    def hand_over(self, x: Tensor, sizes: Mapping[str, Sequence[int | Tensor]]) -> Tensor:
+        """Adapts the map at `end` to the network that runs next."""
         if self.adapter is None:
             return x
         other = TEACHER if self.owner == STUDENT else STUDENT
-        return self.adapter(x, size=self.target.size(sizes[other]))
+        size = self.target.size(sizes[other])  # type: ignore[union-attr]
+        return self.adapter(x, size=size)
 
     @property
-    def adapters(self):
+    def adapters(self) -> list[Adapter]:
         inner = [feature.adapter for feature in self.features if feature.adapter]
         return inner + ([self.adapter] if self.adapter else [])
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """A map the student's head wants from within a segment.
+    """A map inside a segment that the student's head needs.
 
     Attributes:
-        wanted: The student's cut that the head takes.
-        found: The cut of the network that runs; `wanted` itself if the student does.
-        adapter: To the student's width, if the teacher runs.
+        wanted: Cut of the student that the head takes.
+        found: Cut of the network that runs the segment: `wanted` itself for the student.
+        adapter: Adapter from the teacher's to the student's channels, or None for the
+            student.
     """
 
     wanted: Cut
     found: Cut
     adapter: Adapter | None
 
-    def __call__(self, values, sizes):
+    def __call__(
+        self,
+        values: Mapping[int, Tensor],
+        sizes: Mapping[str, Sequence[int | Tensor]],
+    ) -> Tensor:
         x = values[self.found.symbol]
         if self.adapter is None:
             return x
@@ -173,30 +204,31 @@ class Feature:
 
 
 class Head:
-    """Everything of the student behind the joint, where all paths meet.
+    """The part of the student after the joint, where all paths meet.
 
     Attributes:
-        features: Symbols of the student's maps that it takes, the joint's among them.
-        weighted_layers: Those on the longest way through; all those of a `.head`.
+        features: Symbols of the student's maps that it takes, including the joint's.
+        weighted_layers: Number of weighted layers on the longest route from the joint to
+            an output of the graph, plus all those of the student's `.head`, if any.
     """
 
-    def __init__(self, student, joint):
+    def __init__(self, student: Network, joint: Cut) -> None:
         self.graph = student.graph
         self.joint = joint
         self.module = student.model.head if has_backbone(student.model) else None
-        behind = self.graph.steps[joint.position :]
-        made = {symbol for step in behind for symbol in step.outputs}
-        taken = {symbol for step in behind for symbol in step.inputs.values()}
+        steps = self.graph.steps[joint.position :]
+        made = {symbol for step in steps for symbol in step.outputs}
+        taken = {symbol for step in steps for symbol in step.inputs.values()}
         self.features = taken.union(self.graph.outputs) - made
 
-    def __call__(self, features, training):
+    def __call__(self, features: Mapping[int, Tensor], training: bool) -> Any:
         values = dict(features)
         self.graph.run(values, self.joint.position, None, training)
         outputs = self.graph.pack([values[symbol] for symbol in self.graph.outputs])
         return outputs if self.module is None else self.module(outputs, training=training)
 
     @property
-    def weighted_layers(self):
+    def weighted_layers(self) -> int:
         joint = self.joint
         own = max(
             self.graph.weighted_layers(joint.position, None, joint.symbol, output)
@@ -205,17 +237,24 @@ class Head:
         return own + (graph_lib.count_kernels(self.module) if self.module else 0)
 
 
-def build_paths(teacher, student, switches, dtype, teacher_preprocessing=None):
-    """The paths (student-first, teacher-first, plain), their adapters built.
+def build_paths(
+    teacher: Network,
+    student: Network,
+    switches: Sequence[tuple[Cut, Cut]],
+    dtype: keras.DTypePolicy,
+    teacher_preprocessing: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Path, Path, Path]:
+    """Builds the paths (student-first, teacher-first, plain) with their adapters.
 
     Args:
-        teacher, student: `Network`s.
+        teacher, student: The two `Network`s.
         switches: Pairs (teacher's cut, student's cut), the joint last.
-        dtype: Policy of the adapters.
-        teacher_preprocessing: What images go through before the teacher, or None.
+        dtype: Dtype policy of the adapters.
+        teacher_preprocessing: Function applied to the images before the teacher, or
+            None.
 
     Raises:
-        ValueError: The student's head wants a map that a path cannot give.
+        ValueError: The student's head needs a map that a path does not have.
     """
     head = Head(student, switches[-1][1])
     wanted = _wanted_cuts(student, head)
@@ -279,7 +318,7 @@ def _wanted_cuts(student, head):
         names = {s: step.name for step in student.graph.steps for s in step.outputs}
         missing = sorted(names.get(s, "input") for s in head.features - cuts.keys())
         raise ValueError(
-            "The maps that the student's head takes before the joint "
+            "The maps that the student's head takes from before the joint "
             f"({head.joint.layer_name!r}) must be single tensors of its backbone. "
             f"Received: student={student.model.name!r}, whose head takes {missing}"
         )
@@ -292,7 +331,7 @@ def _counterpart(cut, teacher, starts, ends):
         if inside and found.stride == cut.stride:
             return found
     raise ValueError(
-        f"The student's head takes its map {cut.layer_name!r} of stride {cut.stride}, "
+        f"The student's head takes the map {cut.layer_name!r} of stride {cut.stride}, "
         f"and `teacher` must have a stage of that stride. Received: "
         f"teacher={teacher.model.name!r} with strides "
         f"{[stage.stride for stage in teacher.stage_cuts]}"

@@ -1,18 +1,20 @@
 """Where a network can be cut: the last single tensor at each spatial scale.
 
-Shape shorthand: images are (B, H, W, C). A *cut* is a map of rank 4 through which every
-path from the input to the outputs passes. A *stage* ends at the last cut before a
+Shape shorthand: images are (B, H, W, C). A *cut* is a feature map of rank 4 through which
+every route from the input to the outputs passes. A *stage* ends at the last cut before a
 downsampling layer (paper, "Hybrid Forward").
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 
 from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.hybrid.feature_size import Scale, measure
+from keras_hybrid.training.types import Tensor
 
-# Down to one pixel by more than this is global pooling, e.g. an AveragePooling2D(7).
+# A larger stride down to one pixel is global pooling, e.g. an AveragePooling2D(7).
 _LARGEST_STRIDE_TO_ONE_PIXEL = 4
 
 
@@ -21,11 +23,11 @@ class Stage:
     """The end of one stage of a network.
 
     Attributes:
-        name: `"stage1"` and so on, from the input.
-        layer_name: The layer whose output ends the stage; `"base/conv1"` for a layer of
-            a nested model.
+        name: `"stage1"` and so on, counted from the input.
+        layer_name: Name of the layer whose output ends the stage; `"base/conv1"` for a
+            layer of a nested model.
         stride: Pixels of the image per pixel of this output.
-        channels: Channels of this output.
+        channels: Number of channels of this output.
     """
 
     name: str
@@ -34,13 +36,13 @@ class Stage:
     channels: int
 
 
-def find_stages(model):
-    """Finds where `model` can be cut, one place per spatial scale.
+def find_stages(model: keras.Model) -> list[Stage]:
+    """Finds where `model` can be cut: one place per spatial scale.
 
-    Works for Functional and Sequential models of one image input, fully specified or
-    `(None, None, 3)`, and looks into nested models. Padding layers, which only grow a
-    map, and global pooling are no scales. For a model with a `.backbone` and a `.head`
-    the stages are those of the backbone.
+    Works for Functional and Sequential models with one image input, fully specified or
+    `(None, None, 3)`, and looks into nested models. Padding layers, which only enlarge a
+    map, and global pooling do not count as scales. For a model with a `.backbone` and a
+    `.head`, the stages are those of the backbone.
 
     Example:
 
@@ -52,29 +54,30 @@ def find_stages(model):
         model: A `keras.Model` that takes images (B, H, W, C).
 
     Returns:
-        A list of `Stage`, shallowest first; empty if the network never narrows to a
+        A list of `Stage`s, shallowest first; empty if the network never narrows to a
         single tensor.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: `model` is not built, not Functional, or takes no single image.
+        TypeError: `model` is not a Keras model.
+        ValueError: `model` is not built, is not Functional or Sequential, or does not
+            take one batch of images.
     """
     return Network(model, "model").stages
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A place where a network holds one tensor, of rank 4.
+    """A place in a network where all data passes through one map of rank 4.
 
     Attributes:
-        position: The steps before it are `graph.steps[:position]`.
-        symbol: The tensor.
-        spec: Its `KerasTensor`.
-        layer_name: The layer that makes it.
+        position: Number of the steps that lead to it, `graph.steps[:position]`.
+        symbol: Symbol of the map.
+        spec: The map as a `KerasTensor`.
+        layer_name: Name of the layer that computes it.
         stride: Pixels of the image per pixel of this map.
-        height, width: Its size as a function of the image's.
-        is_padding: The layer only grows the map, as before a strided convolution.
-        is_weighted: There is a weighted layer before it.
+        height, width: `Scale`s from the size of the image to that of the map.
+        is_padding: Whether the layer only pads the map, as before a strided convolution.
+        is_weighted: Whether one of the steps that lead to it has weights.
     """
 
     position: int
@@ -88,29 +91,33 @@ class Cut:
     is_weighted: bool = False
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         return self.spec.shape[-1]
 
-    def size(self, image_size):
-        """(height, width) of this map for images of (height, width)."""
+    def size(self, image_size: Sequence[int | Tensor]) -> tuple[int | Tensor, ...]:
+        """Returns (height, width) of this map for images of (height, width)."""
         return self.height(image_size[0]), self.width(image_size[1])
 
 
 class Network:
-    """What of a model can be cut, and where.
+    """The part of a model that can be cut, and its cuts.
 
-    Of several outputs those count whose way from the image passes the coarsest map: a
-    pyramid's finer maps and an auxiliary head leave the chain on the way to it.
+    Of several outputs, only those count whose route from the image passes through the
+    coarsest map: a pyramid's finer maps and an auxiliary head branch off before it.
+
+    Args:
+        model: The model.
+        argument: Name of the model in errors.
 
     Attributes:
         graph: The `Graph` of the Functional model, or of the `.backbone`.
         start: The input, as a `Cut`.
         cuts: Every cut before global pooling, a change of rank, or upsampling.
         stage_cuts: The cuts that end a stage, one per stride.
-        stages: The same as `Stage`s.
+        stages: The same cuts as `Stage`s.
     """
 
-    def __init__(self, model, argument):
+    def __init__(self, model: keras.Model, argument: str) -> None:
         self.model = model
         graph = graph_lib.flatten(_trunk(model, argument))
         self.start = Cut(0, graph.input, graph.input_spec)
@@ -132,23 +139,23 @@ class Network:
         self.stage_cuts = list(ends.values())
 
     @property
-    def stages(self):
+    def stages(self) -> list[Stage]:
         return [
             Stage(f"stage{i}", cut.layer_name, cut.stride, cut.channels)
             for i, cut in enumerate(self.stage_cuts, start=1)
         ]
 
-    def weighted_layers(self, start, end):
-        """Weighted layers on the longest way from cut `start` to cut `end`."""
+    def weighted_layers(self, start: Cut, end: Cut) -> int:
+        """Number of weighted layers on the longest route from `start` to `end`."""
         return self.graph.weighted_layers(
             start.position, end.position, start.symbol, end.symbol
         )
 
 
-def has_backbone(model):
-    """Whether `model` is to be cut at its `.backbone`, not as a whole.
+def has_backbone(model: keras.Model) -> bool:
+    """Whether the `.backbone` of `model` is cut, and not the whole model.
 
-    A Functional model is cut as it is, whatever attributes it has.
+    A Functional model is always cut as a whole, whatever attributes it has.
     """
     return hasattr(model, "backbone") and graph_lib.functional(model) is None
 
@@ -161,7 +168,7 @@ def _trunk(model, argument):
     trunk = graph_lib.functional(part)
     if trunk is None and isinstance(part, keras.Sequential):
         raise ValueError(
-            f"`{argument}` must be built: begin it with `keras.Input(shape)`. {received}"
+            f"`{argument}` must be built: start it with `keras.Input(shape)`. {received}"
         )
     if trunk is None:
         raise ValueError(
@@ -178,7 +185,7 @@ def _trunk(model, argument):
 
 
 def _chain(graph, start, target):
-    """The graph, and its cuts on the way to the output `target`."""
+    """The graph with the steps for output `target` first, and its cuts up to `target`."""
     graph, stop = graph.towards(target)
     return graph, list(_cuts(graph, start, target, stop))
 
@@ -217,7 +224,7 @@ def _cuts(graph, start, target, stop):
 
 
 def _single_tensors(graph, target, stop):
-    """(position, symbol, step) wherever `target` needs one tensor alone from before."""
+    """Yields (position, symbol, step) where `target` depends on a single tensor."""
     last_use = {}
     for i, step in enumerate(graph.steps[:stop]):
         last_use.update(dict.fromkeys(step.inputs.values(), i))

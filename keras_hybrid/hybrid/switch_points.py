@@ -1,24 +1,32 @@
 """The points at which a path changes network, and the joint where all paths meet."""
 
 import warnings
+from collections.abc import Sequence
 
-# Strides of neighbouring points further apart than this leave most of a network in one
-# piece: NASNet, whose cells take the outputs of two cells before, has 2 and 32 only.
+from keras_hybrid.hybrid.stages import Cut, Network
+
+# A larger ratio between the strides of neighbouring points leaves most of a network in
+# one segment: NASNet, whose cells take the outputs of the two cells before, can be cut
+# at the strides 2 and 32 only.
 _WIDEST_GAP = 4
 
 
-def resolve(teacher, student, switch_points):
-    """Pairs of cuts (teacher's, student's), shallowest first, the joint last.
+def resolve(
+    teacher: Network,
+    student: Network,
+    switch_points: Sequence[int] | Sequence[tuple[str, str]] | None,
+) -> list[tuple[Cut, Cut]]:
+    """Returns pairs of cuts (teacher's, student's), shallowest first, the joint last.
 
     Args:
-        teacher, student: `Network`s.
-        switch_points: None for every stride both have; a tuple of strides before the
-            joint, such as `(2, 8, 16)`; or a list of (teacher layer, student layer)
+        teacher, student: The two `Network`s.
+        switch_points: None for every stride that both have; a tuple of strides before
+            the joint, such as `(2, 8, 16)`; or a list of (teacher layer, student layer)
             names, the joint last.
 
     Raises:
-        ValueError: The two networks have no two points in common, or `switch_points`
-            is none of the above.
+        ValueError: The networks have fewer than two strides in common, or
+            `switch_points` is none of the above.
     """
     if _are_pairs(switch_points):
         return _by_name(teacher, student, switch_points)
@@ -27,9 +35,9 @@ def resolve(teacher, student, switch_points):
     common = [stride for stride in student_cuts if stride in teacher_cuts]
     if len(common) < 2:
         raise ValueError(
-            "`teacher` and `student` must have stages of two strides in common, one to "
-            "change network at and one to enter the student's head at. Received: "
-            f"common strides {common}\n"
+            "`teacher` and `student` must have stages of two strides in common: one at "
+            "which paths change network, and one at which they enter the student's "
+            f"head. Received: common strides {common}\n"
             f"{stage_table('teacher', teacher)}\n{stage_table('student', student)}"
         )
     if switch_points is None:
@@ -40,8 +48,8 @@ def resolve(teacher, student, switch_points):
     return [(teacher_cuts[stride], student_cuts[stride]) for stride in strides]
 
 
-def stage_table(title, network):
-    """The stages of a network as text, a line each."""
+def stage_table(title: str, network: Network) -> str:
+    """Formats the stages of a network as text, one line each."""
     rows = [f"  {s.stride:>6}  {s.channels:>8}  {s.layer_name}" for s in network.stages]
     heading = f"{title} {network.model.name!r}:\n  stride  channels  ends at"
     return (
@@ -62,8 +70,8 @@ def _checked_strides(switch_points, common):
         if set(strides) <= set(common[:-1]) and sorted(set(strides)) == strides:
             return strides
     raise ValueError(
-        f"`switch_points` must be rising strides out of {tuple(common[:-1])} (those both "
-        f"networks have before the joint at {joint}), or pairs of layer names. "
+        f"`switch_points` must be increasing strides out of {tuple(common[:-1])} (those "
+        f"that both networks have before the joint at {joint}), or pairs of layer names. "
         f"Received: switch_points={switch_points!r}"
     )
 
@@ -77,8 +85,8 @@ def _by_name(teacher, student, pairs):
             )
     if len(pairs) < 2:
         raise ValueError(
-            "`switch_points` must have a pair to change network at and, last, the pair "
-            f"of the joint. Received: switch_points={pairs!r}"
+            "`switch_points` must have a pair at which paths change network and, last, "
+            f"the pair of the joint. Received: switch_points={pairs!r}"
         )
     cuts = [
         (_cut_at(teacher, "teacher", t), _cut_at(student, "student", s)) for t, s in pairs
@@ -93,7 +101,7 @@ def _by_name(teacher, student, pairs):
 
 
 def _cut_at(network, role, layer_name):
-    """The cut at a layer, by its full name or, in nested models, by its last part."""
+    """The cut at a layer, by its full name or by its name inside a nested model."""
     for cut in network.cuts:
         if layer_name in (cut.layer_name, cut.layer_name.rpartition("/")[-1]):
             return cut
@@ -107,8 +115,8 @@ def _cut_at(network, role, layer_name):
         )
     raise ValueError(
         f"`switch_points` must name places where the {role} {network.model.name!r} "
-        f"holds a single map. Received: {layer_name!r}, which other tensors go round or "
-        f"which is no map\n{stage_table(role, network)}"
+        f"holds a single map. Received: {layer_name!r}, which other tensors bypass or "
+        f"whose output is not a map\n{stage_table(role, network)}"
     )
 
 

@@ -1,6 +1,8 @@
-"""What models have in common that train a student with the help of a teacher."""
+"""The base class of models that train a student with the help of a teacher."""
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -10,24 +12,34 @@ from keras.src.utils.python_utils import is_default
 
 from keras_hybrid.hybrid.as_student import AsStudent
 from keras_hybrid.hybrid.graph import functional
-from keras_hybrid.hybrid.stages import Network, has_backbone
+from keras_hybrid.hybrid.path_logs import PathLogs
+from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
 from keras_hybrid.training.gradient_step import GradientStep
+from keras_hybrid.training.types import Tensor
 
-# (height, width) at which `teacher_preprocessing` is tried where the student takes any.
+# Height and width with which `teacher_preprocessing` is tried if the student takes any.
 _UNKNOWN_IMAGE_SIZE = 64
 
 
 class TeacherStudent(GradientStep, AsStudent):
-    """Trains a student beside a frozen teacher; what a step minimises, subclasses say.
+    """Trains a student with a frozen teacher; subclasses define the loss of a step.
 
     Args:
-        teacher, student: Two models that `networks_of` took.
-        teacher_preprocessing: What images go through before the teacher, or None.
-        path_logs: The `PathLogs` of what a step logs beside the loss.
-        **kwargs: To `keras.Model`.
+        teacher, student: Two models that have passed `check_pair`.
+        teacher_preprocessing: Layer or function applied to the images before the
+            teacher, or None.
+        path_logs: The `PathLogs` of what a step logs besides the loss.
+        **kwargs: Arguments of `keras.Model`.
     """
 
-    def __init__(self, teacher, student, teacher_preprocessing, path_logs, **kwargs):
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model,
+        teacher_preprocessing: keras.layers.Layer | Callable[[Tensor], Tensor] | None,
+        path_logs: PathLogs,
+        **kwargs: Any,
+    ) -> None:
         # The student's policy, so that `compile` scales the loss of a float16 student.
         super().__init__(**{"dtype": student.dtype_policy, **kwargs})
         self.teacher = teacher
@@ -41,32 +53,32 @@ class TeacherStudent(GradientStep, AsStudent):
         self.built = True
 
     def _training_loss(self, x, y, sample_weight):
-        """What a step minimises, a float32 scalar; and the student's predictions."""
+        """The loss of a step, a float32 scalar, and the student's predictions."""
         raise NotImplementedError
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         self._freeze_teacher()
         super().compile(*args, **kwargs)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def _freeze_teacher(self):
         self.teacher.trainable = False
-        # That changes nothing where it was False: in a loaded subclass, whose layers
-        # start anew.
+        # This changes nothing where it is already False, as in a loaded subclass, whose
+        # layers are new.
         for weight in self.teacher.weights:
             weight.trainable = False
         if isinstance(self.teacher_preprocessing, keras.Layer):
             self.teacher_preprocessing.trainable = False
 
     def _images(self, x):
-        """The images (B, H, W, C) of a batch, found and refused as the student does."""
+        """The images (B, H, W, C) of a batch, found and checked as by the student."""
         student = self.student.backbone if has_backbone(self.student) else self.student
         student._assert_input_compatibility(x)
         trunk = functional(student)
-        if trunk is None:  # a subclass, of which "kd" compares the outputs alone
+        if trunk is None:  # a subclass, for which "kd" compares only the outputs
             return keras.tree.flatten(x)[0]
         if isinstance(x, dict):
             x = x[trunk.inputs[0].name]
@@ -78,11 +90,11 @@ class TeacherStudent(GradientStep, AsStudent):
 
     @contextlib.contextmanager
     def _discarding_state(self, keeps=()):
-        """Runs layers without changing moving averages, but for the variables `keeps`.
+        """Runs layers without updating moving averages, except the variables `keeps`.
 
-        Random numbers of the student do advance.
+        The random state of the student does advance.
         """
-        # JAX trains within a scope of its own, and a scope does not see into another.
+        # On JAX, Keras trains in a scope of its own, whose values an inner scope lacks.
         on_jax = keras.backend.backend() == "jax"
         state = [(v, v.value) for v in self.variables] if on_jax else None
         with keras.StatelessScope(state_mapping=state) as scope:
@@ -93,7 +105,7 @@ class TeacherStudent(GradientStep, AsStudent):
                 variable.assign(value)
 
     def _sum_over_replicas(self, losses):
-        """Losses of the global batch: Keras has divided each by the replica count."""
+        """Losses of the global batch; Keras has divided each by the replica count."""
         if keras.backend.backend() != "tensorflow":
             return losses
         if self.distribute_strategy.num_replicas_in_sync == 1:
@@ -103,17 +115,19 @@ class TeacherStudent(GradientStep, AsStudent):
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, losses)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Tensor]:
         self._path_logs.build(y, y_pred)
         logs = super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return self._with_an_axis(self._with_path_logs(logs))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.Metric]:
         return [*super().metrics, *self._path_logs.metrics]
 
-    def get_metrics_result(self):
-        """Log name -> value: the losses, alpha, then the compiled metrics."""
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Returns log name -> value: the losses, alpha, then the compiled metrics."""
         return self._with_path_logs(super().get_metrics_result())
 
     def _with_path_logs(self, logs):
@@ -123,11 +137,11 @@ class TeacherStudent(GradientStep, AsStudent):
         paths, per_path = self._path_logs.results()
         return {**first, **paths, **logs, **first, **per_path}
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         with self._without_path_logs():
             return super().evaluate(*args, **kwargs)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         with self._without_path_logs():
             return super().test_step(*args)
 
@@ -139,15 +153,15 @@ class TeacherStudent(GradientStep, AsStudent):
         finally:
             self._logs_paths = before
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(random_state(self.student)):
             store[f"random_state_{i}"] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(random_state(self.student)):
             variable.assign(store[f"random_state_{i}"])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "name": self.name,
@@ -157,8 +171,10 @@ class TeacherStudent(GradientStep, AsStudent):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        # Without a scope of its own, which would hide the caller's.
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
+        # Without a custom object scope, which would hide the caller's.
         deserialize = keras.saving.deserialize_keras_object
         return cls(
             **{
@@ -169,16 +185,20 @@ class TeacherStudent(GradientStep, AsStudent):
         )
 
 
-def networks_of(teacher, student):
-    """The `Network`s of the two; a ValueError or TypeError if they are no pair."""
+def networks_of(teacher: keras.Model, student: keras.Model) -> tuple[Network, Network]:
+    """Returns the `Network`s of two models, after checking that they can be joined.
+
+    Raises:
+        TypeError, ValueError: The models cannot be joined; the message says why.
+    """
     networks = Network(teacher, "teacher"), Network(student, "student")
     check_pair(teacher, student)
     _check_parts(student)
     return networks
 
 
-def check_pair(teacher, student):
-    """Refuses two models that cannot train together, however they are compared."""
+def check_pair(teacher: keras.Model, student: keras.Model) -> None:
+    """Raises an error for two models that cannot train together by any method."""
     for argument, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, keras.Model):
             raise TypeError(f"`{argument}` must be a keras.Model. Received: {model!r}")
@@ -188,15 +208,18 @@ def check_pair(teacher, student):
     _check_methods(student)
 
 
-def random_state(model):
-    """The seeds of dropout and the like, which Keras counts as variables, not weights."""
+def random_state(model: keras.Model) -> list[keras.Variable]:
+    """The seeds of random layers, which Keras counts as variables but not as weights."""
     weights = {id(weight) for weight in model.weights}
     metrics = {id(variable) for variable in model.metrics_variables}
     others = (v for v in model.variables if id(v) not in weights)
     return [v for v in others if id(v) not in metrics]
 
 
-def without_training(preprocessing):
+def without_training(
+    preprocessing: keras.layers.Layer | Callable[[Tensor], Tensor] | None,
+) -> Callable[[Tensor], Tensor] | None:
+    """Returns a function that runs the preprocessing, a layer in inference mode."""
     if preprocessing is None or not isinstance(preprocessing, keras.Layer):
         if preprocessing is not None and not callable(preprocessing):
             raise TypeError(
@@ -223,7 +246,10 @@ def _check_apart(teacher, student):
 
 
 def _serialized_network(model):
-    """Its config; without an optimizer that never ran, which Keras could not load."""
+    """The model's config; without `compile_config` if its optimizer was never built.
+
+    Keras could not load that.
+    """
     config = keras.saving.serialize_keras_object(model)
     of_keras = type(model).compile_from_config is keras.Model.compile_from_config
     if of_keras and model.compiled and not model.optimizer.built:
@@ -232,7 +258,7 @@ def _serialized_network(model):
 
 
 def _serialized(preprocessing):
-    """A layer by its config; a function by its name, for `custom_objects` to know it."""
+    """Serializes a layer by its config, and a function by its name."""
     if isinstance(preprocessing, keras.Layer):
         return keras.saving.serialize_keras_object(preprocessing)
     if getattr(preprocessing, "__name__", "<lambda>") != "<lambda>":
@@ -243,19 +269,19 @@ def _serialized(preprocessing):
     except TypeError:
         raise TypeError(
             "`teacher_preprocessing` must be a layer or a function with a name to be "
-            "saved: wrap it with `def`, and hand that to `load_model` in "
+            "saved: wrap it with `def`, and pass that to `load_model` in "
             f"`custom_objects`. Received: teacher_preprocessing={preprocessing!r}"
         ) from None
 
 
 def _check_parts(student):
-    """Refuses a student of parts that has no head, or others that no path runs."""
+    """Refuses a student with a backbone but no head, or with layers outside of both."""
     if not has_backbone(student):
         return
     received = f"Received: student={student.name!r} ({type(student).__name__})"
     if not hasattr(student, "head"):
         raise ValueError(
-            "`student` must have a `.head`, from the features of its `.backbone` to its "
+            "`student` must have a `.head` that maps the features of its `.backbone` to "
             f"predictions. {received}"
         )
     parts = student.backbone, student.head
@@ -267,15 +293,15 @@ def _check_parts(student):
     ]
     if others:
         raise ValueError(
-            "`student` must be its `.head` on the features of its `.backbone`: put what "
-            f"lies between or beside them into one of the two. {received} with {others}"
+            "`student` must be only its `.head` on the features of its `.backbone`: move "
+            f"all other layers into one of the two. {received} with {others}"
         )
 
 
 def _check_methods(student):
-    """Refuses a student whose own steps would go unused."""
+    """Refuses a student with its own steps, which would go unused."""
     known = {"train_step": (keras.Model.train_step, GradientStep.train_step)}
-    if keras.backend.backend() == "jax":  # a step there is one of its own variables alone
+    if keras.backend.backend() == "jax":  # a step uses only its own model's variables
         known["test_step"] = (keras.Model.test_step,)
     for name, methods in known.items():
         if getattr(getattr(student, name), "__func__", None) not in methods:
@@ -287,22 +313,32 @@ def _check_methods(student):
 
 
 def _check_built(model, argument):
-    unbuilt = [layer.name for layer in model._flatten_layers(False) if _lacks(layer)]
+    unbuilt = [
+        layer.name for layer in model._flatten_layers(False) if _may_lack_weights(layer)
+    ]
     if unbuilt:
         raise ValueError(
             f"`{argument}` must be built: call it on a batch of images first. Received: "
-            f"{argument}={model.name!r} with unbuilt {unbuilt[:5]}"
+            f"{argument}={model.name!r} with the unbuilt layers {unbuilt[:5]}"
         )
 
 
-def _lacks(layer):
-    """Whether a layer may still have to make weights of its own."""
+def _may_lack_weights(layer):
+    """Whether a layer may still have to create weights of its own."""
     none_of_its_own = isinstance(layer, Merge | keras.Sequential)
     return not (layer.built or none_of_its_own or is_default(layer.build))
 
 
-def check_images(teacher, student, switches, preprocess):
-    """Refuses a pair whose images do not fit; runs only the preprocessing."""
+def check_images(
+    teacher: Network,
+    student: Network,
+    switches: Sequence[tuple[Cut, Cut]],
+    preprocess: Callable[[Tensor], Tensor] | None,
+) -> None:
+    """Raises a ValueError if the two cannot take the same images.
+
+    The networks themselves do not run, only the preprocessing.
+    """
     size = tuple(student.graph.input_spec.shape[1:3])
     channels = teacher.graph.input_spec.shape[-1], student.graph.input_spec.shape[-1]
     received = (
@@ -320,8 +356,8 @@ def check_images(teacher, student, switches, preprocess):
         )
     if channels[0] != channels[1]:
         raise ValueError(
-            "`teacher` and `student` must take images of as many channels, or "
-            f"`teacher_preprocessing` must make them fit. {received}"
+            "`teacher` and `student` must take images with the same number of channels, "
+            f"or `teacher_preprocessing` must make them fit. {received}"
         )
     for network, images, cuts in (
         (teacher, teacher_size, [t for t, _ in switches]),
@@ -332,7 +368,7 @@ def check_images(teacher, student, switches, preprocess):
         for cut in cuts:
             if min(cut.size(images)) < 1:
                 raise ValueError(
-                    f"The images must be larger for {network.model.name!r}: nothing is "
-                    f"left at {cut.layer_name!r} (stride {cut.stride}) of images of "
-                    f"(height, width) {images}."
+                    f"The images must be larger for {network.model.name!r}: images of "
+                    f"(height, width) {images} leave no pixels at {cut.layer_name!r} "
+                    f"(stride {cut.stride})."
                 )

@@ -1,14 +1,19 @@
 """`HybridTransfer`: a student that trains with the help of a frozen teacher."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_hybrid.hybrid import balance as balances
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid import teacher_student
+from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
-from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, build_paths
+from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, Path, build_paths
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
+from keras_hybrid.training.types import Tensor
 
 _LOGGED = "student_loss", "student_first_loss", "teacher_first_loss", "balance"
 
@@ -18,13 +23,15 @@ class HybridTransfer(TeacherStudent):
     """Trains `student` through hybrid paths with a frozen `teacher`.
 
     Every training batch takes three paths to the student's head: the student alone, and
-    two paths on which stages of the two networks alternate, joined by 1x1 convolutions.
-    With their losses L3, L1 and L2 (paper, Fig. 4) a step minimises
+    two hybrid paths on which stages of the two networks alternate, joined by 1x1
+    convolutions. With their losses L3, L1 and L2 (paper, Fig. 4), a training step
+    minimises
 
         alpha * (L1 + L2) + L3,   alpha = 2 * L3 / (L1 + L2)   (Eq. 1 and 2)
 
-    for the weights of the student and of the adapters. In all else it is its student:
-    `evaluate`, `predict`, `export` and a call give what those of the student give.
+    with respect to the weights of the student and of the adapters. In everything else the
+    model behaves as its student: `evaluate`, `predict`, `export` and a call give the same
+    results.
 
     Example:
 
@@ -37,26 +44,26 @@ class HybridTransfer(TeacherStudent):
 
     Args:
         teacher: A trained `keras.Model`, Functional or Sequential, or with a
-            `.backbone` that is. It is frozen (`trainable = False`), the one change made
-            to a caller's object. Its head is never used.
-        student: The `keras.Model` to train, likewise; or a subclassed one with a
-            `.backbone` and a `.head` (features -> predictions). It may have its own
-            `compute_loss(x, y, y_pred, sample_weight, training)`, which may call
-            `super().compute_loss`: what `compile` is given here is lent to it. In
-            training regularisation and `add_loss` are added once, whether it counts
-            them or not. A `train_step` of its own is refused.
-        switch_points: Where paths change network. None: at every stride both networks
-            have. A tuple of strides before the joint, such as `(2, 8, 16)`. Or a list of
-            (teacher layer, student layer) names, the joint last.
-        balance: `"dynamic"` (Eq. 1), or a number, or a `DynamicBalance` or
-            `FixedBalance`.
-        student_batch_norm: Which paths feed the moving averages of the student:
-            `"plain"`, the one that is deployed, or `"all"`, whose averages fit none
-            of them: a student at chance on CIFAR-10 (docs/results.md).
-        teacher_preprocessing: A layer or callable between the batch and the teacher, for
-            a teacher that does not take what the student takes. A layer is frozen too.
-            A function is saved by its name: to load, register it with Keras or give it
-            in `custom_objects`.
+            `.backbone` that is. It is frozen (`trainable = False`), which is the only
+            change made to a caller's object. Its head is never used.
+        student: The `keras.Model` to train, Functional or Sequential, or a subclass with
+            such a `.backbone` and a `.head` (features -> predictions). It may have its
+            own `compute_loss(x, y, y_pred, sample_weight, training)`, which may call
+            `super().compute_loss` for the loss passed to `compile` here. In training,
+            regularisation and `add_loss` terms are added once, whether or not its loss
+            includes them. A student with its own `train_step` is refused.
+        switch_points: Points at which paths change network: None for every stride that
+            both networks have; a tuple of strides before the joint, such as
+            `(2, 8, 16)`; or a list of (teacher layer, student layer) names, the joint
+            last.
+        balance: `"dynamic"` (Eq. 1), a number, a `DynamicBalance` or a `FixedBalance`.
+        student_batch_norm: Paths that update the student's moving averages: `"plain"`,
+            the one that is deployed, or `"all"`, which gives averages that fit none of
+            them (on CIFAR-10 the student is then at chance, docs/results.md).
+        teacher_preprocessing: A layer or function applied to the images before the
+            teacher, for a teacher that does not take the student's images. A layer is
+            frozen too. A function is saved by its name: to load it, register it with
+            Keras or pass it in `custom_objects`.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         name: Name of the model.
@@ -67,17 +74,19 @@ class HybridTransfer(TeacherStudent):
 
     def __init__(
         self,
-        teacher,
-        student,
+        teacher: keras.Model,
+        student: keras.Model,
         *,
-        switch_points=None,
-        balance="dynamic",
-        student_batch_norm="plain",
-        teacher_preprocessing=None,
-        track_paths=False,
-        name="hybrid_transfer",
-        **kwargs,
-    ):
+        switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
+        balance: str | float | DynamicBalance | FixedBalance = "dynamic",
+        student_batch_norm: str = "plain",
+        teacher_preprocessing: (
+            keras.layers.Layer | Callable[[Tensor], Tensor] | None
+        ) = None,
+        track_paths: bool = False,
+        name: str = "hybrid_transfer",
+        **kwargs: Any,
+    ) -> None:
         networks = teacher_student.networks_of(teacher, student)
         if student_batch_norm not in ("plain", "all"):
             raise ValueError(
@@ -100,19 +109,19 @@ class HybridTransfer(TeacherStudent):
         self.adapters = [adapter for path in self._paths for adapter in path.adapters]
 
     @property
-    def paths(self):
-        """The tuple (student-first, teacher-first, plain) of `Path`s."""
+    def paths(self) -> tuple[Path, ...]:
+        """The three `Path`s: student-first, teacher-first, plain."""
         return tuple(self._paths)
 
     def compile(
         self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        **kwargs,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().compile(
             optimizer,
             loss=loss,
@@ -131,9 +140,14 @@ class HybridTransfer(TeacherStudent):
         return self._hybrid_loss(x, y, y_pred, sample_weight, begun), y_pred
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The hybrid loss of a training batch, the student's own loss otherwise.
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Returns the hybrid loss of a training batch, or else the student's own loss.
 
         Args:
             x: Images (B, H, W, C).
@@ -143,26 +157,26 @@ class HybridTransfer(TeacherStudent):
             training: Whether the batch is for training.
 
         Returns:
-            A float32 scalar, regularisation and `add_loss` terms included.
+            A float32 scalar, including regularisation and `add_loss` terms.
         """
         if training:
             return self._hybrid_loss(x, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
     def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None):
-        """alpha * (L1 + L2) + L3, and additional losses once (paper, Fig. 4).
+        """alpha * (L1 + L2) + L3, plus additional losses once (paper, Fig. 4).
 
-        `begun` is the plain path's first segment, where it can be shared.
+        `begun` has the results of the plain path's first segment, if it has run already.
         """
         l3 = self._task_loss(x, y, y_pred, sample_weight)
-        # Before the hybrid paths run the student's layers again, which clears them.
+        # Before the hybrid paths run the student's layers again, which clears the losses.
         additional = self._additional_loss()
         student_first, teacher_first, _ = self._paths
         images = self._images(x)
-        everything = self.student_batch_norm == "all"
-        keeps = self.student.non_trainable_variables if everything else ()
+        all_paths = self.student_batch_norm == "all"
+        keeps = self.student.non_trainable_variables if all_paths else ()
         with self._discarding_state(keeps):
-            if begun is None or everything:
+            if begun is None or all_paths:
                 begun = student_first.begin(images, training=True)
             y_student_first = student_first.finish(images, begun, training=True)
             l1 = self._task_loss(x, y, y_student_first, sample_weight)
@@ -180,7 +194,7 @@ class HybridTransfer(TeacherStudent):
         )
         return alpha * (l1 + l2) + l3 + additional
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),

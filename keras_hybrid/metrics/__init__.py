@@ -1,4 +1,4 @@
-"""What the recipes report, as the benchmarks of their tasks define it."""
+"""Evaluation metrics of the recipes, as the benchmarks of their tasks define them."""
 
 from keras_hybrid.metrics.mean_iou import MeanIoU
 from keras_hybrid.metrics.miss_rate import (

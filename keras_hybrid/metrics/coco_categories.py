@@ -1,4 +1,7 @@
-"""Which of the categories of a JSON file as COCO's is people: that of their name."""
+"""The category of people in a COCO-style JSON file, found by its name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_hybrid.metrics import records
 
@@ -6,24 +9,30 @@ _NAMES = "person", "persons", "people", "pedestrian", "pedestrians"
 _LISTED = 20
 
 
-def is_person(category):
+def is_person(category: Any) -> bool:
     """Whether a record of `"categories"` is named person or pedestrian."""
     return _name(category) in _NAMES
 
 
-def id_of_people(source, categories, annotations, wanted=None):
-    """The id of the category that is people.
+def id_of_people(
+    source: Any,
+    categories: Sequence[Any] | None,
+    annotations: Sequence[Any],
+    wanted: str | None = None,
+) -> int | str:
+    """Returns the id of the category of people.
 
-    Where several are, the one that annotations have is taken: exporters list headings.
+    If several categories have such a name, the only one that annotations use is taken:
+    some exporters list headings as categories too.
 
     Args:
         source: Path of the file, for messages.
-        categories: Its `"categories"`. Without any, people are category 1.
-        annotations: Its `"annotations"`.
-        wanted: Name or id of a category to take instead.
+        categories: The file's `"categories"`. If there are none, people are category 1.
+        annotations: The file's `"annotations"`.
+        wanted: Name or id of the category to take instead.
 
     Raises:
-        ValueError: None or several are people; the message lists them.
+        ValueError: No category matches, or several do; the message lists them.
     """
     used = {str(_given_id(one)): _given_id(one) for one in annotations}
     if not categories:
@@ -40,22 +49,25 @@ def id_of_people(source, categories, annotations, wanted=None):
         listed = [f"{one} {record.get('name')}" for one, record in known.items()]
         raise ValueError(
             f"{source} must have one category named {wanted or 'person or pedestrian'}. "
-            f"Received: {', '.join(listed[:_LISTED])}. Give the name or id of the one to "
-            "find as `category` (--category=NAME)"
+            f"Received: {', '.join(listed[:_LISTED])}. Give the name or id of the "
+            "category to find as `category` (--category=NAME)"
         )
     return found[0]
 
 
-def id_in(record, categories, default):
-    """The `"category_id"` of an annotation.
+def id_in(
+    record: Mapping[str, Any], categories: Sequence[Any] | None, default: int | str
+) -> int | str:
+    """Returns the `"category_id"` of an annotation.
 
     Args:
-        record: Annotation.
-        categories: `"categories"` of its file.
-        default: Id where it has none, though there are no several categories.
+        record: The annotation.
+        categories: The `"categories"` of its file.
+        default: Id of an annotation without one, if the file has at most one category.
 
     Raises:
-        MalformedError: It has none.
+        MalformedError: The id is invalid, or missing although there are several
+            categories.
     """
     if "category_id" not in record and len(categories or ()) < 2:
         return default

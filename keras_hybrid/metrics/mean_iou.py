@@ -1,18 +1,24 @@
 """Mean intersection over union, as Cityscapes computes it."""
 
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
+
+from keras_hybrid.training.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class MeanIoU(keras.metrics.Metric):
-    """Intersection over union of each class over a whole set, and their mean.
+    """Intersection over union (IoU) of each class over a data set, and their mean.
 
     One confusion matrix counts the pixels of all images; the IoU of a class is TP / (TP +
-    FP + FN). Pixels whose truth is no class are left out. A class that is neither there
-    nor predicted has no IoU and is left out of the mean; one that is only predicted
-    has 0 and stays in. That is how cityscapesscripts evaluates. `keras.metrics.MeanIoU`
-    counts in float32, which is exact for up to 17 million pixels: 8 of its images.
+    FP + FN). Pixels whose ground truth is not a class are left out. A class that neither
+    occurs nor is predicted has no IoU and is left out of the mean; a class that is
+    predicted but does not occur counts as 0. This is how cityscapesscripts evaluates.
+    `keras.metrics.MeanIoU` counts in float32, which is exact for up to 17 million pixels,
+    or 8 images of Cityscapes.
 
     Example:
 
@@ -22,14 +28,20 @@ class MeanIoU(keras.metrics.Metric):
     array([0.5, 0.5])
 
     Args:
-        num_classes: Truth and predictions are 0 .. num_classes - 1.
-        ignore_class: Value of pixels without a truth. Others that are no class are left
-            out likewise; as a prediction they are wrong.
+        num_classes: Number of classes; their labels are 0 to `num_classes - 1`.
+        ignore_class: Label of pixels without ground truth. Other labels that are not a
+            class are left out too; as a prediction they are wrong.
         name: Name of the metric.
-        dtype: Of the result.
+        dtype: Dtype of the result.
     """
 
-    def __init__(self, num_classes=19, ignore_class=255, name="mean_iou", dtype=None):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        ignore_class: int = 255,
+        name: str = "mean_iou",
+        dtype: str | None = None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
@@ -38,19 +50,21 @@ class MeanIoU(keras.metrics.Metric):
             )
         self.num_classes = num_classes
         self.ignore_class = ignore_class
-        # JAX has no float64 unless it is asked for.
+        # JAX has no float64 unless it is enabled.
         counts = "float32" if keras.backend.backend() == "jax" else "float64"
-        # Of each class what it was predicted to be; the last column is for no class.
+        # Ground truth by prediction; the last column counts predictions of no class.
         self.confusion = self.add_variable(
             (num_classes, num_classes + 1), "zeros", dtype=counts, name="confusion"
         )
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Counts the pixels of a batch.
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
+        """Adds the pixels of a batch to the confusion matrix.
 
         Args:
             y_true: Label maps (B, H, W) or (B, H, W, 1).
-            y_pred: Label maps likewise, or scores (B, H, W, num_classes).
+            y_pred: Label maps of either shape, or scores (B, H, W, num_classes).
             sample_weight: Weights of the pixels, or of the images (B,).
         """
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
@@ -74,25 +88,25 @@ class MeanIoU(keras.metrics.Metric):
     def _is_class(self, labels):
         return (labels >= 0) & (labels < self.num_classes)
 
-    def result(self):
-        """The mean over the classes that occur; NaN if none does."""
+    def result(self) -> Tensor:
+        """Returns the mean over the classes that occur or are predicted; NaN if none."""
         iou, occurs = self._iou()
         return ops.cast(ops.sum(iou) / ops.sum(ops.cast(occurs, iou.dtype)), self.dtype)
 
-    def result_per_class(self):
-        """IoU of each class, an array (num_classes,); NaN where it does not occur."""
+    def result_per_class(self) -> np.ndarray:
+        """Returns the IoU of each class (num_classes,), NaN if left out of the mean."""
         iou, occurs = self._iou()
         return ops.convert_to_numpy(ops.where(occurs, iou, float("nan")))
 
     def _iou(self):
-        """IoU of each class, 0 where it does not occur; and whether it does."""
+        """IoU of each class, 0 if it has none; and whether it occurs or is predicted."""
         confusion = ops.convert_to_tensor(self.confusion)
         predicted = ops.sum(confusion, axis=0)[: self.num_classes]
         intersection = ops.diagonal(confusion)
         union = ops.sum(confusion, axis=1) + predicted - intersection
         return ops.divide_no_nan(intersection, union), union > 0
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -101,13 +115,13 @@ class MeanIoU(keras.metrics.Metric):
 
 
 def _is_scores(y_true, y_pred):
-    """Whether the last axis of `y_pred` is one of scores."""
+    """Whether the last axis of `y_pred` holds scores."""
     is_map = y_true.shape[-1] == 1 and len(y_true.shape) == len(y_pred.shape)
     return is_map or len(y_pred.shape) == len(y_true.shape) + 1
 
 
 def _per_pixel(weights, shape, dtype):
-    """Weights of pixels or of images as one for each of the pixels (N,)."""
+    """Weights of pixels or images as one weight per pixel (N,)."""
     weights = ops.cast(weights, dtype)
     if len(weights.shape) == 1:
         weights = ops.reshape(weights, (-1, *[1] * (len(shape) - 1)))

@@ -1,7 +1,9 @@
 """Log-average miss rate of pedestrian detections, as CityPersons computes it."""
 
 import math
+import os
 import typing
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -10,26 +12,26 @@ from keras_hybrid.metrics import coco_categories, records
 
 _IOU = 0.5
 _DETECTIONS_PER_IMAGE = 1000
-# Detections are counted in this factor around the heights of the subset.
+# Detections count up to this factor below and above the subset's range of heights.
 _HEIGHT_MARGIN = 1.25
-# False positives per image; these digits are those of the official evaluator.
+# False positives per image, rounded as in the official evaluator.
 _FPPI = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)
 _UNLIMITED = 1e10
 
 
 class Subset(typing.NamedTuple):
-    """Which pedestrians count; both ends of a range belong to it.
+    """The pedestrians that count; both ends of a range are included.
 
     Attributes:
         height_range: Height of the full box in pixels.
-        visibility_range: Visible part of the full box's area, from 0 to 1.
+        visibility_range: Visible share of the full box's area, from 0 to 1.
     """
 
     height_range: tuple[float, float]
     visibility_range: tuple[float, float] = (0.0, _UNLIMITED)
 
 
-# The official evaluator's; others use the name "heavy" for other ranges.
+# As in the official evaluator; elsewhere "heavy" may mean another range.
 SUBSETS = {
     "reasonable": Subset((50, _UNLIMITED), (0.65, _UNLIMITED)),
     "reasonable_small": Subset((50, 75), (0.65, _UNLIMITED)),
@@ -39,13 +41,13 @@ SUBSETS = {
 
 
 class MissRateCurve(typing.NamedTuple):
-    """What is missed at which rate of false alarms, from the highest score down.
+    """Miss rate over false positives per image, from the highest score down.
 
     Attributes:
-        scores: Of the detections that count, falling (N,).
-        fppi: False positives per image with a threshold at each score (N,).
-        miss_rate: Share of the pedestrians that are missed then, from 0 to 1 (N,).
-        positives: How many pedestrians there are to find.
+        scores: Scores of the detections that count, in descending order (N,).
+        fppi: False positives per image with each score as the threshold (N,).
+        miss_rate: Share of pedestrians missed at that threshold, from 0 to 1 (N,).
+        positives: Number of pedestrians to find.
     """
 
     scores: np.ndarray
@@ -54,14 +56,19 @@ class MissRateCurve(typing.NamedTuple):
     positives: int
 
 
-def log_average_miss_rate(ground_truth, detections, subset="reasonable", category_id=1):
-    """MR^-2 in percent, the mean miss rate at nine rates of false alarms; 0 is best.
+def log_average_miss_rate(
+    ground_truth: Mapping[str, typing.Any] | str | os.PathLike,
+    detections: Sequence[Mapping[str, typing.Any]] | str | os.PathLike,
+    subset: str | Subset = "reasonable",
+    category_id: int | str = 1,
+) -> float:
+    """Returns the log-average miss rate MR^-2 in percent; 0 is best.
 
-    The mean is that of logarithms; the rates are spread evenly, in logarithms, from
-    10^-2 to 1 false positive per image (Dollar et al. 2012). In everything, its quirks
-    included, this follows the evaluator of CityPersons (Zhang et al. 2017), so that the
-    figures agree with published ones: with fewer than 100 images the first false
-    positive may lie above a rate, and the recall at that rate is then the final one.
+    It is the geometric mean of the miss rates at nine rates of false positives per image,
+    evenly spaced in log space from 10^-2 to 1 (Dollar et al. 2012). It follows the
+    evaluator of CityPersons (Zhang et al. 2017) in every detail, quirks included, so that
+    results agree with published ones: with fewer than 100 images the first false positive
+    may lie above a rate, and the recall at that rate is then the final recall.
 
     Example:
 
@@ -76,22 +83,22 @@ def log_average_miss_rate(ground_truth, detections, subset="reasonable", categor
     (0.0, 100.0)
 
     Args:
-        ground_truth: A dictionary in the layout of COCO, or the path of its JSON file.
-            `"images"` have an `"id"`; `"annotations"` have an `"image_id"`, a `"bbox"`
-            [x, y, width, height] in pixels, and may have a `"category_id"`, `"ignore"`
-            (1: neither to be found nor a false alarm), `"height"` of the full box (by
-            default that of `"bbox"`) and `"vis_ratio"` (by default 1). `"iscrowd"` is not
-            looked at. Null, empty and negative boxes are left out, with a warning.
-        detections: A list of dictionaries with `"image_id"`, `"bbox"`, `"score"` and
-            perhaps `"category_id"`; or the path of its JSON file.
-        subset: "reasonable", "reasonable_small", "heavy", "all" or a `Subset`.
-        category_id: Others do not count. 1 is the official evaluator's; where
-            `"categories"` of the ground truth call it something other than a person, a
-            warning says so.
+        ground_truth: COCO-style dictionary, or the path of its JSON file. `"images"` have
+            an `"id"`; `"annotations"` have an `"image_id"`, a `"bbox"` [x, y, width,
+            height] in pixels, and may have a `"category_id"`, `"ignore"` (1: not to be
+            found, and not a false positive if found), `"height"` of the full box (by
+            default that of `"bbox"`) and `"vis_ratio"` (by default 1). `"iscrowd"` is
+            ignored. Null, empty and negative boxes are left out, with a warning.
+        detections: List of dictionaries with `"image_id"`, `"bbox"`, `"score"` and
+            optionally `"category_id"`; or the path of its JSON file.
+        subset: `"reasonable"`, `"reasonable_small"`, `"heavy"`, `"all"` or a `Subset`.
+        category_id: Id of the category that counts, 1 in the official evaluator. A
+            warning is logged if the `"categories"` of the ground truth do not name it
+            person or pedestrian.
 
     Returns:
-        A float from 0 to 100. 100 if nothing was detected; NaN if there is no pedestrian
-        in the subset, where the official evaluator prints -100.
+        A float from 0 to 100: 100 if nothing was detected, NaN if the subset has no
+        pedestrian, for which the official evaluator prints -100.
 
     Raises:
         ValueError: A record is malformed; the message has its index.
@@ -102,26 +109,21 @@ def log_average_miss_rate(ground_truth, detections, subset="reasonable", categor
         return math.nan
     if not len(curve.fppi):
         return 100.0
-    # An index of -1 is the official quirk of few images.
+    # With few images an index may be -1, a quirk of the official evaluator.
     at = np.searchsorted(curve.fppi, _FPPI, side="right") - 1
     with np.errstate(divide="ignore"):
         return float(100 * np.exp(np.mean(np.log(curve.miss_rate[at]))))
 
 
-def miss_rate_curve(ground_truth, detections, subset="reasonable", category_id=1):
-    """The `MissRateCurve` that `log_average_miss_rate` averages.
+def miss_rate_curve(
+    ground_truth: Mapping[str, typing.Any] | str | os.PathLike,
+    detections: Sequence[Mapping[str, typing.Any]] | str | os.PathLike,
+    subset: str | Subset = "reasonable",
+    category_id: int | str = 1,
+) -> MissRateCurve:
+    """Returns the `MissRateCurve` that `log_average_miss_rate` averages.
 
-    Args:
-        ground_truth: As there.
-        detections: As there.
-        subset: As there.
-        category_id: As there.
-
-    Returns:
-        A `MissRateCurve`.
-
-    Raises:
-        ValueError, OSError: As there.
+    It takes the same arguments and raises the same errors.
     """
     subset = _subset(subset)
     truth = _read_truth(ground_truth, subset, category_id)
@@ -135,13 +137,13 @@ def miss_rate_curve(ground_truth, detections, subset="reasonable", category_id=1
             counted, hit = _match(boxes, ignored, detected)
             scores.append(image_scores[counted])
             hits.append(hit[counted])
-    scores, hits = np.concatenate(scores), np.concatenate(hits)
-    order = np.argsort(-scores, kind="stable")
-    hits = hits[order]
+    all_scores, is_hit = np.concatenate(scores), np.concatenate(hits)
+    order = np.argsort(-all_scores, kind="stable")
+    is_hit = is_hit[order]
     with np.errstate(invalid="ignore"):
-        miss_rate = 1 - np.cumsum(hits) / np.float64(positives)
+        miss_rate = 1 - np.cumsum(is_hit) / np.float64(positives)
     return MissRateCurve(
-        scores[order], np.cumsum(~hits) / max(len(truth), 1), miss_rate, positives
+        all_scores[order], np.cumsum(~is_hit) / max(len(truth), 1), miss_rate, positives
     )
 
 
@@ -150,20 +152,20 @@ def _match(boxes, ignored, detected):
 
     Args:
         boxes: Ground truth (G, 4), [x, y, width, height].
-        ignored: Which of them are neither to be found nor false alarms (G,).
-        detected: Boxes (D, 4), highest score first.
+        ignored: Whether each of these boxes is ignored (G,).
+        detected: Detected boxes (D, 4), highest score first.
     """
     intersections = _intersections(detected, boxes)
     areas = detected[:, 2:3] * detected[:, 3:4]
     unions = areas + boxes[:, 2] * boxes[:, 3] - intersections
-    # Boxes without an area share none with others.
+    # Boxes without an area intersect nothing.
     shared = intersections > 0
     iou = np.divide(intersections, unions, where=shared, out=0 * unions)[:, ~ignored]
     covered = np.divide(intersections, areas, where=shared, out=0 * unions)[:, ignored]
     counted = ~(covered >= _IOU).any(axis=1)
     hit = np.zeros(len(detected), bool)
     for index in np.flatnonzero((iou >= _IOU).any(axis=1)):
-        # Of boxes that fit equally well the last one in the file is taken.
+        # Of boxes with the same IoU, the last one in the file is matched.
         best = iou.shape[1] - 1 - np.argmax(iou[index, ::-1])
         if iou[index, best] >= _IOU:
             hit[index] = counted[index] = True
@@ -172,7 +174,7 @@ def _match(boxes, ignored, detected):
 
 
 def _intersections(boxes, others):
-    """Areas that boxes (N, 4) and others (M, 4), [x, y, width, height], share (N, M)."""
+    """Areas of intersection (N, M) of (N, 4) and (M, 4), [x, y, width, height]."""
     sides = [
         np.minimum(
             (boxes[:, axis] + boxes[:, axis + 2])[:, None],
@@ -196,7 +198,7 @@ def _subset(subset):
 
 
 def _read_truth(source, subset, category_id):
-    """{image id: (boxes (G, 4), which of them are ignored (G,))}."""
+    """{image id: (boxes (G, 4), whether each of them is ignored (G,))}."""
     content = records.content_of(source)
     name = source if source is not content else "`ground_truth`"
     images, annotations = records.lists_of(content, name, "images", "annotations")
@@ -228,19 +230,25 @@ def _read_truth(source, subset, category_id):
 
 
 def _warn_of_category(name, categories, category_id):
-    """The official evaluator never looks: in its own file category 1 is pedestrian."""
+    """Warns if the category is not people.
+
+    The official evaluator does not check: in its own file category 1 is pedestrian.
+    """
     named = {one.get("id"): one for one in categories or () if isinstance(one, dict)}
     if named and not coco_categories.is_person(named.get(category_id)):
         logging.warning(
             "%s: the miss rate is that of category %r, which is not named person or "
-            "pedestrian there. `category_id` must be that of people, if theirs is meant",
+            "pedestrian there. For that of people, pass their id as `category_id`",
             name,
             category_id,
         )
 
 
 def _read_detections(source, images, subset, category_id):
-    """{image id: (scores (D,), boxes (D, 4))}, highest first, of those that count."""
+    """{image id: (scores (D,), boxes (D, 4))}, highest first, of detections that count.
+
+    Detections far outside the subset's range of heights do not.
+    """
     content = records.content_of(source)
     if not isinstance(content, list | tuple):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Records of JSON files from outside: what is wrong with one is said with its index."""
+"""Checked access to records of users' JSON files; errors name the record's index."""
 
 import contextlib
 import json
@@ -7,37 +7,39 @@ import numbers
 import os
 import pathlib
 import textwrap
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
-_SHOWN = 300  # characters of a record, which may have polygons
+_SHOWN = 300  # characters of a record in a message, as polygons may be long
 
 
 class MalformedError(Exception):
     """What a record must be or have, such as `'have a finite number as "score"'`."""
 
 
-def content_of(source):
-    """What `source` is or, if it is a path, holds as JSON.
+def content_of(source: Any) -> Any:
+    """Returns the content of a JSON file if `source` is a path, else `source` itself.
 
-    UTF-8, UTF-16 and UTF-32 are read, with a byte order mark or without.
+    UTF-8, UTF-16 and UTF-32 are read, with or without a byte order mark.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: The file is not JSON.
     """
     if not isinstance(source, str | os.PathLike):
         return source
     try:
         return json.loads(pathlib.Path(source).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no JSON file: {error}") from error
+        raise ValueError(f"{source} is not a JSON file: {error}") from error
 
 
-def lists_of(content, name, *keys):
-    """The lists `content[key]` of each of `keys`.
+def lists_of(content: Any, name: str | os.PathLike, *keys: str) -> list[Sequence[Any]]:
+    """Returns the list `content[key]` of each of `keys`.
 
     Raises:
-        ValueError: They are not there; the message has the `name` and says what is.
+        ValueError: A list is missing; the message has the `name` and says what is there.
     """
     found = type(content).__name__
     if isinstance(content, dict):
@@ -52,13 +54,13 @@ def lists_of(content, name, *keys):
     )
 
 
-def name_of(source):
-    """A path, or what type the object is."""
+def name_of(source: Any) -> str | os.PathLike:
+    """Returns a path as it is; of any other object, the name of its type."""
     return source if isinstance(source, str | os.PathLike) else type(source).__name__
 
 
 @contextlib.contextmanager
-def naming(source, place, record):
+def naming(source: Any, place: str, record: Any) -> Iterator[None]:
     """Turns a `MalformedError` into a ValueError that names file, place and record."""
     try:
         if not isinstance(record, dict):
@@ -70,43 +72,52 @@ def naming(source, place, record):
         raise ValueError(f"{file}{place} must {error}. Received: {shown}") from None
 
 
-def identity(record, key, known=None):
-    """The number or text `record[key]`, one of `known` if that is given."""
-    value = record.get(key)
+def identity(
+    record: Mapping[str, Any], key: str, known: Container[int | str] | None = None
+) -> int | str:
+    """Returns the integer or string `record[key]`, one of `known` if that is given."""
+    value: Any = record.get(key)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # as pandas writes a column with gaps
-    if not isinstance(value, numbers.Integral | str) or value == "":
-        raise MalformedError(f'have a number or a text as "{key}"')
+        value = int(value)  # pandas writes integers as floats in a column with gaps
+    is_identity = isinstance(value, numbers.Integral | str) and value != ""
+    if not is_identity:
+        raise MalformedError(f'have an integer or a string as "{key}"')
     if known is not None and value not in known:
         raise MalformedError(f'have an "{key}" of one of the images')
     return value
 
 
-def is_empty(record, key):
-    """Whether there is a `record[key]`, but null or, as pandas fills gaps, no integer."""
+def is_empty(record: Mapping[str, Any], key: str) -> bool:
+    """Whether `record[key]` is there, but null or a float that is not an integer.
+
+    pandas writes gaps as NaN.
+    """
     value = record.get(key, key)
     return value is None or (isinstance(value, float) and not value.is_integer())
 
 
-def order_of(identity):
-    """What to sort by: numbers first, then texts."""
+def order_of(identity: int | str) -> tuple[bool, int | str]:
+    """Sort key of identities: numbers come first, then strings."""
     return isinstance(identity, str), identity
 
 
-def images_of(source, images, with_names=False):
-    """{id: record} of the images; one that is listed twice comes once.
+def images_of(
+    source: Any, images: Sequence[Any], with_names: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """Returns {id: record} of the images; one that is listed twice appears once.
 
-    As ids of two images 1 and "1" are the same.
+    The ids 1 and "1" count as equal.
 
     Args:
-        source: Path of the file, or what it would hold.
-        images: Its records.
-        with_names: Whether they must have the name of a file.
+        source: Path of the file, or its content.
+        images: The file's `"images"`.
+        with_names: Whether every image must have a file name.
 
     Raises:
         ValueError: A record is malformed, or has the id of another image.
     """
-    found, left_out = {}, []
+    found: dict[str, tuple[int | str, dict[str, Any]]] = {}
+    left_out = []
     for index, record in enumerate(images):
         place = f"images[{index}]"
         with naming(source, place, record):
@@ -123,36 +134,41 @@ def images_of(source, images, with_names=False):
     return dict(found.values())
 
 
-def name_of_image(record):
-    """The name of an image's file; its whole record if it has none."""
+def name_of_image(record: Mapping[str, Any]) -> Any:
+    """Returns the file name of an image, or the whole record if it has none."""
     return record.get(_name_key(record), record)
 
 
 def _name_key(record):
-    """Copies of CityPersons' val_gt.json have either."""
+    """The key of the file name; copies of CityPersons' val_gt.json have either."""
     return "im_name" if "file_name" not in record and "im_name" in record else "file_name"
 
 
-def number(record, key, default=None):
-    """The finite number `record[key]`; `default` where it is missing or null."""
-    value = record.get(key)
+def number(record: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """Returns the finite number `record[key]`; `default` if it is missing or null."""
+    value: Any = record.get(key)
     value = default if value is None else value
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+    is_finite = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not is_finite:
         raise MalformedError(f'have a finite number as "{key}"')
     return value
 
 
-def box(record, key="bbox"):
-    """[x, y, width, height] of `record[key]`."""
+def box(
+    record: Mapping[str, Any], key: str = "bbox"
+) -> tuple[float, float, float, float]:
+    """Returns (x, y, width, height) of `record[key]`."""
     if (found := box_or_none(record, key)) is None:
         raise _not_a_box(key)
     return found
 
 
-def box_or_none(record, key="bbox"):
-    """As `box`, but None where it is null, empty, negative or not finite.
+def box_or_none(
+    record: Mapping[str, Any], key: str = "bbox"
+) -> tuple[float, float, float, float] | None:
+    """Returns the `box`, or None if it is null, empty, negative or not finite.
 
-    Such a box is of no use, though the file is what it should be.
+    Such a box is useless, but the file is well-formed.
     """
     try:
         values = record[key]
@@ -172,8 +188,8 @@ def _not_a_box(key):
     )
 
 
-def warn_of_left_out(name, what, places):
-    """Says once for the file `name` how many of `what` are left out, and the first."""
+def warn_of_left_out(name: str | os.PathLike, what: str, places: Sequence[str]) -> None:
+    """Logs, in one line, how many of `what` are left out of the file `name`."""
     if places:
         logging.warning(
             "%s: leaving out %d %s, such as %s", name, len(places), what, places[0]

@@ -1,1 +1,1 @@
-"""Networks for other tasks than classification, of Keras's own layers."""
+"""Models for segmentation and detection, and a ResNet-50 with PyTorch's weights."""

@@ -1,27 +1,28 @@
-"""State dicts of PyTorch as plain files of arrays, from which no code can come.
+"""PyTorch's state dicts as plain files of arrays, which cannot execute code.
 
     python -m keras_hybrid.models.state_dict resnet50.pt resnet50.npz
     python -m keras_hybrid.models.state_dict pose.pt openpifpaf_resnet50.npz 1e-4
 
-makes them where PyTorch is installed; the number is the BatchNorms' epsilon, which state
-dicts do not hold. It reads with `weights_only`. A checkpoint that holds a whole module,
-as OpenPifPaf's do, can only be opened where that code is trusted; save its `state_dict()`
-there first.
+These commands write such files and need PyTorch. The number is the epsilon of the batch
+normalization layers, which state dicts do not contain. Checkpoints are read with
+`weights_only`. One that contains a whole module, as OpenPifPaf's do, can only be opened
+where its code is trusted; save its `state_dict()` there first.
 """
 
 import argparse
 import os
 import pathlib
-import pickle  # for the name of an error: `weights_only` executes none
+import pickle  # for its `UnpicklingError` alone
 import sys
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 EPSILON_KEY = "batch_norm_epsilon"
-"""A key for the BatchNorms' epsilon, which state dicts do not hold."""
+"""Key of the batch normalization epsilon, which state dicts do not contain."""
 
-# Where training scripts put the state dict; of several the first is taken.
+# Keys under which training scripts save a state dict; the first one found is used.
 _WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params"),
     *("module", "backbone", "encoder"),
@@ -29,14 +30,20 @@ _WRAPPERS = (
 )
 
 
-def read_state_dict(path):
-    """Name -> array of an `.npz` or `.safetensors` file. Nothing in it is executed.
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz` or `.safetensors` file without executing any code.
 
-    What NumPy has no type for, such as bfloat16, becomes float32.
+    Types that NumPy lacks, such as bfloat16, become float32.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        A dictionary from name to array.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such file, or holds Python objects.
+        ValueError: The file is damaged, has another format or contains Python objects.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -48,15 +55,15 @@ def read_state_dict(path):
             return _read_safetensors(path)
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # NumPy, zipfile, zlib and safetensors have their own
+    except Exception as error:  # NumPy, zipfile, zlib and safetensors raise their own
         raise ValueError(
-            f"{path} must be an .npz or .safetensors file of arrays: {error}. For those "
-            "of PyTorch see python -m keras_hybrid.models.state_dict"
+            f"{path} must be an .npz or .safetensors file of arrays: {error}. To convert "
+            "a PyTorch checkpoint, run python -m keras_hybrid.models.state_dict"
         ) from error
 
 
 def _read_safetensors(path):
-    # Where PyTorch is, these need not be.
+    # Imported here, since an environment with PyTorch may lack them.
     import ml_dtypes
     import safetensors
 
@@ -79,21 +86,26 @@ def _read_safetensors(path):
     return arrays
 
 
-def convert(checkpoint, path, epsilon=None):
-    """Writes the tensors of a PyTorch checkpoint as an `.npz` file. Needs PyTorch.
+def convert(
+    checkpoint: str | os.PathLike,
+    path: str | os.PathLike,
+    epsilon: float | None = None,
+) -> list[str]:
+    """Writes the tensors of a PyTorch checkpoint to an `.npz` file. Needs PyTorch.
 
     Args:
-        checkpoint: What `torch.save` wrote of a state dict, or of dictionaries around
-            one under a usual name such as `"state_dict"`, `"model"` or `"net"`.
-        path: Of the `.npz` file.
-        epsilon: Of the BatchNorms, to be recorded.
+        checkpoint: Path of a file that `torch.save` wrote: a state dict, by itself or
+            inside dictionaries under a common name such as `"state_dict"`, `"model"` or
+            `"net"`.
+        path: Path of the `.npz` file.
+        epsilon: Epsilon of the batch normalization layers, to be recorded in the file.
 
     Returns:
-        Names of the entries that are not in the file.
+        Names of the checkpoint's entries that were not written.
 
     Raises:
-        ValueError: The checkpoint holds no state dict, or more than tensors, in which
-            case it was not opened; or `path` or `epsilon` cannot be.
+        ValueError: The checkpoint has no state dict, or contains Python objects, in which
+            case none of its code was executed; or `path` or `epsilon` is invalid.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
@@ -106,7 +118,7 @@ def convert(checkpoint, path, epsilon=None):
         keys = [str(key) for key in content] if isinstance(content, dict) else []
         raise ValueError(
             f"{checkpoint} must hold a state dict, tensors by name, alone or under one "
-            f"of {', '.join(_WRAPPERS)}. Received: a {type(content).__name__} of "
+            f"of {', '.join(_WRAPPERS)}. Received: a {type(content).__name__} with "
             f"{', '.join(keys[:5]) or 'no names'}"
         )
     tensors, unused = found
@@ -128,16 +140,16 @@ def _load(checkpoint):
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what becomes an error just below
+            warnings.simplefilter("ignore")  # about what is raised below
             return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{checkpoint} must hold tensors alone, and holds Python objects. Where its "
-            "code is trusted, save its state_dict() and convert that"
+            f"{checkpoint} must hold tensors alone, but holds Python objects. Where you "
+            "trust its code, save its state_dict() and convert that"
         ) from error
     except OSError:
         raise
-    except Exception as error:  # each kind of damage has its own
+    except Exception as error:  # each kind of damage raises its own
         reason = f"{type(error).__name__}: {error}".partition(". ")[0]
         raise ValueError(
             f"{checkpoint} must be a whole file of tensors that torch.save wrote. "
@@ -158,7 +170,7 @@ def _state_dict_in(content):
         for key, value in content.items()
         if isinstance(key, str) and hasattr(value, "detach")
     }
-    # Beside another state dict they are something else, such as a generator's state.
+    # Next to a state dict, other tensors are something else, such as a generator's state.
     if not tensors or any(map(_state_dict_in, content.values())):
         return None
     return tensors, [str(key) for key in content if key not in tensors]
@@ -173,22 +185,23 @@ def _array(name, tensor):
             return tensor.float().numpy()
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{name!r} must be a tensor that NumPy holds: {error}"
+            f"{name!r} must be a tensor that NumPy can hold: {error}"
         ) from error
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits with a message if it fails."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_hybrid.models.state_dict",
-        description="Writes a checkpoint of PyTorch as a plain file of arrays.",
+        description="Writes the tensors of a PyTorch checkpoint to an .npz file.",
     )
-    parser.add_argument("checkpoint", help="what torch.save wrote")
+    parser.add_argument("checkpoint", help="path of a file that torch.save wrote")
     parser.add_argument("out", help="path of the .npz file")
     parser.add_argument(
         "epsilon",
         type=float,
         nargs="?",
-        help="that of the BatchNorms, which state dicts do not hold",
+        help="epsilon of the batch normalization layers, which state dicts lack",
     )
     given = parser.parse_args(arguments)
     try:
@@ -197,7 +210,7 @@ def main(arguments=None):
         sys.exit("PyTorch must be installed to read its checkpoints: pip install torch")
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"{given.out} written. Not used: {', '.join(unused) or 'nothing'}")
+    print(f"Wrote {given.out}. Not used: {', '.join(unused) or 'nothing'}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """The ResNet-50 of torchvision and OpenPifPaf, with their weights.
 
-It is version 1.5, which strides in the 3x3 convolution and has no biases; that of Keras
-Applications is version 1. The weights of one are of no use to the other.
+It is version 1.5, which strides in the 3x3 convolution and has no biases; Keras
+Applications has version 1. The weights of one version do not fit the other.
 """
 
+import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from absl import logging
 from keras import layers
 
@@ -15,7 +18,7 @@ from keras_hybrid import applications
 from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 
 _TORCHVISION_EPSILON = 1e-5
-_MOMENTUM = 0.9  # 0.1 in PyTorch, which weighs what is new by it
+_MOMENTUM = 0.9  # 0.1 in PyTorch, where it is the weight of the new value
 _OPENPIFPAF = "base_net."
 _BATCH_NORM = {
     "gamma": "weight",
@@ -25,24 +28,27 @@ _BATCH_NORM = {
 }
 
 
-def load_resnet50(path, epsilon=None):
-    """The network of a state dict, as a teacher that takes raw RGB.
+def load_resnet50(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
+    """Loads the network of a state dict as a teacher that takes raw RGB images.
 
     Args:
-        path: An `.npz` or `.safetensors` file, see `state_dict`: torchvision's ResNet-50,
-            or an OpenPifPaf model with that backbone (Kreiss et al. 2019; no max pooling,
-            so its stages have the strides 2, 4, 8 and 16). Heads are not used.
-        epsilon: Of the BatchNorms. By default what the file says of it; else 1e-5, that
-            of torchvision. OpenPifPaf used 1e-4 (0.10, 0.11) or 1e-3 (0.13), and with
-            the wrong one the network is useless.
+        path: Path of an `.npz` or `.safetensors` file (see `state_dict`) with
+            torchvision's ResNet-50 or an OpenPifPaf model that has it as its backbone
+            (Kreiss et al. 2019; without max pooling, so its stages have the strides 2, 4,
+            8 and 16). Heads are not used.
+        epsilon: Epsilon of the batch normalization layers. None for the one recorded in
+            the file or, without a record, torchvision's 1e-5. For OpenPifPaf it must be
+            recorded or given: 1e-4 (versions 0.10 and 0.11) or 1e-3 (0.13); with the
+            wrong one the network is useless.
 
     Returns:
-        A Functional model from images (B, H, W, 3), raw RGB, to the last map (B, h, w,
-        2048).
+        A Functional model from raw RGB images (B, H, W, 3) to the last feature map (B, h,
+        w, 2048).
 
     Raises:
-        FileNotFoundError, ValueError: There is no such network in the file; the message
-            names the key.
+        FileNotFoundError: There is no such file.
+        ValueError: The file has no such network, in which case the message names the
+            key, or lacks the epsilon.
     """
     weights = read_state_dict(path)
     is_pose = _names(weights, path).blocks.startswith(_OPENPIFPAF)
@@ -50,8 +56,8 @@ def load_resnet50(path, epsilon=None):
         epsilon = float(weights[EPSILON_KEY])
     if epsilon is None and is_pose:
         raise ValueError(
-            f"{path} is of OpenPifPaf, and the BatchNorms' epsilon must be given: 1e-4 "
-            "for its versions 0.10 and 0.11, 1e-3 for 0.13"
+            f"{path} is an OpenPifPaf model, for which the batch normalization epsilon "
+            "must be given: 1e-4 for versions 0.10 and 0.11, 1e-3 for 0.13"
         )
     network = resnet50(
         max_pool=not is_pose,
@@ -64,28 +70,29 @@ def load_resnet50(path, epsilon=None):
 
 
 def resnet50(
-    max_pool=True,
-    epsilon=_TORCHVISION_EPSILON,
-    widths=(64, 128, 256, 512),
-    blocks=(3, 4, 6, 3),
-):
-    """ResNet-50 version 1.5 (He et al. 2016, as torchvision has it), without a top.
+    max_pool: bool = True,
+    epsilon: float = _TORCHVISION_EPSILON,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (3, 4, 6, 3),
+) -> keras.Model:
+    """Builds ResNet-50 version 1.5 (He et al. 2016, as in torchvision) without a top.
 
     Args:
-        max_pool: Whether there is one behind the first convolution.
-        epsilon: Of the BatchNorms.
-        widths: Channels of the four stages' bottlenecks.
-        blocks: How many bottlenecks each stage has; with others it is no ResNet-50.
+        max_pool: Whether max pooling follows the first convolution.
+        epsilon: Epsilon of the batch normalization layers.
+        widths: Bottleneck width of each of the four stages.
+        blocks: Number of bottlenecks in each stage; others than the default make another
+            ResNet.
 
     Returns:
-        A Functional model of images (B, H, W, 3), normalised, to (B, h, w, 4 *
-        widths[3]). Layers have torchvision's names with `_` for the dot.
+        A Functional model from normalised images (B, H, W, 3) to the last feature map
+        (B, h, w, 4 * widths[3]). Layers have torchvision's names with `_` for the dot.
     """
     x = image = keras.Input((None, None, 3), name="image")
     x = _convolution(x, widths[0], 7, 2, "conv1")
     x = _norm_relu(x, "bn1", epsilon)
     if max_pool:
-        # Of zeros, which are the least behind a ReLU.
+        # Zeros never win the maximum, since ReLU outputs are not below them.
         x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
@@ -113,7 +120,7 @@ def _bottleneck(x, width, stride, name, epsilon, projects):
 
 def _convolution(x, width, size, stride, name):
     if size > 1:
-        # "same" would pad otherwise where it strides.
+        # With a stride, "same" would pad differently from PyTorch.
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     return layers.Conv2D(width, size, stride, use_bias=False, name=name)(x)
 
@@ -126,20 +133,22 @@ def _norm_relu(x, name, epsilon):
     return layers.ReLU(name=f"{name}_relu")(_norm(x, name, epsilon))
 
 
-def assign_state_dict(network, weights, path):
-    """Gives what `resnet50` returns the weights of a state dict.
+def assign_state_dict(
+    network: keras.Model, weights: Mapping[str, np.ndarray], path: str | os.PathLike
+) -> list[str]:
+    """Assigns the weights of a state dict to a network that `resnet50` built.
 
     Args:
-        network: Of `resnet50`.
-        weights: Name -> array, torchvision's or OpenPifPaf's names, all with the same
-            prefix where the network was part of another, such as `module.backbone.`.
-        path: Where they are from, for the message.
+        network: Model that `resnet50` returned.
+        weights: Arrays by torchvision's or OpenPifPaf's names. If the network was part of
+            another, all of its names have one prefix, such as `module.backbone.`.
+        path: Origin of the weights, for error messages.
 
     Returns:
-        The keys that were not used, those of counters left out.
+        The keys that were not used, without the counters `num_batches_tracked`.
 
     Raises:
-        ValueError: A key is missing, its array has another shape or type, or there are
+        ValueError: A key is missing, an array has the wrong shape or type, or there are
             layers that a ResNet-50 does not have.
     """
     known = _names(weights, path)
@@ -163,9 +172,9 @@ def assign_state_dict(network, weights, path):
             value = value.transpose(2, 3, 1, 0)
         if value.shape != tuple(variable.shape):
             raise ValueError(
-                f"{path}: {names[key]!r} must have the shape of a ResNet-50's. Received: "
-                f"{weights[names[key]].shape}, and in Keras's order {value.shape} for "
-                f"{tuple(variable.shape)}"
+                f"{path}: {names[key]!r} must have the shape that a ResNet-50 has there, "
+                f"{tuple(variable.shape)} in Keras's order. Received: "
+                f"{weights[names[key]].shape}, which is {value.shape} in Keras's order"
             )
         if value.dtype.kind != "f":
             raise ValueError(
@@ -177,7 +186,7 @@ def assign_state_dict(network, weights, path):
     ]
     if more := [key for key in unused if known.is_of_a_block(key)]:
         raise ValueError(
-            f"{path} must be of a ResNet-50. Received: more layers than it has, such as "
+            f"{path} must hold a ResNet-50. Received: more layers than it has, such as "
             f"{more[0]!r}"
         )
     for key, variable in wanted.items():
@@ -187,23 +196,23 @@ def assign_state_dict(network, weights, path):
 
 
 class _Names(NamedTuple):
-    """What a file calls the parts of a ResNet-50."""
+    """How the keys of one kind of file begin, by part of the ResNet-50."""
 
     convolution: str
     norm: str
-    """The first ones, `conv1` and `bn1` of torchvision."""
+    """The first layers, `conv1` and `bn1` in torchvision."""
     blocks: str
-    """`{}` is the stage."""
+    """The blocks of a stage, with `{}` for its number."""
     first_stage: int
     prefix: str = ""
 
     @property
-    def example(self):
-        """A key that no other kind of file has."""
+    def example(self) -> str:
+        """A key that only this kind of file has."""
         return f"{self.blocks.format(self.first_stage)}0.conv1.weight"
 
-    def key(self, key):
-        """torchvision's key as the file has it."""
+    def key(self, key: str) -> str:
+        """Translates torchvision's key to that of the file."""
         first, _, rest = key.partition(".")
         if first in ("conv1", "bn1"):
             start = self.convolution if first == "conv1" else self.norm
@@ -212,7 +221,7 @@ class _Names(NamedTuple):
             start = self.blocks.format(stage)
         return f"{self.prefix}{start}{rest}"
 
-    def is_of_a_block(self, key):
+    def is_of_a_block(self, key: str) -> bool:
         blocks = re.escape(self.prefix + self.blocks.partition("{")[0])
         return re.match(rf"{blocks}\d", key) is not None
 
@@ -226,7 +235,7 @@ _KNOWN = (
 
 
 def _names(weights, path):
-    """The `_Names` of a file."""
+    """Finds the `_Names` of a file."""
     for known in _KNOWN:
         prefixes = {
             key.removesuffix(known.example)

@@ -1,1 +1,1 @@
-"""What any training needs: one gradient step, several machines, files written whole."""
+"""Parts shared by all training: the gradient step, several machines, atomic writes."""

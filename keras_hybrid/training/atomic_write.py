@@ -1,19 +1,20 @@
-"""A file or directory appears whole, or not at all."""
+"""Writes a file or directory completely, or not at all."""
 
 import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
-PREFIX = ".unfinished-"  # of the temporary directories that a killed process leaves
+PREFIX = ".unfinished-"  # of temporary directories, which a killed process leaves
 
 
 @contextlib.contextmanager
-def staged(filepath):
-    """Yields a path beside `filepath` to write to, and moves it there at the end.
+def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path to write to, and moves it to `filepath` at the end.
 
-    Missing parents are created. When the block raises, everything is as it was before:
-    an existing target, and no new directories.
+    Missing parent directories are created. If the block raises an exception, an existing
+    file or directory stays as it was, and new parent directories are removed.
     """
     filepath = pathlib.Path(filepath).absolute()
     new_parents = [path for path in filepath.parents if not path.exists()]
@@ -31,7 +32,7 @@ def staged(filepath):
 
 
 def _replace(filepath, new, old):
-    """Puts `new` at `filepath`; a directory that is there goes to `old` first."""
+    """Moves `new` to `filepath`, and a directory that exists there to `old` first."""
     if not filepath.is_dir():
         os.replace(new, filepath)
         return

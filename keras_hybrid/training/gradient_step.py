@@ -1,26 +1,30 @@
-"""One gradient step, the same on one device and on many."""
+"""One gradient step, with the same result on one device and on several."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_hybrid.training.types import Tensor
+
 
 class GradientStep:
-    """A `keras.Model` whose N replicas train to the weights of one device.
+    """Makes a `keras.Model` train to the same weights on N replicas as on one device.
 
-    Keras 3.15 alone clips each replica's gradient before it sums them, looks for an
-    overflow on the first replica only, and cannot accumulate gradients on several. Here
-    they are summed first; then comes what Keras does on one device, in its order: check,
-    unscale, accumulate, clip, update.
+    Keras 3.15 on its own clips the gradients of each replica before it sums them, checks
+    for overflow on the first replica only, and cannot accumulate gradients on several.
+    Here the gradients are summed first, and then processed as Keras does on one device,
+    in the same order: check, unscale, accumulate, clip, update.
 
     >>> class Model(GradientStep, keras.Model): ...
     """
 
-    def train_step(self, *args):
-        """One step on a batch. On JAX and PyTorch it is Keras's own."""
+    def train_step(self, *args: Any) -> Any:
+        """Takes one step on a batch. On JAX and PyTorch it is Keras's own."""
         if keras.backend.backend() != "tensorflow":
-            return super().train_step(*args)
+            return super().train_step(*args)  # type: ignore[misc]
         with _new_variables_outside():
             return self._train_step(*args)
 
@@ -30,10 +34,10 @@ class GradientStep:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._clear_losses()
         variables = self.trainable_variables
-        if not self.optimizer.built:  # until then the scale of a loss is a constant
+        if not self.optimizer.built:  # until then the loss scale is a constant
             self.optimizer.build(variables)
-        # Only what leads to a trainable weight is recorded: not the teacher's first
-        # stage, nor frozen stages of the student.
+        # Record only what depends on a trainable weight: not the teacher's first stage,
+        # nor frozen first stages of the student.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in variables])
             loss, y_pred = self._training_loss(x, y, sample_weight)
@@ -47,7 +51,7 @@ class GradientStep:
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _training_loss(self, x, y, sample_weight):
-        """What a step minimises, a float32 scalar; and the predictions."""
+        """The loss of a step, a float32 scalar, and the predictions."""
         y_pred = self(x, training=True)
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
@@ -55,14 +59,18 @@ class GradientStep:
         return loss, y_pred
 
 
-def apply_gradients(optimizer, gradients, variables):
-    """Updates `variables` by the gradient of the global batch.
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Updates `variables` with the gradients of the global batch.
 
     Args:
         optimizer: A `keras.optimizers.Optimizer`.
-        gradients: Those of the loss of this replica's share of the batch, scaled by
+        gradients: Gradients of the loss of this replica's share of the batch, scaled by
             `optimizer.scale_loss`; None where the loss does not depend on a variable.
-        variables: As many trainable `keras.Variable`s.
+        variables: Trainable `keras.Variable`s, one for each gradient.
     """
     import tensorflow as tf
 
@@ -79,7 +87,7 @@ def apply_gradients(optimizer, gradients, variables):
         gradients = [strategy.experimental_local_results(g)[0] for g in gradients]
         with _updates_across_replicas(strategy):
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                # Its `apply` insists on running on each replica.
+                # Its `apply` has to run on each replica.
                 optimizer._common_apply(gradients, variables)
             else:
                 optimizer.apply(gradients, variables)
@@ -89,10 +97,11 @@ def apply_gradients(optimizer, gradients, variables):
 
 @contextlib.contextmanager
 def _new_variables_outside():
-    """Creates what optimizers and metrics lack outside of the `tf.function` around it.
+    """Creates new variables of optimizers and metrics outside the enclosing function.
 
-    A function that creates variables is traced twice, which takes as long as some thirty
-    steps of a ResNet-50 that teaches a MobileNet. With a strategy Keras has created them.
+    A `tf.function` that creates variables is traced twice, which takes as long as about
+    thirty steps of a ResNet-50 that teaches a MobileNet. With a strategy, Keras has
+    already created them.
     """
     import tensorflow as tf
 
@@ -112,9 +121,9 @@ def _new_variables_outside():
 def _updates_across_replicas(strategy):
     """Lets an optimizer run once for all replicas, as it does on one device.
 
-    Where there is no merge call to be had, Keras's optimizers update variables through
-    the strategy directly. Only in this context may that be within a condition, such as
-    "no gradient is infinite", and no sum over replicas follows it.
+    Where there is no merge call, Keras's optimizers update variables through the strategy
+    directly. Only in the cross-replica context may they do so inside a condition, such as
+    "no gradient is infinite", and without a further sum over replicas.
     """
     extended = strategy.extended
     extended._use_merge_call = lambda: False

@@ -1,14 +1,18 @@
 """`fit` on several machines."""
 
+from typing import Any
+
 import keras
+
+from keras_hybrid.training.types import Tensor
 
 
 class MultiWorkerFit:
     """Makes a `keras.Model` train under `tf.distribute.MultiWorkerMirroredStrategy`.
 
-    Keras 3.15 alone fails there (keras issue 20585) for two causes, each undone here: to
-    build the model it averages a batch over replicas, which images of another machine
-    are not there for; and it averages logs along an axis that scalars do not have.
+    Keras 3.15 on its own fails there (keras issue 20585) for two reasons, both of which
+    are fixed here: to build the model, it averages a batch over replicas, but cannot read
+    the images of another machine; and it averages logs along an axis that scalars lack.
 
     >>> class Model(MultiWorkerFit, keras.Model): ...
     """
@@ -23,8 +27,12 @@ class MultiWorkerFit:
     def _first_replica(self, value):
         return self.distribute_strategy.experimental_local_results(value)[0]
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        logs = super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Tensor]:
+        logs = super().compute_metrics(  # type: ignore[misc]
+            x, y, y_pred, sample_weight=sample_weight
+        )
         return self._with_an_axis(logs)
 
     def _with_an_axis(self, logs):

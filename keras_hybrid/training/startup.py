@@ -1,4 +1,4 @@
-"""How TensorFlow starts: with oneDNN, and without its banners."""
+"""Imports TensorFlow with oneDNN, and without its banners."""
 
 import contextlib
 import gc
@@ -7,12 +7,13 @@ import platform
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from absl import logging
 
 _SWITCH = "TF_ENABLE_ONEDNN_OPTS"
-# What shared libraries of TensorFlow write when they are loaded, whatever
-# TF_CPP_MIN_LOG_LEVEL is, and what it says where no NVIDIA driver is installed.
+# What shared libraries of TensorFlow write when they are loaded, regardless of
+# TF_CPP_MIN_LOG_LEVEL, and what it reports where no NVIDIA driver is installed.
 _BANNERS = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|.*\boneDNN custom operations are on"
@@ -23,11 +24,12 @@ _BANNERS = re.compile(
 )
 
 
-def import_keras():
+def import_keras() -> None:
     """Imports Keras, and TensorFlow with it where that is the backend.
 
-    TensorFlow reads once, when it is imported, whether to use oneDNN. By itself it does
-    only on CPUs with AVX-512 VNNI; a step of an older x86 CPU takes seven times as long.
+    TensorFlow decides once, when it is imported, whether to use oneDNN. By default it
+    does so only on CPUs with AVX-512 VNNI; on an older x86 CPU, a training step then
+    takes seven times as long.
     """
     switches = (
         os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -36,10 +38,10 @@ def import_keras():
     too_late = switches and "tensorflow" in sys.modules
     if switches:
         os.environ[_SWITCH] = "1"
-    with without_banners(), _without_collecting():
+    with without_banners(), _without_garbage_collection():
         import keras
     if keras.backend.backend() != "tensorflow":
-        if switches:  # since Keras's configuration file alone names the backend
+        if switches:  # only Keras's configuration file names the other backend
             del os.environ[_SWITCH]
     elif too_late and not _onednn_is_on():
         logging.warning(
@@ -51,7 +53,7 @@ def import_keras():
 
 
 def _onednn_is_on():
-    """True also where there is no switch: on CPUs other than x86."""
+    """Whether oneDNN is on; also True where it has no switch, on CPUs other than x86."""
     from tensorflow.python.util import _pywrap_util_port
 
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -59,11 +61,11 @@ def _onednn_is_on():
 
 
 @contextlib.contextmanager
-def _without_collecting():
-    """The garbage collector leaves alone what is imported, now and later.
+def _without_garbage_collection():
+    """Keeps the garbage collector from scanning what is imported, now and later.
 
-    That is a million objects and next to no garbage: looking through them takes a tenth
-    of this import's time, and then half a second again and again.
+    That is a million objects and almost no garbage: scanning them takes a tenth of the
+    time of this import, and half a second each time afterwards.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -76,8 +78,8 @@ def _without_collecting():
 
 
 @contextlib.contextmanager
-def without_banners():
-    """Holds back what C++ writes to stderr, and then writes it but for the banners."""
+def without_banners() -> Iterator[None]:
+    """Holds back what is written to stderr, then writes it without the banners."""
     try:
         stderr, held = os.dup(2), tempfile.TemporaryFile()  # noqa: SIM115
     except OSError:  # stderr is closed, or the disk is full

@@ -1,6 +1,6 @@
-"""Names for types that Keras and TensorFlow have none for."""
+"""Type aliases for what Keras and TensorFlow have no name for."""
 
 from typing import Any
 
 Tensor = Any
-"""A tensor of Keras's backend, symbolic or not, or a NumPy array that becomes one."""
+"""A tensor of Keras's backend, symbolic or not, or a NumPy array that is converted."""

@@ -250,7 +250,7 @@ def test_an_activation_function_out_of_sight(name):
     images, _ = tiny.batch(2, size=8)
     expected = ops.convert_to_numpy(network(images))
     graph = flatten(network)
-    with pytest.raises(ValueError, match="must be made by layers that can be told apart"):
+    with pytest.raises(ValueError, match="must come from separate layers"):
         before_activation(graph, *graph.outputs)
     np.testing.assert_array_equal(network(images), expected)
 

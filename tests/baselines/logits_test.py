@@ -204,7 +204,7 @@ def test_any_graph_will_do(tmp_path):
 
 def test_images_go_through_the_preprocessing():
     teacher, student = classifier(ops.softmax), classifier(ops.softmax, seed=1)
-    with pytest.raises(ValueError, match="`teacher` must run on images of the student's"):
+    with pytest.raises(ValueError, match="`teacher` must run on the student's images"):
         kd(tiny.teacher(), student)
     half = layers.Resizing(4, 4)
     image = keras.Input((4, 4, 3))

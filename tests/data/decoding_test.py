@@ -184,7 +184,7 @@ def test_the_first_of_several_pictures():
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
 def test_numbers_of_no_known_range_are_refused(dtype):
     data = encoded(np.zeros((4, 4), dtype), "TIFF")
-    with pytest.raises(ValueError, match="8 or 16 bits a channel.* TIFF of the mode"):
+    with pytest.raises(ValueError, match="8 or 16 bits per channel.* TIFF of mode"):
         decoding._by_pillow(data)
 
 
@@ -193,5 +193,7 @@ def test_files_cut_short_are_value_errors(kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     data = encoded(noise, kind)
     for part in (b"", data[:20], data[: len(data) // 2]):
-        with pytest.raises(ValueError, match="^The image (cannot be|is no PNG or JPEG)"):
+        with pytest.raises(
+            ValueError, match="^The image (cannot be|is not a PNG or JPEG)"
+        ):
             decoding.opened(part, "image")

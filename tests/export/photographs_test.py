@@ -93,12 +93,12 @@ def test_a_broken_photograph_is_skipped_with_a_warning(tmp_path, monkeypatch):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="nowhere, no folder$"):
+    with pytest.raises(ValueError, match="nowhere, not a folder$"):
         photographs(tmp_path / "nowhere", (8, 8, 3), 1)
     with pytest.raises(ValueError, match=r"no \.jpg, .*\.pgm file in it$"):
         photographs(tmp_path, (8, 8, 3), 1)
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"a\.png: The image is no PNG"):
+    with pytest.raises(ValueError, match=r"a\.png: The image is not a PNG"):
         photographs(tmp_path, (8, 8, 3), 1)
     with pytest.raises(ValueError, match=r"1, 3 or 4 channels.*\(8, 8, 2\)"):
         photographs(tmp_path, (8, 8, 2), 1)

@@ -45,25 +45,25 @@ plain path, 4 weighted layers:
 
 def test_shows_stages_paths_and_adapters():
     model = keras_hybrid.HybridTransfer(tiny.teacher(), tiny.student())
-    assert keras_hybrid.hybrid.describe(model) == EXPECTED
+    assert keras_hybrid.describe(model) == EXPECTED
 
 
 def test_one_network():
     expected = EXPECTED.split("\n\n")[1]
-    assert keras_hybrid.hybrid.describe(tiny.student()) == expected.replace(
+    assert keras_hybrid.describe(tiny.student()) == expected.replace(
         "student", "network", 1
     )
-    assert "network 'faster_rcnn':" in keras_hybrid.hybrid.describe(small())
+    assert "network 'faster_rcnn':" in keras_hybrid.describe(small())
     nothing = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-    assert keras_hybrid.hybrid.describe(nothing).endswith(": none")
+    assert keras_hybrid.describe(nothing).endswith(": none")
 
 
 def test_a_pair_without_paths():
     model = keras_hybrid.baselines.FeatureTransfer(tiny.teacher(), tiny.student(), "at")
-    assert keras_hybrid.hybrid.describe(model) == "\n\n".join(EXPECTED.split("\n\n")[:2])
+    assert keras_hybrid.describe(model) == "\n\n".join(EXPECTED.split("\n\n")[:2])
 
 
 @pytest.mark.parametrize("what", ["ResNet50", None, keras.layers.Dense(2)])
 def test_what_is_no_network(what):
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
-        keras_hybrid.hybrid.describe(what)
+        keras_hybrid.describe(what)

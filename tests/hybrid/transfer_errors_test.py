@@ -118,7 +118,9 @@ def test_one_common_stride_is_not_enough():
     "bad", [(3,), (4, 2), (2, 8), (2, 2), (), "2", 2, (2, "out1"), (64,)]
 )
 def test_switch_points_out_of_the_common_strides(bad):
-    refused(r"`switch_points` must be rising strides out of \(2, 4\)", switch_points=bad)
+    refused(
+        r"`switch_points` must be increasing strides out of \(2, 4\)", switch_points=bad
+    )
 
 
 def test_unknown_layer():
@@ -153,7 +155,7 @@ def test_pairs_that_are_none():
 
 
 def test_grayscale_against_rgb():
-    refused("as many channels", teacher=convolutional(2, 2, channels=1))
+    refused("the same number of channels", teacher=convolutional(2, 2, channels=1))
     HybridTransfer(
         convolutional(2, 2, channels=1),
         tiny.student(),

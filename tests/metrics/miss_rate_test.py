@@ -335,7 +335,7 @@ def test_wrong_arguments_are_named(tmp_path):
         log_average_miss_rate(truth(), [], "easy")
     file = tmp_path / "broken.json"
     file.write_text("{")
-    with pytest.raises(ValueError, match=r"broken\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"broken\.json is not a JSON file"):
         log_average_miss_rate(file, [])
     with pytest.raises(FileNotFoundError, match=r"missing\.json"):
         log_average_miss_rate(tmp_path / "missing.json", [])

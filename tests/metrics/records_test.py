@@ -28,7 +28,7 @@ def test_json_is_read_in_the_encodings_of_unicode(tmp_path, encoding):
 def test_what_is_no_json_is_named_in_one_line(tmp_path, content):
     file = tmp_path / "a.json"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^.*a\.json is no JSON file: .*$"):
+    with pytest.raises(ValueError, match=r"^.*a\.json is not a JSON file: .*$"):
         records.content_of(file)
 
 

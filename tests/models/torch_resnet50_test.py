@@ -198,12 +198,12 @@ def test_teacher_from_files(tmp_path, real_size):
 def test_epsilon_of_a_pose_network_must_be_known(tmp_path, real_size):
     pose = openpifpaf(real_size)
     np.savez(tmp_path / "pose.npz", **pose)
-    with pytest.raises(ValueError, match=r"pose\.npz is of OpenPifPaf, .* epsilon"):
+    with pytest.raises(ValueError, match=r"pose\.npz is an OpenPifPaf model, .* epsilon"):
         load_resnet50(tmp_path / "pose.npz")
     given = load_resnet50(tmp_path / "pose.npz", epsilon=1e-3)
     pose = {f"module.{key}": value for key, value in pose.items()}
     np.savez(tmp_path / "module.npz", **pose)
-    with pytest.raises(ValueError, match=r"module\.npz is of OpenPifPaf, .* epsilon"):
+    with pytest.raises(ValueError, match=r"module\.npz is an OpenPifPaf .* epsilon"):
         load_resnet50(tmp_path / "module.npz")
     np.savez(tmp_path / "noted.npz", **pose, **{EPSILON_KEY: np.float64(1e-3)})
     noted = load_resnet50(tmp_path / "noted.npz")

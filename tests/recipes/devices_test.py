@@ -17,8 +17,8 @@ TASK = {"type": "worker", "index": 0}
     ("content", "message"),
     [
         (None, "Received: nothing"),
-        ("", "TF_CONFIG='', which is no JSON"),
-        ("{'cluster': 1}", "which is no JSON"),
+        ("", "TF_CONFIG='', which is not JSON"),
+        ("{'cluster': 1}", "which is not JSON"),
         ("[]", "which must have a cluster"),
         ({"task": TASK}, "which must have a cluster"),
         ({"cluster": {}, "task": TASK}, "which must have a cluster"),

@@ -150,7 +150,7 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Interrupted. The same command goes on from the last checkpoint" in stderr
+    assert "Interrupted. The same command resumes from the last checkpoint" in stderr
     assert "Traceback" not in stderr
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch, eager):
     process = shell(*flags(settings), cwd=tmp_path, preexec_fn=limit)
     _, stderr = process.communicate()
     assert process.returncode == 1
-    assert "The disk is full. Make room on it. The same command goes on" in stderr
+    assert "The disk is full. Make room on it. The same command resumes" in stderr
     assert "Traceback" not in stderr
     imagenet.main(settings)
     assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
@@ -221,13 +221,13 @@ def test_a_machine_that_is_killed(files, tmp_path):
     imagenet.main(alone)  # while the first one waits for it
     _, stderr = first.communicate()
     assert first.returncode == 1
-    assert "Another machine of TF_CONFIG is gone. Start all again." in stderr
+    assert "Another machine in TF_CONFIG is gone. Restart all of them." in stderr
     assert "Traceback" not in stderr
     second.communicate()
     for process in start():
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
-    assert "Going on after epoch" in stderr
+    assert "Resuming after epoch" in stderr
     weights, others = (outcome(tmp_path / run)[0] for run in ("alone", "two"))
     for weight, other in zip(weights, others, strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-5)

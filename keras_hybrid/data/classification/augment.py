@@ -1,10 +1,10 @@
-"""Training crops and evaluation crops of one image.
+"""Training crops and evaluation crops of images.
 
-Each function returns a `Transform`: from an RGB image (H, W, 3) in 0..255 to float32
-(size, size, 3) in 0..255, in `tf.data`, and its label as it is. `seed` is an integer
-tensor of shape (2,): the same seed, the same crop. Evaluation transforms ignore it.
-Resizing is bilinear with antialiasing, as Pillow's, with which the published ImageNet
-recipes are trained.
+Each function returns a `Transform` for `tf.data`, from an RGB image (H, W, 3) in 0..255
+to float32 (size, size, 3) in 0..255; the label is unchanged. `seed` is an integer tensor
+of shape (2,); the same seed gives the same crop, and evaluation transforms ignore it.
+Resizing is bilinear with antialiasing as in Pillow, which the published ImageNet recipes
+use.
 """
 
 import math
@@ -12,12 +12,13 @@ import math
 import tensorflow as tf
 
 from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
+from keras_hybrid.training.types import Tensor
 
 _AREA, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
-def random_resized_crop_flip(size):
-    """A random part of the image and its mirror image: ImageNet's training crop.
+def random_resized_crop_flip(size: int) -> Transform:
+    """A random crop, mirrored in half of the cases: the training crop of ImageNet.
 
     Szegedy et al., "Going Deeper with Convolutions", section 6, as in torchvision's
     `RandomResizedCrop(size)` and `RandomHorizontalFlip()`.
@@ -35,23 +36,23 @@ def random_resized_crop_flip(size):
     return Transform(box, finish)
 
 
-def crop_box(image_size, seed):
+def crop_box(image_size: Tensor, seed: Tensor) -> tf.Tensor:
     """The box of torchvision's `RandomResizedCrop.get_params`.
 
-    Area uniform in 0.08..1 of the image, width to height log-uniform in 3/4..4/3; the
-    first of ten draws that fits into the image, else the largest box in its middle with
-    a ratio in that range.
+    The area is uniform in 0.08..1 of the image's, the ratio of width to height is
+    log-uniform in 3/4..4/3. The box is the first of ten samples that fits into the image
+    or, if none does, the largest centred box with a ratio in that range.
 
     Args:
         image_size: Height and width in pixels, integers (2,).
-        seed: Integers (2,).
+        seed: Random seed, integers (2,).
 
     Returns:
         Top, left, height and width in pixels, int32 (4,).
     """
     image_size = tf.cast(image_size, "float32")
-    draws = tf.random.stateless_uniform((_TRIES, 4), seed)
-    area, ratio, place = tf.split(draws, (1, 1, 2), axis=1)
+    samples = tf.random.stateless_uniform((_TRIES, 4), seed)
+    area, ratio, place = tf.split(samples, (1, 1, 2), axis=1)
     area = _between(area, *_AREA) * tf.reduce_prod(image_size)
     root = _between(ratio, *map(math.log, _RATIO)) / 2
     sizes = tf.round(tf.sqrt(area) * tf.exp(root * (-1.0, 1.0)))
@@ -69,11 +70,11 @@ def crop_box(image_size, seed):
     return tf.cast(tf.cond(tf.reduce_any(fits), first, middle), "int32")
 
 
-def resize_center_crop(size):
-    """The middle of the image, its shorter side at 256 for a crop of 224: evaluation.
+def resize_center_crop(size: int) -> Transform:
+    """The centre crop for evaluation; the shorter side is 256 for a crop of 224 pixels.
 
-    torchvision's `Resize(256)` and `CenterCrop(224)`, in this proportion for other
-    sizes. Only the crop is computed, so that no panorama fills the memory.
+    torchvision's `Resize(256)` and `CenterCrop(224)`, in the same proportion for other
+    sizes. Only the crop is computed, so that a panorama does not fill the memory.
     """
     shorter_side = round(size * 256 / 224)
 
@@ -95,11 +96,11 @@ def resize_center_crop(size):
     return Transform(whole, finish)
 
 
-def pad_crop_flip(size, padding=4):
-    """A crop shifted by up to `padding` black pixels, and its mirror image: CIFAR.
+def pad_crop_flip(size: int, padding: int = 4) -> Transform:
+    """A crop shifted by up to `padding` pixels, mirrored in half of the cases: CIFAR.
 
     He et al., "Deep Residual Learning", section 4.2; torchvision's
-    `RandomCrop(size, padding=4)`. The image is (size, size, 3).
+    `RandomCrop(size, padding=4)`. The image is (size, size, 3); padding is black.
     """
 
     def finish(image, box, label, seed):
@@ -116,7 +117,7 @@ def pad_crop_flip(size, padding=4):
     return Transform(whole, finish)
 
 
-def as_is(size):
+def as_is(size: int) -> Transform:
     """The image, which is (size, size, 3), unchanged: evaluation of small images."""
 
     def finish(image, box, label, seed):

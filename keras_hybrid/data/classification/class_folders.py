@@ -1,6 +1,7 @@
-"""A folder of class folders for each split, as ImageNet's are."""
+"""A folder of class folders for each split, as in ImageNet."""
 
 import os
+import pathlib
 
 import tensorflow as tf
 
@@ -9,13 +10,13 @@ from keras_hybrid.data.folders import SUFFIXES, images_in, listed, visible
 from keras_hybrid.data.sources import EncodedSource
 
 LAYOUT = (
-    "a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/, validation/; .png "
-    "and others too)"
+    "a folder with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/, validation/; also "
+    ".png and other formats)"
 )
-_TEST_FOLDERS = "val", "validation", "test"  # ImageNet's own test/ has no labels: last
+_TEST_FOLDERS = "val", "validation", "test"  # test/ last: ImageNet's has no labels
 
 
-def is_at(path):
+def is_at(path: pathlib.Path) -> bool:
     """Whether a folder has training images and test images."""
     return all(
         any((path / name).is_dir() for name in names)
@@ -23,8 +24,8 @@ def is_at(path):
     )
 
 
-def open_at(path):
-    """The `ClassificationDataset` in a folder of this layout; its images are not read."""
+def open_at(path: pathlib.Path) -> ClassificationDataset:
+    """Opens a folder of this layout; images are not read yet."""
     test = next(path / name for name in _TEST_FOLDERS if (path / name).is_dir())
     train_files, test_files = _class_files(path / "train"), _class_files(test)
     if unknown := sorted(test_files.keys() - train_files.keys()):
@@ -64,14 +65,14 @@ def _class_files(folder):
 
 
 def _in_order(names):
-    """Sorted, and as integers if all of them are: 2 before 10."""
+    """Sorts names, as integers if all of them are: 2 before 10."""
     if all(name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
 
 def _source(classes, names):
-    """A source of the files of `_class_files`, labelled by position in `names`."""
+    """A source of the files in `_class_files`, labelled by position in `names`."""
     label_of = {name: label for label, name in enumerate(names)}
     pairs = [
         (os.fsencode(file), label_of[name])

@@ -7,7 +7,7 @@ from keras_hybrid.data.sources import ArraySource, EncodedSource
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationDataset:
-    """Training and test images of the same classes; a label is an index of a name."""
+    """Training and test images of the same classes; labels index `class_names`."""
 
     train: ArraySource | EncodedSource
     test: ArraySource | EncodedSource

@@ -1,4 +1,6 @@
-"""ImageNet as tensorflow-datasets prepares it."""
+"""ImageNet as prepared by tensorflow-datasets."""
+
+import pathlib
 
 import tensorflow as tf
 
@@ -10,13 +12,13 @@ LAYOUT = "a tensorflow-datasets folder with imagenet2012/VERSION/"
 _SHUFFLE_BUFFER = 16384  # encoded ImageNet images, 1.8 GB; the shards are shuffled too
 
 
-def is_at(path):
-    """Whether a folder has ImageNet, prepared or as it is downloaded."""
+def is_at(path: pathlib.Path) -> bool:
+    """Whether a folder has ImageNet, prepared or as downloaded."""
     return (path / "imagenet2012").is_dir() or bool(_archives(path))
 
 
-def open_at(path):
-    """The `ClassificationDataset` in a folder of this layout; its images are not read."""
+def open_at(path: pathlib.Path) -> ClassificationDataset:
+    """Opens a folder of this layout; images are not read yet."""
     versions = sorted((path / "imagenet2012").glob("*/dataset_info.json"))
     if not versions:
         manual = _archives(path)[0].parent if _archives(path) else "FOLDER_OF_THE_TARS"
@@ -24,7 +26,7 @@ def open_at(path):
             f"imagenet2012 must be prepared in data_dir={path}. Run: tfds build "
             f"imagenet2012 --data_dir={path} --manual_dir={manual}"
         )
-    import tensorflow_datasets as tfds  # seconds, and only needed here
+    import tensorflow_datasets as tfds  # takes seconds, and is needed only here
 
     builder = tfds.builder_from_directory(versions[-1].parent)
     if missing := {"train", "validation"} - builder.info.splits.keys():
@@ -59,6 +61,6 @@ def _records(tfds, builder, split):
 
 
 def _archives(path):
-    """ImageNet's archives as downloaded, which tensorflow-datasets prepares from."""
+    """ImageNet's archives as downloaded, from which tensorflow-datasets prepares it."""
     folders = path, path / "downloads" / "manual", path / "manual"
     return [tar for folder in folders for tar in folder.glob("ILSVRC2012_img_*.tar")]

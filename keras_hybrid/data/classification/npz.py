@@ -1,4 +1,7 @@
-"""Images and labels from an `.npz` file, checked before anything trains on them."""
+"""Images and labels from an `.npz` file, checked before training."""
+
+import os
+import pathlib
 
 import numpy as np
 
@@ -9,33 +12,35 @@ LAYOUT = "an .npz file with x_train, y_train, x_test, y_test"
 KEYS = "x_train", "y_train", "x_test", "y_test"
 
 
-def is_at(path):
-    """Whether it is a file."""
+def is_at(path: pathlib.Path) -> bool:
+    """Whether a path is a file."""
     return path.is_file()
 
 
-def open_at(path):
-    """The `ClassificationDataset` in a file of this layout; see `load`."""
+def open_at(path: pathlib.Path) -> ClassificationDataset:
+    """Opens a file of this layout as a `ClassificationDataset`; see `load`."""
     (x_train, y_train), (x_test, y_test) = load(path)
     names = tuple(str(label) for label in range(y_train.max() + 1))
     train, test = ArraySource(x_train, y_train), ArraySource(x_test, y_test)
     return ClassificationDataset(train, test, names, x_train.shape[1])
 
 
-def load(path):
-    """Reads `x_train`, `y_train`, `x_test` and `y_test`.
+def load(
+    path: str | os.PathLike,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Reads and checks `x_train`, `y_train`, `x_test` and `y_test`.
 
     Images are uint8 (N, H, H, 3), or grey (N, H, H) or (N, H, H, 1), which become RGB.
-    Labels are integers (N,) or (N, 1), and those of training all of 0..n-1.
+    Labels are integers (N,) or (N, 1); the training labels take all values 0..n-1.
 
     Args:
-        path: The file. Nothing in it is unpickled.
+        path: Path of the file. Nothing in it is unpickled.
 
     Returns:
         (x_train, y_train), (x_test, y_test): uint8 (N, H, H, 3) and int32 (N,).
 
     Raises:
-        ValueError: The file is anything else.
+        ValueError: If the file is anything else.
     """
     arrays = _read(path)
     for key in KEYS:
@@ -51,13 +56,13 @@ def load(path):
             )
     if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
-            f"`x_train` and `x_test` of {path} must have images of one size. Received: "
-            f"shapes {x_train.shape} and {x_test.shape}"
+            f"`x_train` and `x_test` of {path} must have images of the same size. "
+            f"Received: shapes {x_train.shape} and {x_test.shape}"
         )
     classes = len(np.unique(y_train))
     if classes < 2:
         raise ValueError(
-            f"`y_train` of {path} must be of at least two classes. Received: "
+            f"`y_train` of {path} must have at least two classes. Received: "
             f"{len(y_train)} labels, all of them {y_train[0]}"
         )
     _check_range(path, "y_train", y_train, classes)
@@ -70,10 +75,10 @@ def _read(path):
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             arrays = {key: file[key] for key in KEYS if key in file}
-    except Exception as error:  # NumPy, zipfile and zlib each have their own
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own errors
         raise ValueError(
             f"`data_dir` must be an .npz file of plain arrays {', '.join(KEYS)}. "
-            f"Received: data_dir={path}, of which NumPy says: {error}"
+            f"Received: data_dir={path}, for which NumPy reports: {error}"
         ) from error
     if missing:
         raise ValueError(
@@ -84,7 +89,7 @@ def _read(path):
 
 
 def _check_images(path, key, images):
-    """Returns them as RGB."""
+    """Checks images and returns them as RGB."""
     grey = images.ndim == 3 or images.shape[3:] == (1,)
     rgb = images.ndim == 4 and images.shape[3] == 3
     square = images.ndim > 2 and images.shape[1] == images.shape[2] > 0
@@ -99,7 +104,7 @@ def _check_images(path, key, images):
 
 
 def _check_labels(path, key, labels):
-    """Returns them as (N,)."""
+    """Checks labels and returns them as (N,)."""
     column = labels.ndim == 2 and labels.shape[1] == 1  # as Keras loads CIFAR-10
     if labels.dtype.kind not in "iu" or not (labels.ndim == 1 or column):
         raise ValueError(

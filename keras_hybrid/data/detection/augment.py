@@ -1,34 +1,34 @@
-"""Training crops and evaluation images, and where boxes are in them.
+"""Training crops and evaluation images, with the boxes in them.
 
-Each function returns a `Transform`, as those of `augment`. Its label is a truth of boxes
-float32 (G, 4), [x1, y1, x2, y2] in pixels of the image (H, W, 3), and labels int32 (G,):
-from 1 on what is to be found, -1 a region to ignore, 0 nothing. It returns (float32
-(h, w, 3), geometry). `move` does with boxes what was done with the image. A
-geometry is float32 (5,): the factors of x and y, then what is cut off at the left and at
-the top, in pixels of the result, and 1 if it was mirrored after that.
+Each function returns a `Transform` from an image (H, W, 3) and its ground truth to
+(float32 (h, w, 3), geometry). The ground truth is a pair of boxes float32 (G, 4),
+[x1, y1, x2, y2] in pixels of the image, and labels int32 (G,): 1 or more for an object to
+detect, -1 for a region to ignore, 0 for padding. `move` transforms boxes as the image was
+transformed. A geometry is float32 (5,): the scale factors of x and y, the margins cropped
+at the left and at the top in pixels of the result, and 1 if it was mirrored after that.
 """
 
 import tensorflow as tf
 
 from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
 
-# CSP (Liu et al. 2019) on CityPersons: scales, and factors of the brightness.
+# CSP (Liu et al. 2019) on CityPersons: scales and brightness factors.
 _SCALE = 0.4, 1.5
 _BRIGHTNESS = 0.5, 2.0
-# Of an object at least this much of its area stays in a crop; the rest is ignored.
+# An object with less than this fraction of its area inside a crop is ignored.
 _INSIDE = 0.5
 
 
-def random_scale_crop_flip(size, upscale=1.0):
-    """A random part at a random scale and brightness, and its mirror image.
+def random_scale_crop_flip(size: tuple[int, int], upscale: float = 1.0) -> Transform:
+    """A random crop at a random scale and brightness, mirrored in half of the cases.
 
-    Where there are objects to be found, one drawn at random is whole in it, or fills it:
-    people are few, and most parts would be without (CSP, Liu et al. 2019, too). Half of
-    the parts keep their brightness.
+    If the image has objects to detect, the crop contains a randomly sampled one whole, or
+    is filled by it: people are sparse, and most crops would contain none (likewise CSP,
+    Liu et al. 2019). Half of the crops keep their brightness.
 
     Args:
-        size: (height, width) of the result.
-        upscale: Factor of all images before the random scale, as of `enlarged`.
+        size: Size (height, width) of the result in pixels.
+        upscale: Factor applied to all images before the random scale, as in `enlarged`.
     """
 
     def box(image_size, truth, seed):
@@ -52,8 +52,13 @@ def random_scale_crop_flip(size, upscale=1.0):
     return Transform(box, finish)
 
 
-def enlarged(upscale, multiple):
-    """The whole image, enlarged and then padded to multiples of a number."""
+def enlarged(upscale: float, multiple: int) -> Transform:
+    """The whole image, enlarged, then padded until its sides are multiples of a number.
+
+    Args:
+        upscale: Factor of height and width.
+        multiple: Number of pixels of which the sides are multiples.
+    """
 
     def finish(image, box, truth, seed):
         del truth, seed
@@ -67,17 +72,22 @@ def enlarged(upscale, multiple):
     return Transform(whole, finish)
 
 
-def move(boxes, labels, geometry, size):
-    """Boxes where they are in the transformed image.
+def move(
+    boxes: tf.Tensor,
+    labels: tf.Tensor,
+    geometry: tf.Tensor,
+    size: tf.Tensor | tuple[int, int],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Moves boxes to where they are in the transformed image.
 
-    Of an object of which less than half is in the image that part is to be ignored; what
-    is outside of the image is nothing.
+    An object with less than half of its area inside the image becomes a region to ignore;
+    a box that is entirely outside becomes padding.
 
     Args:
-        boxes: float32 (G, 4), [x1, y1, x2, y2] in pixels of the image before.
-        labels: int32 (G,).
-        geometry: float32 (5,), see the module.
-        size: (height, width) of the image now.
+        boxes: float32 (G, 4), [x1, y1, x2, y2] in pixels of the original image.
+        labels: int32 (G,), see the module's docstring.
+        geometry: float32 (5,), see the module's docstring.
+        size: Size (height, width) of the transformed image in pixels.
 
     Returns:
         (boxes, labels) of the same shapes; boxes are clipped to the image.
@@ -105,19 +115,21 @@ def move(boxes, labels, geometry, size):
 
 
 def _corner(image_size, part, boxes, labels, seed):
-    """Top and left, int32 (2,), of a part of such a size, with an object if there is one.
+    """Top and left, int32 (2,), of a crop that contains an object if there is one.
 
     Args:
-        image_size, part: Height and width, int32 (2,); the part fits into the image.
-        boxes, labels: See the module.
+        image_size, part: Height and width, int32 (2,), of the image and of the crop,
+            which fits into the image.
+        boxes, labels: See the module's docstring.
         seed: Integers (2,).
     """
     object_seed, corner_seed = tf.unstack(tf.random.split(seed, 2))
     room = tf.cast(image_size - part, "float32")
-    draws = tf.random.stateless_uniform(tf.shape(labels), object_seed)
-    box = boxes[tf.argmax(tf.where(labels > 0, draws, -1.0))]
+    scores = tf.random.stateless_uniform(tf.shape(labels), object_seed)
+    box = boxes[tf.argmax(tf.where(labels > 0, scores, -1.0))]
     part = tf.cast(part, "float32")
-    # The object is whole between these two, whichever of them is lower.
+    # Between these two corners (either can be lower) the crop contains the object or is
+    # filled by it.
     one = tf.clip_by_value(box[1::-1], 0.0, room)
     other = tf.clip_by_value(box[:1:-1] - part, 0.0, room)
     found = tf.reduce_any(labels > 0)
@@ -128,7 +140,7 @@ def _corner(image_size, part, boxes, labels, seed):
 
 
 def _padded(image, least):
-    """Black at the right and at the bottom up to `least` (height, width) or more."""
+    """Pads with black at the right and bottom to at least `least` (height, width)."""
     after = tf.maximum(least - tf.shape(image)[:2], 0)
     padding = [[0, after[0]], [0, after[1]], [0, 0]]
     return tf.cond(

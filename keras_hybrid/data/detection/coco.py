@@ -1,8 +1,10 @@
-"""Pedestrians in JSON files as COCO's, one and a folder of images a split."""
+"""Pedestrians in COCO-style JSON files: one file and one folder of images per split."""
 
 import functools
 import numbers
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -18,34 +20,39 @@ from keras_hybrid.data.detection.dataset import (
 from keras_hybrid.metrics import coco_categories, records
 
 LAYOUT = (
-    "COCO's: a JSON file with train in its name and one with test or val, in the folder, "
-    "in annotations/ or beside the images, and images in train/ and test/ (or val/), "
-    "also within images/"
+    "COCO-style: a JSON file with train in its name and one with test or val, in the "
+    "folder, in annotations/ or beside the images, and images in train/ and test/ (or "
+    "val/), also within images/"
 )
 _TESTS = "test", "val"
-_NOWHERE = "boxes without an area, an image or a category, or outside of their image"
-_TURNED = 5, 6, 7, 8  # EXIF's orientations with height and width swapped
+_UNUSABLE = "boxes without an area, an image or a category, or outside their image"
+_TURNED = 5, 6, 7, 8  # EXIF orientations that swap height and width
 
 
-def is_at(path):
-    """Whether a folder has a split of this layout."""
+def is_at(path: pathlib.Path) -> bool:
+    """Whether a folder has the annotations of a training split in this layout."""
     return bool(coco_files.annotations(path, "train"))
 
 
-def open_at(path, min_height, group_aspect=None, category=None):
-    """The `DetectionDataset` in a folder of this layout.
+def open_at(
+    path: pathlib.Path,
+    min_height: float,
+    group_aspect: float | None = None,
+    category: str | None = None,
+) -> DetectionDataset:
+    """Opens a folder of this layout as a `DetectionDataset`.
 
     Args:
-        path: Of the folder.
-        min_height: See `DetectionSource`.
-        group_aspect: Boxes of at least this width per height are ignored, as groups; None
-            for none.
-        category: See `read`.
+        path: Path of the folder.
+        min_height: As in `DetectionSource`.
+        group_aspect: Smallest ratio of width to height of boxes that are ignored as
+            groups; None to ignore none.
+        category: As in `read`.
     """
     tests = [split for split in _TESTS if coco_files.annotations(path, split)]
     if not tests:
         raise FileNotFoundError(
-            f"{path} must hold annotations of a split for the test. Expected {LAYOUT}"
+            f"{path} must hold annotations of a test split. Expected {LAYOUT}"
         )
     return DetectionDataset(
         *(
@@ -66,34 +73,41 @@ def _split(path, split, min_height, group_aspect, category):
     for name, image in zip(names, paths):
         if name_of.setdefault(image, name) != name:
             raise ValueError(
-                f"{file}: images must have files of their own. Received: "
+                f"{file}: each image must have a file of its own. Received: "
                 f"{name_of[image]!r} and {name!r}, for which there is only {image}"
             )
     return source_of_files(paths, people, min_height=min_height)
 
 
-def read(path, group_aspect=None, category=None, folders=None):
-    """A JSON file: `"images"` with an `"id"` and `"file_name"`, and `"annotations"`.
+def read(
+    path: str | os.PathLike,
+    group_aspect: float | None = None,
+    category: str | None = None,
+    folders: Sequence[pathlib.Path] | None = None,
+) -> tuple[list[str], list[People]]:
+    """Reads `"images"` with an `"id"` and a `"file_name"`, and their `"annotations"`.
 
-    Annotations are what `metrics.log_average_miss_rate` takes. People are the category
-    named person or pedestrian, in singular or plural; in a file without `"categories"`
-    category 1. Other categories are not looked at; `"iscrowd"` and `"ignore"` are
-    ignored. Boxes that are null, empty, without an area or outside of their image are
-    left out, with a warning; so are hidden files among the images. The size of an image
-    is read from it where the file does not state it, or a box would be outside.
+    Annotations are those that `metrics.log_average_miss_rate` takes. People are the
+    category named person or pedestrian, in the singular or plural; in a file without
+    `"categories"`, category 1. Other categories are skipped; boxes with `"iscrowd"` or
+    `"ignore"` are ignored. Boxes that are null, empty, without an area or outside their
+    image are left out with a warning, and so are images that are hidden files. The size
+    of an image is read from its file if the JSON does not state it or a box would lie
+    outside.
 
     Args:
-        path: Of the file.
-        group_aspect: See `open_at`.
-        category: Name or id of a category to take for people.
-        folders: Where the images are, see `coco_files.image_file`; by default the file's.
+        path: Path of the JSON file.
+        group_aspect: As in `open_at`.
+        category: Name or id of the category that counts as people.
+        folders: Folders of the images, see `coco_files.image_file`; by default the folder
+            of the JSON file.
 
     Returns:
-        (names of the images, a `People` of each), in the order of the ids.
+        (names of the images, a `People` for each), in the order of the image ids.
 
     Raises:
-        ValueError: A record is malformed, the message has its index; two images have one
-            id; no category or several are people.
+        ValueError: If a record is malformed (the message gives its index), two images
+            have the same id, or not exactly one category counts as people.
     """
     path = pathlib.Path(path)
     content = records.content_of(path)
@@ -101,7 +115,7 @@ def read(path, group_aspect=None, category=None, folders=None):
     categories = content.get("categories")
     category_id = coco_categories.id_of_people(path, categories, annotations, category)
     images = records.images_of(path, images, with_names=True)
-    rows, nowhere = _rows(path, annotations, images, categories, category_id)
+    rows, left_out = _rows(path, annotations, images, categories, category_id)
     names, people, hidden = [], [], []
     for image_id in sorted(images, key=records.order_of):
         name = str(records.name_of_image(images[image_id]))
@@ -111,9 +125,9 @@ def read(path, group_aspect=None, category=None, folders=None):
         places, of_image = zip(*rows[str(image_id)]) if rows[str(image_id)] else ((), ())
         of_image = np.reshape(of_image, (-1, 6)).astype("float64")
         find = functools.partial(coco_files.image_file, folders or [path.parent], name)
-        nothing = _without_area(of_image[:, :4], images[image_id], find)
-        nowhere += [f"{places[i]} of {name}" for i in np.flatnonzero(nothing)]
-        of_image = of_image[~nothing]
+        empty = _without_area(of_image[:, :4], images[image_id], find)
+        left_out += [f"{places[i]} of {name}" for i in np.flatnonzero(empty)]
+        of_image = of_image[~empty]
         ignored = of_image[:, 5] > 0
         if group_aspect is not None:
             ignored |= of_image[:, 2] >= group_aspect * of_image[:, 3]
@@ -121,28 +135,32 @@ def read(path, group_aspect=None, category=None, folders=None):
         people.append(
             People(of_image[:, :4], of_image[:, 4], ignored, image_id, category_id)
         )
-    records.warn_of_left_out(path, _NOWHERE, nowhere)
+    records.warn_of_left_out(path, _UNUSABLE, left_out)
     records.warn_of_left_out(path, "images that are hidden files", hidden)
     return names, people
 
 
 def _rows(path, annotations, images, categories, category_id):
-    """({text of an image's id: [(place, [x, y, width, height, visibility, ignored])]},
-    places of the annotations that are of no use)."""
-    rows, nowhere = {str(image_id): [] for image_id in images}, []
+    """The annotations of people, by image.
+
+    Returns:
+        ({str(id of the image): [(place, [x, y, width, height, visibility, ignored])]},
+        places of the annotations that are left out).
+    """
+    rows, left_out = {str(image_id): [] for image_id in images}, []
     wanted = str(category_id)
     for index, record in enumerate(annotations):
         place = f"annotations[{index}]"
         with records.naming(path, place, record):
             if records.is_empty(record, "category_id"):
-                nowhere.append(place)
+                left_out.append(place)
                 continue
             given = coco_categories.id_in(record, categories, category_id)
             if str(given) != wanted:
                 continue
             box = records.box_or_none(record)
             if box is None or records.is_empty(record, "image_id"):
-                nowhere.append(place)
+                left_out.append(place)
                 continue
             flags = [records.number(record, key, 0) for key in ("ignore", "iscrowd")]
             visibility = records.number(record, "vis_ratio", 1.0)
@@ -150,21 +168,21 @@ def _rows(path, annotations, images, categories, category_id):
             if str(image_id) not in rows:
                 raise records.MalformedError('have an "image_id" of one of the images')
             rows[str(image_id)].append((place, (*box, visibility, any(flags))))
-    return rows, nowhere
+    return rows, left_out
 
 
 def _without_area(boxes, record, find):
-    """See `people.without_area`.
+    """`dataset.without_area`, given the record of the image instead of its size.
 
     Args:
-        boxes: Of one image (N, 4), [x, y, width, height].
-        record: Of the image, whose stated size may be missing, wrong, or that of an image
-            before EXIF's orientation turns it.
-        find: Returns the path of the image.
+        boxes: Boxes of one image (N, 4), [x, y, width, height].
+        record: Record of the image. The size that it states may be missing, wrong, or
+            that of the image before it is turned upright.
+        find: Function that returns the path of the image.
     """
-    nothing, stated = without_area(boxes, None), _stated_size(record)
-    if nothing.all() or (stated and not without_area(boxes[~nothing], stated).any()):
-        return nothing
+    empty, stated = without_area(boxes, None), _stated_size(record)
+    if empty.all() or (stated and not without_area(boxes[~empty], stated).any()):
+        return empty
     either = (max(stated),) * 2 if stated else None
     return without_area(boxes, _upright_size(find()) or either)
 
@@ -176,10 +194,10 @@ def _stated_size(record):
 
 
 def _upright_size(path):
-    """(height, width) of an image as EXIF orients it; None if it cannot be read."""
+    """(height, width) of the upright image; None if it cannot be read."""
     try:
         with Image.open(path) as image:
-            # Asked for EXIF that it does not have, Pillow decodes the image.
+            # To look for EXIF that is not there, Pillow would decode the whole image.
             exif = image.getexif() if "exif" in image.info else {}
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

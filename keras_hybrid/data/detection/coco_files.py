@@ -1,24 +1,25 @@
-"""Where a folder with JSON files as COCO's has annotations and images of a split."""
+"""Finds the annotations and images of a split in a folder of COCO-style JSON files."""
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 from keras_hybrid.data.folders import visible
 
 _JSON_FOLDERS = "", "annotations"
 _IMAGE_FOLDERS = "images", "data"
-# COCO has several files a split, the last ones without boxes of all people.
+# COCO has several files per split; those ranked last lack the boxes of some people.
 _FIRST, _LAST = "instances", ("person_keypoints", "captions", "panoptic", "stuff")
 _WITHOUT_ANNOTATIONS = "image_info"
 
 
-def annotations(path, split):
-    """The JSON files of a split that are equally likely, sorted.
+def annotations(path: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """The most likely annotation files of a split, sorted; several if equally likely.
 
     Args:
-        path: Of the data set's folder.
-        split: `"train"`, `"test"` or `"val"`, which is part of the file's name, or begins
-            a word in the name of its folder, as in "train2017" or "Validation".
+        path: Folder of the data set.
+        split: `"train"`, `"test"` or `"val"`. It is part of the name of the file, or
+            begins a word in the name of its folder, as in "train2017" or "Validation".
     """
     folders = [path / name for name in _JSON_FOLDERS]
     found = [f for folder in folders for f in _json_files(folder) if _has(f, split)]
@@ -28,21 +29,21 @@ def annotations(path, split):
     return [file for file in found if _rank(file) == best]
 
 
-def image_folders(path, split):
-    """Where images of a split may be, the likeliest first."""
+def image_folders(path: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Folders that may hold the images of a split, the most likely first."""
     own = _split_folders(path, split)
     within = [folder / name for folder in own for name in _IMAGE_FOLDERS]
     return [*own, *within, *(path / name for name in _IMAGE_FOLDERS), path]
 
 
-def image_file(folders, name):
-    """Path of an image in the first of `folders` that has it.
+def image_file(folders: Sequence[pathlib.Path], name: str) -> pathlib.Path:
+    """Finds an image in the first of `folders` that has it.
 
-    A name may have folders, with slashes or backslashes, or be the path on another
-    machine: then its last parts count, as many as lead to a file.
+    A name may contain folders, separated by slashes or backslashes, or be a path on
+    another machine; leading parts are dropped until the rest leads to a file.
 
     Returns:
-        A `pathlib.Path`; within the first folder, if there is no such file.
+        Path of the image; a path in the first folder if there is no such file.
     """
     parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
     for tried in ((name,), *(parts[start:] for start in range(len(parts)))):
@@ -52,8 +53,8 @@ def image_file(folders, name):
     return folders[0].joinpath(*parts)
 
 
-def is_hidden(name):
-    """Whether an image's name is that of a hidden file, as macOS leaves beside others."""
+def is_hidden(name: str) -> bool:
+    """Whether an image is a hidden file, such as those that macOS leaves beside files."""
     return pathlib.PurePosixPath(name.replace("\\", "/")).name.startswith(".")
 
 
@@ -68,7 +69,7 @@ def _split_folders(path, split):
 
 
 def _has(file, split):
-    """Whether its name has `split`; neither "latest" nor "trainval" is of the test."""
+    """Whether a name contains `split`; "latest" is not test, and "trainval" not val."""
     name = file.name.lower().replace("latest", "")
     return split in name and (split == "train" or "train" not in name)
 

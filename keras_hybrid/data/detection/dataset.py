@@ -1,29 +1,32 @@
 """Images with boxes around people."""
 
 import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data.detection import augment
-from keras_hybrid.data.sources import EncodedSource
+from keras_hybrid.data.sources import ArraySource, EncodedSource
 from keras_hybrid.data.transforms import Transform
 
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """Who is in an image: N boxes, in pixels of the upright image.
+    """The N annotated people of an image, in pixels of the upright image.
 
     Attributes:
-        boxes: float64 (N, 4), [x, y, width, height] of the whole person, also where it is
-            covered or the image ends.
-        visibility: float64 (N,), the visible part of that box's area.
-        ignored: bool (N,), boxes that are neither to be found nor false alarms: groups,
-            riders, posters, and what an annotator could not tell.
-        image_id: Number or text that the annotations have for the image; None for its
-            index.
-        category_id: Number or text that they have for people.
+        boxes: float64 (N, 4), [x, y, width, height] of the whole person, including what
+            is occluded or outside the image.
+        visibility: float64 (N,), visible fraction of the area of the box.
+        ignored: bool (N,), boxes that count neither as missed nor as false positives:
+            groups, riders, posters, and what an annotator could not identify.
+        image_id: Id of the image in the annotations, a number or a string; None for the
+            index of the image.
+        category_id: Id of people in the annotations, a number or a string.
     """
 
     boxes: np.ndarray
@@ -42,35 +45,43 @@ class DetectionDataset:
 
 
 class DetectionSource:
-    """A source, see `sources`, whose labels are boxes.
+    """A source, as described in `sources`, whose labels are boxes.
 
-    Its batches are float32 (B, h, w, 3), raw RGB, and a dictionary of what
-    `models.faster_rcnn.FasterRCNN` learns from, and more:
+    Its batches are float32 (B, h, w, 3), raw RGB, and a dictionary that includes the
+    ground truth on which `models.detection.faster_rcnn.FasterRCNN` is trained:
 
     - `"boxes"` float32 (B, G, 4), [x1, y1, x2, y2] in pixels of these images,
-    - `"labels"` int32 (B, G): 1 a person, -1 a region to ignore, 0 nothing,
-    - `"index"` int32 (B,), which image it is: `names[index]`, `people[index]`,
-    - `"scale"` float32 (B, 2), what its x and y were multiplied with.
+    - `"labels"` int32 (B, G): 1 for a person, -1 for a region to ignore, 0 for padding,
+    - `"index"` int32 (B,), index of the image in `names` and `people`,
+    - `"scale"` float32 (B, 2), the factors by which x and y were scaled.
 
-    `transform` is one of `augment`.
+    `transform` is one of those in `augment`.
 
     Args:
-        source: A source of images whose labels are indices.
-        names: Of the images.
-        people: A `People` of each image.
-        min_height: People lower than that, in pixels of the image as it is, are ignored
+        source: Source of images whose labels are indices.
+        names: Names of the images.
+        people: A `People` for each image.
+        min_height: Height in pixels of the original image below which people are ignored
             in training. 50 for CityPersons, whose evaluation ignores them too.
-        left_out: Names of images that are not in it, since they are missing.
+        left_out: Names of images that are left out because they are missing.
     """
 
-    def __init__(self, source, names, people, *, min_height, left_out=()):
+    def __init__(
+        self,
+        source: ArraySource | EncodedSource,
+        names: list[str],
+        people: list[People],
+        *,
+        min_height: float,
+        left_out: Sequence[str] = (),
+    ) -> None:
         self._source, self._left_out = source, tuple(left_out)
         self.names, self.people = names, people
         self._image_ids = [
             index if of_image.image_id is None else of_image.image_id
             for index, of_image in enumerate(people)
         ]
-        # One more, so that there is one.
+        # One more than needed, so that there is at least one.
         most = 1 + max((len(of_image.boxes) for of_image in people), default=0)
         boxes = np.zeros((len(people), most, 4), "float32")
         labels = np.zeros((len(people), most), "int32")
@@ -83,20 +94,27 @@ class DetectionSource:
         with tf.device("CPU"):
             self._boxes, self._labels = tf.constant(boxes), tf.constant(labels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._source)
 
     @property
-    def skipped(self):
-        """Names of what was left out, and of what could not be read so far."""
+    def skipped(self) -> list[str]:
+        """Names of images that were left out or could not be read so far."""
         return [*self._left_out, *self._source.skipped]
 
-    def batches(self, batch_size, transform):
-        """See `sources`."""
+    def batches(self, batch_size: int, transform: Transform) -> tf.data.Dataset:
+        """Batches of all images in order; see `sources`."""
         return self._source.batches(batch_size, self._with_boxes(transform))
 
-    def training_batches(self, batch_size, transform, seed, epochs, context=None):
-        """See `sources`."""
+    def training_batches(
+        self,
+        batch_size: int,
+        transform: Transform,
+        seed: int,
+        epochs: range,
+        context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Shuffled batches of all `epochs`; see `sources`."""
         return self._source.training_batches(
             batch_size, self._with_boxes(transform), seed, epochs, context
         )
@@ -123,12 +141,12 @@ class DetectionSource:
         return Transform(box, finish)
 
     @property
-    def category_id(self):
-        """That of all people, see `People`."""
+    def category_id(self) -> int | str:
+        """Id of people in the annotations, see `People`."""
         return self.people[0].category_id
 
-    def ground_truth(self):
-        """What `metrics.log_average_miss_rate` takes, with the ids of the annotations."""
+    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
+        """Ground truth for `metrics.log_average_miss_rate`, with the annotations' ids."""
         return {
             "images": [{"id": image_id} for image_id in self._image_ids],
             "annotations": [
@@ -147,8 +165,10 @@ class DetectionSource:
             ],
         }
 
-    def with_given_ids(self, detections):
-        """Detections whose `"image_id"` is an index, with the ids of the annotations."""
+    def with_given_ids(
+        self, detections: Iterable[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Replaces image indices in detections by the ids of the annotations."""
         return [
             {
                 **one,
@@ -159,11 +179,13 @@ class DetectionSource:
         ]
 
 
-def source_of_files(paths, people, *, min_height):
+def source_of_files(
+    paths: Sequence[pathlib.Path], people: Sequence[People], *, min_height: float
+) -> DetectionSource:
     """A `DetectionSource` of image files; those that do not exist are left out.
 
     Raises:
-        FileNotFoundError: None of them exists.
+        FileNotFoundError: If none of the files exists.
     """
     there = [path.is_file() for path in paths]
     if not any(there):
@@ -174,7 +196,7 @@ def source_of_files(paths, people, *, min_height):
     left_out = [str(path) for path, exists in zip(paths, there) if not exists]
     if left_out:
         logging.warning(
-            "Leaving out %d images that are missing, such as %s",
+            "Leaving out %d missing images, such as %s",
             len(left_out),
             left_out[0],
         )
@@ -195,15 +217,15 @@ def source_of_files(paths, people, *, min_height):
     )
 
 
-def without_area(boxes, size):
-    """Which boxes (N, 4), [x, y, width, height], have no pixel of an image.
+def without_area(boxes: np.ndarray, size: tuple[float, float] | None) -> np.ndarray:
+    """Which boxes cover no part of an image, bool (N,).
 
     Args:
-        boxes: float64.
-        size: (height, width) of the image in pixels, or None if it is not known.
+        boxes: float64 (N, 4), [x, y, width, height] in pixels.
+        size: Size (height, width) of the image in pixels; None if unknown.
     """
-    nothing = (boxes[:, 2:] <= 0).any(axis=1)
+    empty = (boxes[:, 2:] <= 0).any(axis=1)
     if size is not None:
         ends = boxes[:, :2] + boxes[:, 2:]
-        nothing |= (ends <= 0).any(axis=1) | (boxes[:, :2] >= size[::-1]).any(axis=1)
-    return nothing
+        empty |= (ends <= 0).any(axis=1) | (boxes[:, :2] >= size[::-1]).any(axis=1)
+    return empty

@@ -1,32 +1,40 @@
-"""The layouts of detection data that `--data_dir` may point to."""
+"""Layouts of detection data that `--data_dir` accepts."""
+
+import os
 
 from absl import logging
 
 from keras_hybrid.data.detection import citypersons, coco
+from keras_hybrid.data.detection.dataset import DetectionDataset
 from keras_hybrid.data.folders import find_layout
 
 _LAYOUTS = citypersons, coco
 
 
-def open_dataset(data_dir, min_height=50, group_aspect=None, category=None):
-    """Opens CityPersons on a Cityscapes tree, or folders with JSON files as COCO's.
+def open_dataset(
+    data_dir: str | os.PathLike,
+    min_height: float = 50,
+    group_aspect: float | None = None,
+    category: str | None = None,
+) -> DetectionDataset:
+    """Opens CityPersons in a Cityscapes tree, or folders with COCO-style JSON files.
 
-    Annotations are read; of the images it is only looked up whether they exist.
+    Annotations are read; images are not decoded yet.
 
     Args:
-        data_dir: Path.
-        min_height: People lower than that, in pixels, are ignored in training.
-        group_aspect: Boxes of at least this width per height are ignored, as groups, in
-            training and test; for COCO's layout alone. None for none.
-        category: Name or id of the category to find, for COCO's layout alone; by default
-            the one named person or pedestrian.
+        data_dir: Path of the data set.
+        min_height: Height in pixels below which people are ignored in training.
+        group_aspect: Smallest ratio of width to height of boxes that are ignored as
+            groups in training and test, in the COCO layout only; None to ignore none.
+        category: Name or id of the category to detect, in the COCO layout only; by
+            default the one named person or pedestrian.
 
     Returns:
         A `DetectionDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such data, or nobody in the training
-            images; the message says why.
+        FileNotFoundError, ValueError: If there is no such data, or the training images
+            have no people; the message gives the reason.
     """
     layout, path = find_layout(data_dir, _LAYOUTS)
     if layout is coco:
@@ -35,14 +43,14 @@ def open_dataset(data_dir, min_height=50, group_aspect=None, category=None):
         data = citypersons.open_at(path, min_height)
     else:
         raise ValueError(
-            "`category` must be None for CityPersons, whose pedestrians are found. "
+            "`category` must be None for CityPersons, whose category is pedestrian. "
             f"Received: category={category}"
         )
     return _with_people(data, path)
 
 
 def _with_people(data, path):
-    """`data`, whose training images must show somebody to learn from."""
+    """Returns `data`, whose training images must have people that are not ignored."""
     train, test = (
         [one for of_image in source.people for one in of_image.ignored]
         for source in (data.train, data.test)

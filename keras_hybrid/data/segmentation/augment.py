@@ -1,10 +1,10 @@
 """Training crops and evaluation images with their label maps.
 
-Each function returns a `Transform`, as those of `augment`: from an image uint8 (H, W, 3)
-and its label map uint8 (H, W) to float32 (h, w, 3) in 0..255 and uint8 (h, w). Both may
-also be one array (H, W, 4), the label behind the colours, and become a float32 (h, w, 4).
-Colours are resized bilinearly, labels take the nearest; pixels beside the image are black
-and of no class.
+Each function returns a `Transform` from an image uint8 (H, W, 3) and its label map uint8
+(H, W) to float32 (h, w, 3) in 0..255 and uint8 (h, w). Both may also be one array
+(H, W, 4) with the label as the last channel; the result is then float32 (h, w, 4). Images
+are resized bilinearly, label maps by nearest neighbour; padding is black and has the
+label `IGNORED`.
 """
 
 import tensorflow as tf
@@ -15,14 +15,14 @@ from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
 _SCALE = 0.5, 1.5
 
 
-def random_scale_crop_flip(size):
-    """A random part at a random scale, and its mirror image.
+def random_scale_crop_flip(size: tuple[int, int]) -> Transform:
+    """A random crop at a random scale, mirrored in half of the cases.
 
-    Chen et al., "DeepLab", section 4.1: scales uniform in 0.5..1.5. The part is cut out
-    before it is scaled, which is the same and quicker.
+    Chen et al., "DeepLab", section 4.1: scales uniform in 0.5..1.5. Cropping before
+    scaling gives the same result faster.
 
     Args:
-        size: (height, width) of the result.
+        size: Size (height, width) of the result in pixels.
     """
 
     def box(image_size, label, seed):
@@ -46,8 +46,8 @@ def random_scale_crop_flip(size):
     return _of_both(box, finish)
 
 
-def padded_to_multiple(number):
-    """The whole image; sides that are no multiples of `number` grow to the next one."""
+def padded_to_multiple(number: int) -> Transform:
+    """The whole image, with height and width padded to the next multiple of `number`."""
 
     def finish(image, labels, box, seed):
         del seed
@@ -58,7 +58,7 @@ def padded_to_multiple(number):
 
 
 def _of_both(box, finish):
-    """A `Transform` whose `finish(image, labels, box, seed)` returns the two."""
+    """A `Transform` from `finish(image, labels, box, seed)`, which returns the two."""
 
     def finish_both(part, box, label, seed):
         if isinstance(part, tuple):
@@ -71,7 +71,7 @@ def _of_both(box, finish):
 
 
 def _padded(image, labels, least):
-    """Grown at the right and at the bottom to `least` (height, width) or more."""
+    """Pads at the right and at the bottom to at least `least` (height, width)."""
     after = tf.maximum(least - tf.shape(labels), 0)
     padding = [[0, after[0]], [0, after[1]]]
     return tf.cond(

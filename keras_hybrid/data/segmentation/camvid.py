@@ -1,4 +1,6 @@
-"""Folders as those of CamVid in SegNet's tutorial."""
+"""Folders in the layout of CamVid in SegNet's tutorial."""
+
+import pathlib
 
 from keras_hybrid.data.segmentation import class_names
 from keras_hybrid.data.segmentation.dataset import (
@@ -8,9 +10,9 @@ from keras_hybrid.data.segmentation.dataset import (
 )
 
 LAYOUT = (
-    "folders as CamVid's: train/*.png or .jpg and trainannot/*.png of the same names, "
-    "test/ and testannot/ (or val/ and valannot/) likewise, and classes.txt with the "
-    "name of class n in line n+1"
+    "CamVid-style folders: train/*.png or .jpg and trainannot/*.png with the same names, "
+    "likewise test/ and testannot/ (or val/ and valannot/), and classes.txt with the "
+    "name of class n on line n+1"
 )
 _CAMVID = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence"),
@@ -18,16 +20,16 @@ _CAMVID = (
 )
 
 
-def is_at(path):
-    """Whether a folder looks like CamVid's."""
+def is_at(path: pathlib.Path) -> bool:
+    """Whether a folder looks like CamVid."""
     return (path / "train").is_dir() and (path / "trainannot").is_dir()
 
 
-def open_at(path):
-    """The `SegmentationDataset` in a folder of this layout.
+def open_at(path: pathlib.Path) -> SegmentationDataset:
+    """Opens a folder of this layout as a `SegmentationDataset`.
 
-    Without `classes.txt`, see `class_names.read`, the classes are CamVid's. Where there
-    is no `testannot/`, `val/` is for the test.
+    Without a `classes.txt` (see `class_names.read`) the classes are CamVid's. Without a
+    `testannot/`, the images in `val/` are the test images.
     """
     file = path / "classes.txt"
     known = class_names.read(file) if file.exists() else class_names.of_names(_CAMVID)

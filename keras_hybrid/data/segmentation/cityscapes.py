@@ -1,4 +1,6 @@
-"""Cityscapes as it is downloaded, or as tensorflow-datasets prepares it."""
+"""Cityscapes as downloaded, or as prepared by tensorflow-datasets."""
+
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +20,7 @@ LAYOUT = (
     "tensorflow-datasets folder with cityscapes/semantic_segmentation/VERSION/"
 )
 
-# Class -> its id in a label map (cityscapesScripts, helpers/labels.py).
+# Class name -> id in the label maps (cityscapesScripts, helpers/labels.py).
 _IDS = {
     "road": 7,
     "sidewalk": 8,
@@ -40,23 +42,23 @@ _IDS = {
     "motorcycle": 32,
     "bicycle": 33,
 }
-_HIGHEST_ID = 34  # of GTA5, which has one more
+_HIGHEST_ID = 34  # in GTA5, which has one id more than Cityscapes
 _SHUFFLE_BUFFER = 512  # encoded pairs, 1.2 GB; the shards are shuffled too
 CLASSES = tuple(_IDS)
 
 CLASS_OF = np.full(256, UNKNOWN, "int16")
 CLASS_OF[: _HIGHEST_ID + 1] = IGNORED
-CLASS_OF[255] = IGNORED  # -1, the number plate
+CLASS_OF[255] = IGNORED  # id -1, the licence plate
 CLASS_OF[list(_IDS.values())] = range(len(_IDS))
 
 
-def is_at(path):
+def is_at(path: pathlib.Path) -> bool:
     """Whether a folder looks like Cityscapes."""
     return (path / "leftImg8bit").is_dir() or _prepared(path).is_dir()
 
 
-def open_at(path):
-    """The `SegmentationDataset` in a folder of this layout."""
+def open_at(path: pathlib.Path) -> SegmentationDataset:
+    """Opens a folder of this layout as a `SegmentationDataset`."""
     if _prepared(path).is_dir():
         return _open_prepared(path)
     return SegmentationDataset(_split(path, "train"), _split(path, "val"), CLASSES)
@@ -64,7 +66,7 @@ def open_at(path):
 
 def _split(path, split):
     pairs, left_out = [], []
-    # No ._files of macOS.
+    # Without hidden files, such as the ._ files of macOS.
     files = (path / "leftImg8bit" / split).glob("[!.]*/[!.]*_leftImg8bit.*")
     for image in sorted(file for file in files if file.suffix.lower() in SUFFIXES):
         name = f"{image.stem.replace('_leftImg8bit', '_gtFine_labelIds')}.png"
@@ -93,7 +95,7 @@ def _open_prepared(path):
             f"cityscapes/semantic_segmentation --data_dir={path} --manual_dir="
             "FOLDER_OF_THE_ZIPS"
         )
-    import tensorflow_datasets as tfds  # seconds, and only needed here
+    import tensorflow_datasets as tfds  # takes seconds, and is needed only here
 
     builder = tfds.builder_from_directory(versions[-1].parent)
     train, test = (_records(tfds, builder, split) for split in ("train", "validation"))

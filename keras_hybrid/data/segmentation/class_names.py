@@ -1,6 +1,8 @@
-"""Names of the classes of label maps, in the order of their values."""
+"""Class names of label maps, in the order of the label values."""
 
 import codecs
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,20 +10,21 @@ from keras_hybrid.data.segmentation.dataset import IGNORED
 from keras_hybrid.data.segmentation.decoding import UNKNOWN
 
 _NO_CLASS = "void", "unlabelled", "unlabeled", "ignore", "ignored"
-_MOST = IGNORED  # values of a label map that can be classes
+_MOST = IGNORED  # number of label values that can be classes
 
 
-def read(path):
-    """Reads a text file with the name of class n in line n+1.
+def read(path: pathlib.Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Reads a text file with the name of class n on line n+1.
 
-    Pixels of a class named Void, and those of value 255, are of no class. An empty line
-    is that of a class without a name, which becomes "class n"; at the end it is none.
+    Pixels of a class named Void or the like, and pixels of value 255, have no class. An
+    empty line denotes a class without a name, which becomes "class n"; empty lines at the
+    end are skipped.
 
     Returns:
         (names, class_of), see `of_names`.
 
     Raises:
-        ValueError: It is no such file.
+        ValueError: If the file is anything else.
     """
     text = _text(path).rstrip()
     lines = text.split("\n") if text else []
@@ -31,14 +34,19 @@ def read(path):
     if twice or not 1 <= len(names) <= _MOST:
         received = f"{twice[0]!r} twice" if twice else f"{len(names)} names"
         raise ValueError(
-            f"{path} must name 1 to {_MOST} classes, each in a line of its own and once. "
+            f"{path} must name 1 to {_MOST} classes, each once and on a line of its own. "
             f"Received: {received}"
         )
     return of_names(names)
 
 
-def of_names(names):
-    """(names that are of a class, value in a label map -> class as `source_of_files`)."""
+def of_names(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Maps label values to classes, given the name of each value.
+
+    Returns:
+        (names, class_of): the names without Void and the like, and the class of each
+        label value as in `source_of_files`.
+    """
     classes = [name for name in names if name.lower() not in _NO_CLASS]
     class_of = np.full(256, UNKNOWN, "int16")
     class_of[: len(names)] = [
@@ -49,7 +57,7 @@ def of_names(names):
 
 
 def _text(path):
-    """Of UTF-8, or UTF-16 with a mark, as Windows writes them."""
+    """Text in UTF-8, or in UTF-16 with a byte order mark, as Windows writes them."""
     data = path.read_bytes()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -58,6 +66,6 @@ def _text(path):
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{path} must be text in UTF-8. Received: line {line} is not. Save it again "
-            "with this encoding"
+            "in this encoding"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,17 +18,18 @@ from keras_hybrid.data.segmentation.decoding import (
     decode_part_of_pair,
 )
 from keras_hybrid.data.sources import ArraySource, EncodedSource
+from keras_hybrid.data.transforms import Transform
 
 IGNORED = 255
-"""Label of a pixel that is of no class."""
-_SUFFIXES = ".png", ".bmp", ".gif", ".tif", ".tiff"  # of formats that lose nothing
-_TRIED = 4  # pairs, before training starts
-_LOOKED_AT = 16  # label maps, for their values
+"""Label of a pixel that has no class."""
+_SUFFIXES = ".png", ".bmp", ".gif", ".tif", ".tiff"  # of lossless formats
+_CHECKED = 4  # pairs that are decoded before training starts
+_SAMPLED = 16  # label maps whose values are collected
 
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationDataset:
-    """Training and test images; a label is an index of a name, or 255 for none."""
+    """Training and test images; a label is an index of `class_names`, or 255 for none."""
 
     train: "SegmentationSource"
     test: "SegmentationSource"
@@ -35,35 +37,47 @@ class SegmentationDataset:
 
 
 class SegmentationSource:
-    """A source, see `sources`, whose labels are maps.
+    """A source, as described in `sources`, whose labels are label maps.
 
     Its batches are float32 (B, H, W, 3), raw RGB, and uint8 (B, H, W). `transform` is one
-    of `augment`.
+    of those in `augment`.
 
     Args:
-        source: A source of pairs, uint8 (H, W, 3) and uint8 (H, W), as its images.
-        left_out: Names of images that are not in it, since they have no label map.
-        shown: Classes that have a pixel in its label maps: all, or two of them. None if
-            nobody has looked.
+        source: Source whose images are pairs, uint8 (H, W, 3) and uint8 (H, W).
+        left_out: Names of images that are left out because they have no label map.
+        shown: Classes that occur in the label maps: all of them, or at least two. None if
+            unknown.
     """
 
-    def __init__(self, source, left_out=(), shown=None):
+    def __init__(
+        self,
+        source: ArraySource | EncodedSource,
+        left_out: Sequence[str] = (),
+        shown: tuple[int, ...] | None = None,
+    ) -> None:
         self._source, self._left_out, self.shown = source, tuple(left_out), shown
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._source)
 
     @property
-    def skipped(self):
-        """Names of what was left out, and of what could not be read so far."""
+    def skipped(self) -> list[str]:
+        """Names of images that were left out or could not be read so far."""
         return [*self._left_out, *self._source.skipped]
 
-    def batches(self, batch_size, transform):
-        """See `sources`."""
+    def batches(self, batch_size: int, transform: Transform) -> tf.data.Dataset:
+        """Batches of all images in order; see `sources`."""
         return self._source.batches(batch_size, transform).map(_pair)
 
-    def training_batches(self, batch_size, transform, seed, epochs, context=None):
-        """See `sources`."""
+    def training_batches(
+        self,
+        batch_size: int,
+        transform: Transform,
+        seed: int,
+        epochs: range,
+        context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Shuffled batches of all `epochs`; see `sources`."""
         return self._source.training_batches(
             batch_size, transform, seed, epochs, context
         ).map(_pair)
@@ -73,21 +87,24 @@ def _pair(pair, _):
     return pair
 
 
-def source_of_arrays(images, label_maps):
+def source_of_arrays(images: np.ndarray, label_maps: np.ndarray) -> SegmentationSource:
     """A source of images uint8 (N, H, W, 3) and label maps uint8 (N, H, W)."""
     no_labels = np.zeros(len(images), "int32")
     return SegmentationSource(ArraySource((images, label_maps), no_labels))
 
 
-def pairs_in(images, labels):
-    """Files of one name in two folders, whatever their suffixes.
+def pairs_in(
+    images: pathlib.Path, labels: pathlib.Path
+) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str], int]:
+    """Pairs the files of two folders that have the same name, whatever their suffixes.
 
     Args:
-        images, labels: Paths of the folders.
+        images: Folder of images.
+        labels: Folder of label maps.
 
     Returns:
-        (pairs of paths as `source_of_files` takes them, sorted; names of the images
-        without a label map; number of label maps).
+        (sorted pairs of paths for `source_of_files`; names of the images without a label
+        map; number of label maps).
     """
     (image_names,) = images_in([images])
     (label_names,) = images_in([labels], _SUFFIXES)
@@ -98,16 +115,20 @@ def pairs_in(images, labels):
     return pairs, left_out, len(label_names)
 
 
-def source_of_files(pairs, class_of, left_out=()):
-    """A source of image files and files of labels.
+def source_of_files(
+    pairs: Sequence[tuple[pathlib.Path, pathlib.Path]],
+    class_of: np.ndarray,
+    left_out: Sequence[str] = (),
+) -> SegmentationSource:
+    """A source of image files and label map files.
 
     Args:
-        pairs: (image's path, label map's path) each.
-        class_of: Value in a label map -> class, 255 or `UNKNOWN`, int16 (256,).
+        pairs: Pairs (path of the image, path of its label map).
+        class_of: Class, 255 or `UNKNOWN` for each label value, int16 (256,).
         left_out: Names of images without a label map, see `SegmentationSource.skipped`.
 
     Raises:
-        ValueError: None of the first few pairs can be read.
+        ValueError: If none of the first few pairs can be read.
     """
     _check_first(pairs, class_of)
     if left_out:
@@ -133,15 +154,20 @@ def source_of_files(pairs, class_of, left_out=()):
 
 
 def source_of_encoded(
-    examples, size, class_of, read=tf.identity, left_out=(), shown=None
-):
+    examples: Callable[[tf.Tensor | None], tf.data.Dataset],
+    size: int,
+    class_of: np.ndarray,
+    read: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    left_out: Sequence[str] = (),
+    shown: tuple[int, ...] | None = None,
+) -> SegmentationSource:
     """A source of encoded images and label maps.
 
     Args:
-        examples, size, read: As of `EncodedSource`, whose "encoded" are (image, label
-            map), strings (2,).
-        class_of, left_out: As of `source_of_files`.
-        shown: As of `SegmentationSource`.
+        examples, size, read: As in `EncodedSource`; `read` returns (image, label map),
+            strings (2,).
+        class_of, left_out: As in `source_of_files`.
+        shown: As in `SegmentationSource`.
     """
 
     def decode_part(pair, box_of):
@@ -153,7 +179,7 @@ def source_of_encoded(
 
 def _check_first(pairs, class_of):
     reasons = []
-    for image, labels in pairs[:_TRIED]:
+    for image, labels in pairs[:_CHECKED]:
         try:
             decode_pair(
                 pathlib.Path(image).read_bytes(),
@@ -164,31 +190,33 @@ def _check_first(pairs, class_of):
             reasons.append(f"{labels}: {error}")
         else:
             return
-    raise ValueError(f"The first images cannot be read with their labels. {reasons[0]}")
+    raise ValueError(
+        f"The first images cannot be read with their label maps. {reasons[0]}"
+    )
 
 
 def _classes_shown(pairs, class_of):
-    """Sorted classes that have a pixel in the label maps; not all if there are two."""
+    """Sorted classes that occur in the label maps; stops as soon as there are two."""
     shown = set()
     for labels in _readable(pairs):
         try:
             shown.update(np.unique(classes_of(labels, class_of)).tolist())
         except ValueError:
-            continue  # it is skipped in training too
+            continue  # training skips it too
         shown.discard(IGNORED)
         if len(shown) > 1:
             break
     return tuple(sorted(shown))
 
 
-def values_in(pairs):
-    """The values of a few label maps, a set."""
-    few = itertools.islice(_readable(pairs), _LOOKED_AT)
+def values_in(pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> set[int]:
+    """Label values that occur in a sample of the label maps."""
+    few = itertools.islice(_readable(pairs), _SAMPLED)
     return set().union(*(np.unique(labels).tolist() for labels in few))
 
 
 def _readable(pairs):
-    """The label maps in an order of no meaning: neighbours are often of one scene."""
+    """Yields label maps in random order, since neighbours often show the same scene."""
     for index in np.random.default_rng(0).permutation(len(pairs)):
         try:
             yield decode_labels(pathlib.Path(pairs[index][1]).read_bytes())

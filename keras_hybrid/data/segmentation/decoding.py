@@ -1,4 +1,6 @@
-"""Encoded images with encoded label maps to upright pixels and classes."""
+"""Decode images and their label maps to upright pixels and classes."""
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -7,26 +9,28 @@ from keras_hybrid.data import decoding
 from keras_hybrid.data.transforms import cut
 
 UNKNOWN = -1
-"""In a `class_of`: a value that must not occur."""
+"""Entry of a `class_of` for a label value that must not occur."""
 
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # how it starts; width and height follow,
-_GREY_8_BITS = b"\x08\0"  # and then this
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # Pillow can do without, TensorFlow cannot
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # start of a file; then width and height,
+_GREY_8_BITS = b"\x08\0"  # then bit depth 8, colour type grey
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # required by TensorFlow, not by Pillow
 
 
-def decode_part_of_pair(pair, class_of, box_of):
-    """What a box has of the image and the classes that `decode_pair` returns.
+def decode_part_of_pair(
+    pair: tf.Tensor, class_of: np.ndarray, box_of: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Decodes the part of an image and its classes inside a box, as in `decode_pair`.
 
     Args:
         pair: Encoded image and label map, strings (2,).
-        class_of: As of `decode_pair`.
-        box_of: As of `decoding.decode_part`.
+        class_of: Class of each label value, see `source_of_files`.
+        box_of: As in `decoding.decode_part`.
 
     Returns:
         ((uint8 (h, w, 3), uint8 (h, w)), the box).
 
     Raises:
-        tf.errors.OpError: They cannot be decoded, or do not belong together.
+        tf.errors.OpError: If they cannot be decoded or do not belong together.
     """
     is_cropped, parts, box = crop_pair(pair, class_of, box_of)
     return tf.cond(
@@ -36,17 +40,19 @@ def decode_part_of_pair(pair, class_of, box_of):
     )
 
 
-def crop_pair(pair, class_of, box_of):
-    """`decode_part_of_pair` of the usual JPEG or PNG with the usual label map.
+def crop_pair(
+    pair: tf.Tensor, class_of: np.ndarray, box_of: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """`decode_part_of_pair` for the common kinds of JPEG and PNG files.
 
-    Of a JPEG no more than the box is decoded.
+    Of a JPEG only the part inside the box is decoded.
 
     Returns:
-        (False for other images, or labels that are unknown; what
-        `decode_part_of_pair` returns).
+        (is_cropped, (pixels, classes), box). `is_cropped` is False, and the rest is
+        meaningless, for other files and for label maps with unknown labels.
 
     Raises:
-        tf.errors.OpError: One of the two cannot be decoded.
+        tf.errors.OpError: If one of the two cannot be decoded.
     """
     image, label_map = tf.unstack(pair)
     size = _size_of_png(label_map)
@@ -56,7 +62,7 @@ def crop_pair(pair, class_of, box_of):
         box = box_of(size)
         part = tf.cond(
             is_jpeg,
-            # The numbers are Pillow's, which decodes the others.
+            # Bit-identical to Pillow, which decodes all other files.
             lambda: decoding.crop_jpeg(image, size, box, "INTEGER_ACCURATE"),
             lambda: cut(tf.io.decode_png(image, 3), box),
         )
@@ -75,14 +81,14 @@ def crop_pair(pair, class_of, box_of):
 
 
 def _size_of_jpeg(encoded):
-    """Height and width, int32 (2,); zeros if it is CMYK or has to be decoded whole."""
+    """Height and width, int32 (2,); zeros for CMYK or if it must be decoded whole."""
     shape = tf.io.extract_jpeg_shape(encoded)
     is_usual = decoding.can_be_cropped(encoded) & (shape[2] != 4)
     return tf.where(is_usual, shape[:2], 0)
 
 
 def _size_of_png(encoded):
-    """Height and width by its header, int32 (2,); zeros if turned or without its end."""
+    """Height and width from the header, int32 (2,); zeros if marked or truncated."""
     begins = tf.strings.substr(encoded, 0, len(_PNG) + 8)
     length = tf.minimum(tf.strings.length(encoded), len(_PNG_END))
     is_usual = (
@@ -97,13 +103,13 @@ def _size_of_png(encoded):
 
 
 def _crop_classes(label_map, class_of, box):
-    """(False if it holds other labels; uint8 (h, w)), of a PNG."""
+    """(whether all labels are known, uint8 (h, w)) of the part of a PNG inside a box."""
     unknown = np.flatnonzero(class_of == UNKNOWN)
     lowest = unknown.min(initial=255)
 
     def of_grey():
         labels = tf.io.decode_png(label_map, 1)
-        # The value 255 is always known, and becomes 0.
+        # 255, which is always known, wraps around to 0.
         all_known = tf.reduce_max(labels + 1) <= lowest
         part = tf.cast(cut(tf.squeeze(labels, 2), box), "int32")
         return all_known, tf.gather(class_of.astype("uint8"), part)
@@ -122,8 +128,10 @@ def _classes_by_pillow(label_map, class_of):
     return tf.ensure_shape(classes, (None, None))
 
 
-def decode_whole_pair(pair, class_of):
-    """`decode_pair` in a graph, of strings (2,): (uint8 (H, W, 3), uint8 (H, W))."""
+def decode_whole_pair(
+    pair: tf.Tensor, class_of: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`decode_pair` in a graph: from strings (2,) to uint8 (H, W, 3) and uint8 (H, W)."""
     both = tf.numpy_function(
         lambda pair: decode_pair(*pair, class_of), [pair], "uint8", stateful=False
     )
@@ -131,40 +139,40 @@ def decode_whole_pair(pair, class_of):
     return both[..., :3], both[..., 3]
 
 
-def decode_pair(image, labels, class_of):
-    """An encoded image and an encoded label map as uint8 (H, W, 4), upright.
+def decode_pair(image: bytes, labels: bytes, class_of: np.ndarray) -> np.ndarray:
+    """Decodes an image and its label map to upright pixels and classes, uint8 (H, W, 4).
 
-    A label map fits the upright image. One that fits only the pixels as they are stored
-    is turned with them.
+    A label map normally fits the upright image. One that fits only the pixels as stored
+    is turned together with them.
 
     Raises:
-        ValueError: They cannot be read, or do not belong together.
+        ValueError: If they cannot be read or do not belong together.
     """
-    image = decoding.opened(image, "image")
-    orientation = decoding.orientation_of(image)
-    stored = decoding.rgb(image)
+    photograph = decoding.opened(image, "image")
+    orientation = decoding.orientation_of(photograph)
+    stored = decoding.rgb(photograph)
     upright = decoding.turned(stored, orientation)
-    labels = decode_labels(labels)
-    if labels.shape == stored.shape[:2] != upright.shape[:2]:
-        labels = decoding.turned(labels, orientation)
-    if labels.shape != upright.shape[:2]:
+    label_map = decode_labels(labels)
+    if label_map.shape == stored.shape[:2] != upright.shape[:2]:
+        label_map = decoding.turned(label_map, orientation)
+    if label_map.shape != upright.shape[:2]:
         raise ValueError(
-            "An image and its label map must be of one size. Received: "
+            "An image and its label map must have the same size. Received: "
             f"{upright.shape[1]}x{upright.shape[0]} and "
-            f"{labels.shape[1]}x{labels.shape[0]}"
+            f"{label_map.shape[1]}x{label_map.shape[0]}"
         )
-    classes = classes_of(labels, class_of)
+    classes = classes_of(label_map, class_of)
     return np.concatenate([upright, classes[..., None]], axis=-1)
 
 
-def decode_labels(encoded):
-    """Integers (H, W) of an encoded label map, as they are stored.
+def decode_labels(encoded: bytes) -> np.ndarray:
+    """Decodes a label map to upright integers (H, W), with the values in the file.
 
-    Those of a palette are its indices; those of 1, 2 or 4 bits are 0 to 1, 3 or 15, which
-    Pillow would show in all of 0..255.
+    In a palette image these are the indices; in one of 1, 2 or 4 bits they are 0 to 1, 3
+    or 15, which Pillow would stretch to 0..255.
 
     Raises:
-        ValueError: It cannot be read, or has colours.
+        ValueError: If the label map cannot be read or has colours.
     """
     image = decoding.opened(encoded, "label map")
     labels = np.asarray(image)
@@ -175,18 +183,18 @@ def decode_labels(encoded):
     if labels.dtype == bool:
         labels = labels.astype("uint8")
     elif image.format == "PNG" and image.mode == "L":
-        bits = encoded[24]  # the header's first entry behind width and height
+        bits = encoded[24]  # the header's first entry after width and height
         labels = labels // (255 // (2**bits - 1))
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"A label map must be of integers. Received: {labels.dtype}")
+        raise ValueError(f"A label map must hold integers. Received: {labels.dtype}")
     return decoding.turned(labels, decoding.orientation_of(image))
 
 
-def classes_of(labels, class_of):
-    """uint8 (H, W) of what `decode_labels` returns.
+def classes_of(labels: np.ndarray, class_of: np.ndarray) -> np.ndarray:
+    """Maps labels from `decode_labels` to classes, uint8 (H, W).
 
     Raises:
-        ValueError: One of the labels is unknown.
+        ValueError: If a label is unknown.
     """
     if labels.min() >= 0 and labels.max() < 256:
         classes = class_of[labels]

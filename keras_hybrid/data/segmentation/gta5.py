@@ -1,7 +1,9 @@
-"""GTA5 (Richter et al. 2016), rendered streets with the classes of Cityscapes.
+"""GTA5 (Richter et al. 2016): rendered streets with the classes of Cityscapes.
 
-And folders like GTA5's, with classes of one's own in `classes.txt`.
+Folders in this layout may name other classes in a `classes.txt`.
 """
+
+import pathlib
 
 import numpy as np
 
@@ -16,32 +18,32 @@ from keras_hybrid.data.segmentation.dataset import (
 )
 
 LAYOUT = (
-    "GTA5: images/*.png and labels/*.png of the same names; for other classes with a "
-    "classes.txt, the name of class n in line n+1"
+    "GTA5: images/*.png and labels/*.png with the same names; for other classes, also "
+    "classes.txt with the name of class n on line n+1"
 )
 
 _HELD_OUT = 500
-"""Images for the test, drawn at random (paper, "Datasets")."""
+"""Number of randomly sampled test images (paper, "Datasets")."""
 
 
-def is_at(path):
+def is_at(path: pathlib.Path) -> bool:
     """Whether a folder looks like GTA5."""
     return (path / "images").is_dir() and (path / "labels").is_dir()
 
 
-def open_at(path):
-    """The `SegmentationDataset` in a folder of this layout.
+def open_at(path: pathlib.Path) -> SegmentationDataset:
+    """Opens a folder of this layout as a `SegmentationDataset`.
 
-    Without `classes.txt`, see `class_names.read`, the classes are GTA5's. Of the 500 test
-    images the paper does not say which; they are drawn with a fixed seed. Of fewer than
-    5000 images a tenth is held out.
+    Without a `classes.txt` (see `class_names.read`) the classes are GTA5's. The paper
+    does not say which 500 images it tests on; here they are sampled with a fixed seed.
+    With fewer than 5000 images, a tenth is held out.
     """
     pairs, left_out, count = pairs_in(path / "images", path / "labels")
     if len(pairs) < 2:
         raise FileNotFoundError(
             f"{path} must hold at least two images with label maps. Received: "
             f"{len(pairs) + len(left_out)} images, {count} label maps, {len(pairs)} of "
-            f"one name. Expected {LAYOUT}"
+            f"the same name. Expected {LAYOUT}"
         )
     file = path / "classes.txt"
     if file.exists():
@@ -62,11 +64,11 @@ def open_at(path):
 
 
 def _check_values(path, values):
-    """Refuses labels that count up from 0 or 1, as GTA5's ids never do."""
+    """Rejects labels that count up from 0 or 1, as GTA5's ids never do."""
     counted = sorted(values - {IGNORED})
     if counted and counted[0] <= 1 and counted == [*range(counted[0], counted[-1] + 1)]:
         raise ValueError(
             f"{path / 'labels'} must hold ids of GTA5, 7 (road) to 33 (bicycle). "
-            f"Received: {counted[0]} to {counted[-1]}. If these classes are others, name "
-            f"them in {path / 'classes.txt'}, class n in line n+1"
+            f"Received: {counted[0]} to {counted[-1]}. For other classes, name them in "
+            f"{path / 'classes.txt'}, class n on line n+1"
         )

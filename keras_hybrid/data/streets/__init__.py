@@ -1,6 +1,7 @@
-"""Drawn street scenes, so that everything runs without a download.
+"""Synthetic street scenes, so that everything runs without a download.
 
-A stand-in for photographs: seeded, quick, and evidence of nothing.
+They replace photographs in demos and tests, are seeded and quick to render. Results on
+this synthetic data mean nothing beyond the demo.
 """
 
 from keras_hybrid.data.streets.bodies import KEYPOINTS

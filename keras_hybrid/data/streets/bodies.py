@@ -1,13 +1,15 @@
-"""People: joints of a body in space, and how they look from a side.
+"""People: the joints of a body in space, and how to render them from a viewpoint.
 
-A joint is (to its left, up, forward) from the foot, in metres.
+A joint is (to the person's left, up, forward) from the foot, in metres.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from keras_hybrid.data.streets.canvas import colour
+from keras_hybrid.data.streets.canvas import Pen, colour
 
-# COCO's order.
+# In COCO's order.
 KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
     *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
@@ -17,8 +19,10 @@ KEYPOINTS = (
 _SIDES = "left", "right"
 
 
-def walking(rng, height):
-    """Joints of a walker: name -> (to its left, up, forward) in metres."""
+def walking(
+    rng: np.random.Generator, height: float
+) -> dict[str, tuple[float, float, float]]:
+    """Samples the joints of a pedestrian of a height in metres, by name."""
     swing, bend = rng.uniform(-0.45, 0.45), rng.uniform(0.05, 0.5)
     joints = {"hips": (0, 0.52, 0), **_head(0.0)}
     for side, sign in zip(_SIDES, (1, -1)):
@@ -38,8 +42,8 @@ def walking(rng, height):
     }
 
 
-def riding(rng):
-    """Joints of somebody on a bicycle, whose saddle is above the middle."""
+def riding(rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
+    """Samples the joints of a cyclist, by name; the foot is the bicycle's middle."""
     lean, turn = rng.uniform(0.12, 0.3), rng.uniform(0, 2 * np.pi)
     joints = {"hips": (0, 0.98, -0.2)}
     head = {
@@ -58,7 +62,7 @@ def riding(rng):
 
 
 def _head(forward):
-    """Of a body of height 1."""
+    """Joints of the head of a body of height 1."""
     head = {
         "head": (0, 0.93, forward),
         "neck": (0, 0.85, forward / 2),
@@ -75,16 +79,23 @@ def _below(joint, length, angle, outward=0.0):
     return x + outward, y - length * np.cos(angle), z + length * np.sin(angle)
 
 
-def person(pen, rng, joints, yaw):
+def person(
+    pen: Pen,
+    rng: np.random.Generator,
+    joints: Mapping[str, tuple[float, float, float]],
+    yaw: float,
+) -> list[tuple[float, float, float]]:
     """Draws a body.
 
     Args:
-        joints: What `walking` or `riding` returns.
-        yaw: 0 faces the viewer, pi / 2 the right.
+        pen: Pen at the foot of the person.
+        rng: Source of randomness for colours and clothes.
+        joints: Joints from `walking` or `riding`.
+        yaw: Rotation in radians: 0 faces the viewer, pi / 2 faces right.
 
     Returns:
-        x and y in pixels of `KEYPOINTS`, and how near each is to the viewer beside the
-        middle of the body, in metres: a list of 17 (x, y, near).
+        A list of 17 (x, y, near), one for each of `KEYPOINTS`: x and y in pixels, and by
+        how many metres the joint is nearer to the viewer than the neck.
     """
     turned = {
         name: (
@@ -95,7 +106,7 @@ def person(pen, rng, joints, yaw):
         for name, (left, up, forward) in joints.items()
     }
     at = {name: (x, y) for name, (x, y, _) in turned.items()}
-    size = turned["neck"][1] - turned["hips"][1]  # of the torso
+    size = turned["neck"][1] - turned["hips"][1]  # height of the torso
     skin, hair = (
         _skin_colour(rng),
         tuple((rng.uniform(0.1, 1) * np.array((110, 80, 55))).astype(int).tolist()),
@@ -130,7 +141,7 @@ def person(pen, rng, joints, yaw):
     arm(far)
     leg(far)
     leg(near)
-    broad = 0.07 * size + 0.12 * size * abs(np.sin(yaw))  # a chest is deep too
+    broad = 0.07 * size + 0.12 * size * abs(np.sin(yaw))  # a chest has depth, too
     left, right = sorted([at["left_shoulder"][0], at["right_shoulder"][0]])
     low_left, low_right = sorted([at["left_hip"][0], at["right_hip"][0]])
     hem = at["hips"][1] - (0.55 if coat else 0.12) * size

@@ -1,25 +1,28 @@
 """A picture with a map of what covers each pixel, and a pen that draws in metres."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
-OVERSAMPLING = 2  # the picture is drawn so many times larger, for smooth edges
-LAMP = 240  # no paint is as bright: what is, shines at dusk
+OVERSAMPLING = 2  # factor by which the picture is rendered larger, for smooth edges
+LAMP = 240  # brightness from which a colour counts as a lamp, which shines at dusk
 
 BLACK, WHITE, STEEL = (22, 22, 24), (235, 235, 230), (120, 122, 126)
 
 
 class Canvas:
-    """A picture, and beside it a map of which part covers each pixel.
+    """A picture, and a map of the part that covers each pixel.
 
     Attributes:
-        picture: RGB, `OVERSAMPLING` times as large.
-        parts: Grey values are the numbers of parts.
+        picture: RGB image, `OVERSAMPLING` times as large.
+        parts: Greyscale image whose values are part numbers.
         part: Number of the part being drawn.
-        extent: Its left, top, right and bottom in pixels, also outside of the picture.
+        extent: Left, top, right and bottom of this part in pixels, including what lies
+            outside the picture.
     """
 
-    def __init__(self, height, width):
+    def __init__(self, height: int, width: int) -> None:
         size = width * OVERSAMPLING, height * OVERSAMPLING
         self.picture = Image.new("RGB", size)
         self.parts = Image.new("L", (width, height))
@@ -27,31 +30,50 @@ class Canvas:
         self._parts = ImageDraw.Draw(self.parts)
         self.begin(0)
 
-    def begin(self, part):
+    def begin(self, part: int) -> None:
         self.part, self.extent = part, [np.inf, np.inf, -np.inf, -np.inf]
 
-    def shows(self, points):
-        """Whether the picture may show something between (x, y), in pixels."""
+    def shows(self, points: Iterable[tuple[float, float]]) -> bool:
+        """Whether something between points (x, y), in pixels, may be in the picture."""
         for values, size in zip(zip(*points), self.parts.size):
             if max(values) < -1 or min(values) > size:
                 return False
         return True
 
-    def polygon(self, points, fill, detail=False):
-        """Fills a polygon of (x, y) in pixels; a `detail` lies within what is there."""
+    def polygon(
+        self,
+        points: Sequence[tuple[float, float]],
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
+        """Fills a polygon of (x, y) in pixels; a `detail` is not in the part map."""
         self._picture.polygon(_larger(points), fill)
         if not detail:
             self._reach(points)
             self._parts.polygon(points, self.part)
 
-    def ellipse(self, x, y, radius_x, radius_y, fill, detail=False):
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        radius_x: float,
+        radius_y: float,
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
         box = [(x - radius_x, y - radius_y), (x + radius_x, y + radius_y)]
         self._picture.ellipse(_larger(box), fill)
         if not detail:
             self._reach(box)
             self._parts.ellipse(box, self.part)
 
-    def line(self, points, width, fill, detail=False):
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        width: float,
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
         thick = max(1, round(width * OVERSAMPLING))
         self._picture.line(_larger(points), fill, thick, joint="curve")
         if not detail:
@@ -71,41 +93,68 @@ def _larger(points):
 
 
 class Pen:
-    """Draws one thing: x to the right and y up from its foot, in metres.
+    """Draws one object in metres: x to the right and y up from its foot.
 
     Args:
-        canvas: A `Canvas`.
-        foot: (x, y) in pixels.
+        canvas: Canvas to draw on.
+        foot: Position (x, y) of the foot in pixels.
         scale: Pixels per metre.
     """
 
-    def __init__(self, canvas, foot, scale):
+    def __init__(self, canvas: Canvas, foot: tuple[float, float], scale: float) -> None:
         self.canvas, self.foot, self.scale = canvas, foot, scale
 
-    def __call__(self, x, y):
-        """(x, y) in pixels."""
+    def __call__(self, x: float, y: float) -> tuple[float, float]:
+        """Converts (x, y) from metres to pixels."""
         return self.foot[0] + x * self.scale, self.foot[1] - y * self.scale
 
-    def polygon(self, points, fill, detail=False):
+    def polygon(
+        self,
+        points: Iterable[tuple[float, float]],
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
         self.canvas.polygon([self(x, y) for x, y in points], fill, detail)
 
-    def box(self, left, bottom, right, top, fill, detail=False):
+    def box(
+        self,
+        left: float,
+        bottom: float,
+        right: float,
+        top: float,
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
         corners = (left, bottom), (left, top), (right, top), (right, bottom)
         self.polygon(corners, fill, detail)
 
-    def disc(self, x, y, radius, fill, detail=False, narrow=1.0):
+    def disc(
+        self,
+        x: float,
+        y: float,
+        radius: float,
+        fill: tuple[int, ...],
+        detail: bool = False,
+        narrow: float = 1.0,
+    ) -> None:
         radius = radius * self.scale
         self.canvas.ellipse(*self(x, y), radius * narrow, radius, fill, detail)
 
-    def limb(self, points, width, fill, detail=False):
+    def limb(
+        self,
+        points: Iterable[tuple[float, float]],
+        width: float,
+        fill: tuple[int, ...],
+        detail: bool = False,
+    ) -> None:
         points = [self(x, y) for x, y in points]
         self.canvas.line(points, width * self.scale, fill, detail)
 
 
-def colour(rng, low=25, high=230):
+def colour(rng: np.random.Generator, low: int = 25, high: int = 230) -> tuple[int, ...]:
     return tuple(rng.integers(low, high, 3).tolist())
 
 
-def grey(rng, low=70, high=190):
+def grey(rng: np.random.Generator, low: int = 70, high: int = 190) -> tuple[int, ...]:
     value = rng.integers(low, high)
     return tuple((value + rng.integers(-9, 10, 3)).tolist())

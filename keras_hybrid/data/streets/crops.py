@@ -1,4 +1,4 @@
-"""Streets through a window around one thing, for classification."""
+"""Crops of synthetic streets around one object, for classification."""
 
 import numpy as np
 
@@ -21,23 +21,25 @@ _HEIGHTS = dict(zip(CLASSES, (1.7, 1.8, 1.5, 3.1, 7.0, 5.2, 2.9, 3.2)))  # metre
 _LENGTHS = {"car": 4.3, "bus": 10.4}
 
 
-def crops(count, *, size=32, domain="day", seed=0):
-    """Draws crops of streets with one thing in the middle of each.
+def crops(
+    count: int, *, size: int = 32, domain: str = "day", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Renders crops of streets with one object in the middle of each.
 
-    Image i of a seed does not depend on `count`. Classes take turns.
+    Image i of a seed does not depend on `count`. The labels cycle through the classes.
 
     Args:
         count: Number of crops.
         size: Height and width in pixels, at least 8.
-        domain: As of `scene`.
-        seed: Which crops, an integer of at least 0.
+        domain: As in `scene`.
+        seed: Random seed, at least 0.
 
     Returns:
         Images uint8 (count, size, size, 3), raw RGB, and labels int32 (count,), indices
         of `CLASSES`.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: If an argument is out of range.
     """
     check("count", count, 0)
     check("size", size, 8)
@@ -50,7 +52,7 @@ def crops(count, *, size=32, domain="day", seed=0):
 
 
 def _crop(name, size, rng, domain):
-    """A street seen through a window around one thing, most of which is in view."""
+    """Renders a street in a window around one object until most of it is visible."""
     while True:
         target = Thing(
             kind=name,
@@ -67,11 +69,11 @@ def _crop(name, size, rng, domain):
         ]
         if name != "building":
             things = sorted([*things, target], key=lambda thing: -thing.z)
-        canvas, drawn = draw(rng, camera, (size, size), things, domain)
+        canvas, parts = draw(rng, camera, (size, size), things, domain)
         if name == "building":
             part, whole = GROUND.index(name), 0.7 * size * size
         else:
-            part = drawn[things.index(target)][-1].number
+            part = parts[things.index(target)][-1].number
             whole = _pixels_alone(target, camera, size)
         if np.count_nonzero(np.asarray(canvas.parts) == part) >= 0.6 * whole:
             return lit(canvas, rng, domain)

@@ -1,18 +1,20 @@
-"""The street itself: where the camera stands, what is in front of it, and its drawing.
+"""The street: where the camera stands, what is in front of it, and how to render it.
 
-Metres: x to the right of the middle of the road, y up, z ahead of the camera.
+Positions are in metres: x to the right of the middle of the road, y up, z ahead of the
+camera.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_hybrid.data.streets import bodies, objects
 from keras_hybrid.data.streets.canvas import LAMP, Canvas, Pen, colour, grey
 
-ROAD = 4.0  # to the kerb
-WALL = 8.0  # to the houses
-_EYES = 1.35  # of the camera above the ground
+ROAD = 4.0  # from the middle of the road to the kerb
+WALL = 8.0  # from the middle of the road to the houses
+_CAMERA_HEIGHT = 1.35  # above the ground
 _NEAREST, _FURTHEST = 4.5, 45.0
 GROUND = "sky", "sidewalk", "road", "building"  # parts 0 to 3
 SIDEWAYS = {"car": objects.car_from_side, "bus": objects.bus_from_side}
@@ -29,26 +31,28 @@ _STANDING = {
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """Looks along the street; (x, y) is where the street ends, in pixels."""
+    """A camera that looks along the street; (x, y) is the vanishing point in pixels."""
 
     focal: float
     x: float
     y: float
-    side: float  # of the camera from the middle of the road, in metres
+    side: float  # metres from the middle of the road to the right
 
-    def __call__(self, x, y, z):
-        """Pixels of a point x to the right, y up and z ahead, in metres."""
+    def __call__(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """Projects a point x to the right, y up and z ahead, in metres, to pixels."""
         scale = self.focal / z
-        return self.x + (x - self.side) * scale, self.y + (_EYES - y) * scale
+        return self.x + (x - self.side) * scale, self.y + (_CAMERA_HEIGHT - y) * scale
 
-    def zoomed(self, left, top, factor):
-        """The camera of the window whose corner is at (left, top)."""
+    def zoomed(self, left: float, top: float, factor: float) -> "Camera":
+        """The camera of a window with its corner at (left, top), enlarged by `factor`."""
         x, y = (self.x - left) * factor, (self.y - top) * factor
         return Camera(self.focal * factor, x, y, self.side)
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
+    """An object in the street; its foot is at x and z, in metres."""
+
     kind: str
     x: float
     z: float
@@ -58,16 +62,16 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What of a thing has one label."""
+    """What shares one label in an object, such as the bicycle of a rider."""
 
     number: int
     label: str
-    extent: tuple
-    keypoints: tuple = ()
+    extent: tuple[float, ...]
+    keypoints: tuple[tuple[float, float, float], ...] = ()
 
 
-def place_things(rng, camera, width):
-    """What stands in the street, the furthest first."""
+def place_things(rng: np.random.Generator, camera: Camera, width: int) -> list[Thing]:
+    """Samples the objects in the street, the furthest first."""
     things = []
 
     def add(kind, x, z, **kwargs):
@@ -103,19 +107,25 @@ def place_things(rng, camera, width):
     return sorted(things, key=lambda thing: -thing.z)
 
 
-def draw(rng, camera, size, things, domain):
-    """Returns the `Canvas` and, for each thing, its `Part`s."""
+def draw(
+    rng: np.random.Generator,
+    camera: Camera,
+    size: tuple[int, int],
+    things: Sequence[Thing],
+    domain: str,
+) -> tuple[Canvas, list[list[Part]]]:
+    """Renders a street; returns the `Canvas` and, for each object, its `Part`s."""
     canvas = Canvas(*size)
     _draw_street(canvas, rng, camera, size, domain)
-    drawn, number = [], len(GROUND)
+    parts, number = [], len(GROUND)
     for thing in things:
-        drawn.append(draw_thing(canvas, camera, thing, number))
+        parts.append(draw_thing(canvas, camera, thing, number))
         number = canvas.part + 1
-    return canvas, drawn
+    return canvas, parts
 
 
-def draw_thing(canvas, camera, thing, number):
-    """Draws from part `number` on; returns the `Part`s, the one that counts last."""
+def draw_thing(canvas: Canvas, camera: Camera, thing: Thing, number: int) -> list[Part]:
+    """Draws an object from part `number` on; its main `Part` comes last."""
     rng = np.random.default_rng(thing.seed)
     pen = Pen(canvas, camera(thing.x, 0, thing.z), camera.focal / thing.z)
     canvas.begin(number)

@@ -1,13 +1,13 @@
-"""What stands and drives in a street. Each function takes a `Pen` and draws one."""
+"""Objects in a street. Each function draws one with a `Pen` at its foot."""
 
 import numpy as np
 
-from keras_hybrid.data.streets.canvas import BLACK, STEEL, WHITE, colour
+from keras_hybrid.data.streets.canvas import BLACK, STEEL, WHITE, Pen, colour
 
 _TAIL_LIGHT, _HEADLIGHT, _PANE = (190, 30, 30), (250, 240, 195), (62, 80, 94)
 
 
-def bicycle(pen, rng, yaw):
+def bicycle(pen: Pen, rng: np.random.Generator, yaw: float) -> None:
     paint, narrow = colour(rng, 10, 200), max(abs(np.sin(yaw)), 0.12)
     s = np.sin(yaw)
     for forward in (-0.52, 0.52):
@@ -21,7 +21,9 @@ def bicycle(pen, rng, yaw):
     pen.limb([(0.38 * s - across, 1.05), (0.38 * s + across, 1.05)], 0.05, BLACK)
 
 
-def car_from_behind(pen, rng, lights=_TAIL_LIGHT):
+def car_from_behind(
+    pen: Pen, rng: np.random.Generator, lights: tuple[int, ...] = _TAIL_LIGHT
+) -> None:
     paint = colour(rng, 25, 240)
     for x in (-0.68, 0.68):
         pen.box(x - 0.14, 0, x + 0.14, 0.4, BLACK)
@@ -35,11 +37,11 @@ def car_from_behind(pen, rng, lights=_TAIL_LIGHT):
     pen.box(-0.25, 0.44, 0.25, 0.56, WHITE, detail=True)
 
 
-def car_from_front(pen, rng):
+def car_from_front(pen: Pen, rng: np.random.Generator) -> None:
     car_from_behind(pen, rng, _HEADLIGHT)
 
 
-def car_from_side(pen, rng):
+def car_from_side(pen: Pen, rng: np.random.Generator) -> None:
     paint, to_right = colour(rng, 25, 240), rng.choice((-1, 1))
 
     def mirrored(points):
@@ -67,7 +69,9 @@ def car_from_side(pen, rng):
         pen.disc(to_right * x, 0.32, 0.17, STEEL, detail=True)
 
 
-def bus_from_behind(pen, rng, lights=_TAIL_LIGHT):
+def bus_from_behind(
+    pen: Pen, rng: np.random.Generator, lights: tuple[int, ...] = _TAIL_LIGHT
+) -> None:
     paint = colour(rng, 70, 245)
     for x in (-0.9, 0.9):
         pen.box(x - 0.2, 0, x + 0.2, 0.5, BLACK)
@@ -79,11 +83,11 @@ def bus_from_behind(pen, rng, lights=_TAIL_LIGHT):
         pen.box(x - 0.15, 0.6, x + 0.15, 1.0, lights, detail=True)
 
 
-def bus_from_front(pen, rng):
+def bus_from_front(pen: Pen, rng: np.random.Generator) -> None:
     bus_from_behind(pen, rng, _HEADLIGHT)
 
 
-def bus_from_side(pen, rng):
+def bus_from_side(pen: Pen, rng: np.random.Generator) -> None:
     paint = colour(rng, 70, 245)
     pen.box(-5.2, 0.35, 5.2, 3.1, paint)
     pen.box(-5.2, 1.15, 5.2, 1.3, colour(rng), detail=True)
@@ -95,7 +99,7 @@ def bus_from_side(pen, rng):
         pen.disc(x, 0.5, 0.25, STEEL, detail=True)
 
 
-def tree(pen, rng):
+def tree(pen: Pen, rng: np.random.Generator) -> None:
     pen.limb([(0, 0), (0, 3.2)], rng.uniform(0.2, 0.35), (92, 64, 42))
     green = np.array((52, 112, 44)) + rng.integers(-22, 23, 3)
     for x, y in rng.normal((0, 4.2), (0.75, 0.6), (10, 2)):
@@ -103,7 +107,7 @@ def tree(pen, rng):
         pen.disc(x, y, rng.uniform(0.5, 1.1), fill)
 
 
-def sign(pen, rng):
+def sign(pen: Pen, rng: np.random.Generator) -> None:
     pen.limb([(0, 0), (0, 2.4)], 0.08, STEEL)
     kind = rng.integers(3)
     if kind == 0:
@@ -117,7 +121,7 @@ def sign(pen, rng):
         pen.polygon([(-0.2, 2.3), (0.2, 2.3), (0, 2.7)], WHITE, detail=True)
 
 
-def traffic_light(pen, rng):
+def traffic_light(pen: Pen, rng: np.random.Generator) -> None:
     pen.limb([(0, 0), (0, 2.3)], 0.11, (70, 70, 75))
     pen.box(-0.19, 2.2, 0.19, 3.2, (26, 28, 30))
     on = rng.integers(3)

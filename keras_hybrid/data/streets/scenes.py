@@ -1,11 +1,11 @@
-"""Whole streets with everything a task could ask of them."""
+"""Whole street scenes with label maps, boxes and keypoints."""
 
 import dataclasses
 
 import numpy as np
 from PIL import Image
 
-from keras_hybrid.data.streets.canvas import LAMP, OVERSAMPLING
+from keras_hybrid.data.streets.canvas import LAMP, OVERSAMPLING, Canvas
 from keras_hybrid.data.streets.layout import GROUND, Camera, draw, place_things
 
 LABELS = (
@@ -15,22 +15,22 @@ LABELS = (
 THINGS = "pedestrian", "rider", "car", "bus"
 DOMAINS = "day", "dusk"
 
-_HIDDEN = -0.08  # metres behind the neck: a joint on the far side of the body
+_HIDDEN = -0.08  # metres; joints further behind the neck are hidden by the body
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A drawn street and what is in it. N things, (x, y) in pixels from the top left.
+    """A rendered street and its ground truth: N objects, in pixels from the top left.
 
     Attributes:
         image: uint8 (H, W, 3), raw RGB.
         label_map: uint8 (H, W), indices of `LABELS`.
-        classes: int32 (N,), indices of `THINGS`; at least a pixel of each is visible.
-        boxes: float32 (N, 4): left, top, width and height of the whole thing, also
-            where others cover it or the picture ends. Of a rider without the bicycle.
-        visible_boxes: float32 (N, 4): the same of what can be seen.
-        keypoints: float32 (N, 17, 3): x, y and 0 (none: not in the picture, or no
-            person), 1 (covered) or 2 (visible), in COCO's order (`bodies.KEYPOINTS`).
+        classes: int32 (N,), indices of `THINGS`; at least one pixel of each is visible.
+        boxes: float32 (N, 4), left, top, width and height of the whole object, including
+            what is occluded or outside the picture. A rider's excludes the bicycle.
+        visible_boxes: float32 (N, 4), the same of the visible part.
+        keypoints: float32 (N, 17, 3), x, y and 0 (not in the picture, or not a person), 1
+            (occluded) or 2 (visible), in COCO's order (`bodies.KEYPOINTS`).
     """
 
     image: np.ndarray
@@ -41,20 +41,26 @@ class Scene:
     keypoints: np.ndarray
 
 
-def scene(index, *, size=(128, 256), domain="day", seed=0):
-    """Draws one street. The same arguments give the same street.
+def scene(
+    index: int,
+    *,
+    size: tuple[int, int] | list[int] = (128, 256),
+    domain: str = "day",
+    seed: int = 0,
+) -> Scene:
+    """Renders one street. The same arguments give the same street.
 
     Args:
-        index: Which one, an integer of at least 0.
-        size: (height, width) in pixels, at least 32.
+        index: Index of the street, at least 0.
+        size: Size (height, width) in pixels, at least 32 each.
         domain: `"day"`, or `"dusk"` with other colours, lamps and more noise.
-        seed: Which streets, an integer of at least 0.
+        seed: Random seed, at least 0.
 
     Returns:
         A `Scene`.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -77,17 +83,17 @@ def scene(index, *, size=(128, 256), domain="day", seed=0):
         side=rng.uniform(-2.5, 2.5),
     )
     things = place_things(rng, camera, width)
-    canvas, drawn = draw(rng, camera, (height, width), things, domain)
-    parts = np.asarray(canvas.parts)
+    canvas, parts_of_things = draw(rng, camera, (height, width), things, domain)
+    part_map = np.asarray(canvas.parts)
     label_of = np.zeros(256, "uint8")
     label_of[: len(GROUND)] = [LABELS.index(name) for name in GROUND]
-    drawn = [part for of_thing in drawn for part in of_thing]
-    for part in drawn:
+    parts = [part for of_thing in parts_of_things for part in of_thing]
+    for part in parts:
         label_of[part.number] = LABELS.index(part.label)
-    records = [r for part in drawn if (r := _record(part, parts)) is not None]
+    records = [r for part in parts if (r := _record(part, part_map)) is not None]
     return Scene(
         image=lit(canvas, rng, domain),
-        label_map=label_of[parts],
+        label_map=label_of[part_map],
         classes=np.array([r[0] for r in records], "int32"),
         boxes=np.array([r[1] for r in records], "float32").reshape(-1, 4),
         visible_boxes=np.array([r[2] for r in records], "float32").reshape(-1, 4),
@@ -95,14 +101,14 @@ def scene(index, *, size=(128, 256), domain="day", seed=0):
     )
 
 
-def check(name, value, least):
+def check(name: str, value: object, least: int) -> None:
     if not isinstance(value, int | np.integer) or value < least:
         raise ValueError(
-            f"`{name}` must be integer and at least {least}. Received: {name}={value}"
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value}"
         )
 
 
-def generator(seed, index, domain):
+def generator(seed: int, index: int, domain: str) -> np.random.Generator:
     if domain not in DOMAINS:
         raise ValueError(
             f"`domain` must be one of {DOMAINS}. Received: domain={domain!r}"
@@ -110,11 +116,11 @@ def generator(seed, index, domain):
     return np.random.default_rng([seed, index, DOMAINS.index(domain)])
 
 
-def _record(part, parts):
-    """(class, box, visible box, keypoints), or None where nothing is to be seen."""
+def _record(part, part_map):
+    """(class, box, visible box, keypoints), or None if nothing of it is visible."""
     if part.label not in THINGS:
         return None
-    rows, columns = np.nonzero(parts == part.number)
+    rows, columns = np.nonzero(part_map == part.number)
     if not rows.size:
         return None
     left, top, right, bottom = part.extent
@@ -122,15 +128,15 @@ def _record(part, parts):
     keypoints = np.zeros((17, 3))
     for i, (x, y, near) in enumerate(part.keypoints):
         column, row = int(np.floor(x)), int(np.floor(y))
-        if 0 <= row < parts.shape[0] and 0 <= column < parts.shape[1]:
-            seen = parts[row, column] == part.number and near > _HIDDEN
+        if 0 <= row < part_map.shape[0] and 0 <= column < part_map.shape[1]:
+            seen = part_map[row, column] == part.number and near > _HIDDEN
             keypoints[i] = x, y, 2 if seen else 1
     box = left, top, right - left, bottom - top
     return THINGS.index(part.label), box, visible, keypoints
 
 
-def lit(canvas, rng, domain):
-    """The picture in the light of the domain, with noise, in its own size."""
+def lit(canvas: Canvas, rng: np.random.Generator, domain: str) -> np.ndarray:
+    """The picture at its final size, with the light of the domain and with noise."""
     picture = canvas.picture.reduce(OVERSAMPLING)
     pixels = np.asarray(picture, "float32")
     height, width, _ = pixels.shape

@@ -1,1 +1,1 @@
-"""Faster R-CNN with a feature pyramid, in parts."""
+"""Faster R-CNN with a feature pyramid, one part per file."""

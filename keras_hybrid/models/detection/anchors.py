@@ -1,65 +1,76 @@
-"""Anchors: boxes of one shape, many sizes and all places; proposals start from them."""
+"""Anchors: boxes of one shape at many sizes and all positions, refined into proposals."""
 
 import math
+from collections.abc import Sequence
 
 from keras import ops
 
-# Of pedestrians; width is 0.41 of the height (Zhang et al. 2017).
+from keras_hybrid.training.types import Tensor
+
+# Shape of pedestrians, whose width is 0.41 of their height (Zhang et al. 2017).
 HEIGHT_PER_WIDTH = 2.44
-# The span of CityPersons' people in pixels.
+# Heights in pixels, from the smallest to the largest people of CityPersons.
 HEIGHTS = tuple(round(37 * (742 / 37) ** (i / 10), 1) for i in range(11))
-# A box is looked for on the coarsest map on which it is this many cells high; as
-# torchvision's anchors, whose area is 8 x 8 cells, are with pedestrians' shape.
+# A box is assigned to the coarsest feature map on which it is at least this many cells
+# high. torchvision's anchors, whose area is 8 x 8 cells, are about as high in the shape
+# of pedestrians.
 CELLS = 12
 
 
-def level_of(height, strides):
-    """Index of the map on which a box is looked for.
+def level_of(height: float, strides: Sequence[int]) -> int:
+    """Returns the index of the feature map to which a box is assigned.
 
     >>> [level_of(height, strides=(8, 16, 32)) for height in (20, 191, 192, 500)]
     [0, 0, 1, 2]
 
     Args:
-        height: Of the box, in pixels of the image.
-        strides: Of the maps, rising.
+        height: Height of the box in image pixels.
+        strides: Strides of the feature maps in increasing order.
     """
     return sum(height >= CELLS * stride for stride in strides[1:])
 
 
-def heights_by_level(heights, strides):
-    """The anchors' heights of each map: a tuple for each of the strides.
+def heights_by_level(
+    heights: Sequence[float], strides: Sequence[int]
+) -> tuple[tuple[float, ...], ...]:
+    """Assigns anchor heights to feature maps; returns a tuple of heights per stride.
 
     Raises:
-        ValueError: A map is left without.
+        ValueError: A feature map gets no height.
     """
     levels = tuple(
         tuple(height for height in sorted(heights) if level_of(height, strides) == i)
         for i in range(len(strides))
     )
     if not all(levels):
-        lonely = strides[levels.index(())]
+        empty = strides[levels.index(())]
         raise ValueError(
-            f"`anchor_heights` must have some for the map of stride {lonely}, or "
-            f"`feature_strides` go without it. Received: anchor_heights={heights}, "
+            f"`anchor_heights` must have some for the map of stride {empty}, or "
+            f"`feature_strides` must leave it out. Received: anchor_heights={heights}, "
             f"feature_strides={strides}"
         )
     return levels
 
 
-def anchors_of(map_sizes, strides, levels, height_per_width=HEIGHT_PER_WIDTH):
-    """All anchors of an image, those of a cell next to each other.
+def anchors_of(
+    map_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    levels: Sequence[Sequence[float]],
+    height_per_width: float = HEIGHT_PER_WIDTH,
+) -> Tensor:
+    """Makes all anchors of an image; those of a cell are next to each other.
 
     Args:
-        map_sizes: (height, width) of each map in cells.
-        strides: Of each map, in pixels.
-        levels: What `heights_by_level` returns.
-        height_per_width: Shape of all anchors.
+        map_sizes: (height, width) of each feature map in cells.
+        strides: Stride of each feature map in pixels.
+        levels: Anchor heights of each feature map, as `heights_by_level` returns them.
+        height_per_width: Aspect ratio of all anchors.
 
     Returns:
-        float32 (A, 4), [x1, y1, x2, y2] in pixels, a map after the other; A is the sum
-        of height * width * number of heights.
+        float32 (A, 4), [x1, y1, x2, y2] in pixels, one feature map after another; A is
+        the sum of height * width * number of heights over the maps.
     """
-    import keras_cv  # which imports TensorFlow on any backend
+    import keras_cv  # imports TensorFlow on any backend
 
     boxes = []
     for (rows, columns), stride, heights in zip(map_sizes, strides, levels, strict=True):

@@ -1,18 +1,22 @@
-"""Of each image some of its rows, by index."""
+"""Gather rows of each image by index."""
 
 from keras import ops
 
+from keras_hybrid.training.types import Tensor
 
-def batched_gather(values, indices):
-    """One gather, which LiteRT runs as it is, unlike that of `ops.take_along_axis`.
+
+def batched_gather(values: Tensor, indices: Tensor) -> Tensor:
+    """Gathers rows of each image by index.
+
+    It is one plain gather, which LiteRT supports, unlike that of `ops.take_along_axis`.
 
     >>> rows = batched_gather(np.array([[1.0, 2], [3, 4]]), np.array([[1, 1], [0, 1]]))
     >>> np.asarray(rows).tolist()
     [[2.0, 2.0], [3.0, 4.0]]
 
     Args:
-        values: (B, N) or (B, N, K).
-        indices: int32 (B, M).
+        values: Rows of each image, (B, N) or (B, N, K).
+        indices: Indices of rows, int32 (B, M).
 
     Returns:
         (B, M) or (B, M, K).

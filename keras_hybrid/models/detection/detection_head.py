@@ -1,4 +1,7 @@
-"""Everything of a detector behind its backbone."""
+"""Everything in a detector after its backbone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,18 +11,19 @@ from keras_hybrid.models.detection.batched_gather import batched_gather
 from keras_hybrid.models.detection.box_head import BoxHead
 from keras_hybrid.models.detection.feature_pyramid import FeaturePyramid
 from keras_hybrid.models.detection.nms import class_offsets, non_max_suppression
-from keras_hybrid.models.detection.proposals import decode, propose
+from keras_hybrid.models.detection.proposals import Proposals, decode, propose
 from keras_hybrid.models.detection.roi_align import pyramid_roi_align
 from keras_hybrid.models.detection.rpn import RegionProposalNetwork
+from keras_hybrid.training.types import Tensor
 
 DETECTIONS = 100
-"""How many boxes of an image are handed out, at most."""
+"""Largest number of boxes detected in an image."""
 RPN_VARIANCE = 1.0, 1.0, 1.0, 1.0
-"""Of the anchors' deltas, see `proposals.decode`."""
+"""Divisors of the anchors' deltas, see `proposals.decode`."""
 BOX_VARIANCE = 0.1, 0.1, 0.2, 0.2
-"""Of the proposals' deltas."""
+"""Divisors of the proposals' deltas."""
 
-# As torchvision, but for the number of proposals, which is 1000 or 2000 there.
+# As in torchvision, except for the number of proposals, which is 1000 or 2000 there.
 _PRE_NMS_TOPK, _PROPOSALS, _PROPOSAL_NMS_IOU = 1000, 300, 0.7
 _SCORE_THRESHOLD, _NMS_IOU = 0.05, 0.5
 _POOLED = 7
@@ -27,19 +31,24 @@ _POOLED = 7
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class DetectionHead(keras.layers.Layer):
-    """Everything behind the backbone, for maps of rising strides."""
+    """Everything after the backbone, for feature maps in order of increasing stride.
+
+    Args:
+        num_classes, feature_strides, anchor_heights, height_per_width, channels, units:
+            As for `FasterRCNN`.
+    """
 
     def __init__(
         self,
-        num_classes,
+        num_classes: int,
         *,
-        feature_strides,
-        anchor_heights,
-        height_per_width,
-        channels,
-        units,
-        **kwargs,
-    ):
+        feature_strides: Sequence[int],
+        anchor_heights: Sequence[float],
+        height_per_width: float,
+        channels: int,
+        units: int,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.settings = {
             "num_classes": num_classes,
@@ -62,36 +71,39 @@ class DetectionHead(keras.layers.Layer):
             num_classes, units, dtype=self.dtype_policy, name="box_head"
         )
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Sequence[Sequence[int | None]]) -> None:
         self.pyramid.build(input_shapes)
         shapes = self.pyramid.compute_output_shape(input_shapes)
         self.rpn.build(shapes)
         self.box_head.build((None, None, _POOLED, _POOLED, shapes[0][-1]))
 
-    def call(self, maps, training=None):
-        """Maps of the backbone to predictions.
+    def call(
+        self, maps: Sequence[Tensor], training: bool | None = None
+    ) -> dict[str, Any]:
+        """Computes predictions from the backbone's feature maps (B, H, W, C).
 
         Returns:
-            A dictionary: the pyramid's `"maps"`, and of all anchors `"logits"` (B, A) and
-            `"deltas"` (B, A, 4). Unless it trains also the detections: `"boxes"` (B, 100,
-            4) in pixels, [x1, y1, x2, y2], `"scores"` and int32 `"classes"` (B, 100),
-            best first and 0 where there is none, and `"count"` (B,).
+            A dictionary with the pyramid's `"maps"`, and `"logits"` (B, A) and `"deltas"`
+            (B, A, 4) of all anchors. Outside training it also has the detections:
+            `"boxes"` (B, 100, 4) in pixels, [x1, y1, x2, y2], `"scores"` and int32
+            `"classes"` (B, 100), best first and 0 after the last, and their number
+            `"count"`, int32 (B,).
         """
-        # Keras takes a list of one for the one.
+        # Keras passes a list of one map as that map.
         maps = self.pyramid(keras.tree.flatten(maps))
         logits, deltas = self.rpn(maps)
         y_pred = {"maps": maps, "logits": logits, "deltas": deltas}
         return y_pred if training else {**y_pred, **self._detect(y_pred)}
 
-    def anchors(self, maps):
-        """The anchors of maps (B, H, W, C): (A, 4) xyxy."""
+    def anchors(self, maps: Sequence[Tensor]) -> Tensor:
+        """Makes the anchors of feature maps (B, H, W, C): (A, 4) xyxy."""
         sizes = [x.shape[1:3] for x in maps]
         return anchors_lib.anchors_of(
             sizes, self.strides, self.levels, self.height_per_width
         )
 
-    def propose(self, y_pred):
-        """The `Proposals` of the first stage."""
+    def propose(self, y_pred: Mapping[str, Any]) -> Proposals:
+        """Selects the `Proposals` of the first stage from what `call` returns."""
         maps = y_pred["maps"]
         anchors = self.anchors(maps)
         boxes = decode(y_pred["deltas"], anchors, RPN_VARIANCE, self._image_size(maps))
@@ -107,12 +119,12 @@ class DetectionHead(keras.layers.Layer):
             iou_threshold=_PROPOSAL_NMS_IOU,
         )
 
-    def classify(self, maps, boxes):
-        """Logits (B, N, 1 + C) and deltas (B, N, 4) of boxes (B, N, 4)."""
+    def classify(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes logits (B, N, 1 + C) and deltas (B, N, 4) of boxes (B, N, 4) xyxy."""
         return self.box_head(pyramid_roi_align(maps, boxes, self.strides, _POOLED))
 
     def _image_size(self, maps):
-        """(height, width) that the coarsest map covers, padding included."""
+        """(height, width) in pixels that the coarsest map covers, padding included."""
         return tuple(n * self.strides[-1] for n in maps[-1].shape[1:3])
 
     def _detect(self, y_pred):
@@ -122,26 +134,26 @@ class DetectionHead(keras.layers.Layer):
         boxes = decode(deltas, proposals.boxes, BOX_VARIANCE, self._image_size(maps))
         return _suppress(boxes, ops.softmax(logits)[..., 1:], proposals.valid)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.settings}
 
 
-def detections_of(y_pred):
-    """The detections among predictions, `"boxes"`, `"scores"`, `"classes"`, `"count"`."""
+def detections_of(y_pred: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Selects `"boxes"`, `"scores"`, `"classes"` and `"count"` from predictions."""
     return {name: y_pred[name] for name in ("boxes", "scores", "classes", "count")}
 
 
 def _suppress(boxes, probabilities, valid):
-    """The best detections, each class by itself.
+    """Selects the best detections, with a suppression per class.
 
     Args:
-        boxes: (B, P, 4).
+        boxes: Refined proposals (B, P, 4) xyxy.
         probabilities: (B, P, C), without the background.
-        valid: bool (B, P), which of them are proposals.
+        valid: bool (B, P), which boxes are proposals.
     """
     count, num_classes = probabilities.shape[1:]
-    counts = ops.expand_dims(valid, -1) & (probabilities >= _SCORE_THRESHOLD)
-    scores = ops.reshape(ops.where(counts, probabilities, 0.0), (-1, count * num_classes))
+    passes = ops.expand_dims(valid, -1) & (probabilities >= _SCORE_THRESHOLD)
+    scores = ops.reshape(ops.where(passes, probabilities, 0.0), (-1, count * num_classes))
     scores, best = ops.top_k(scores, count * num_classes)
     boxes = batched_gather(boxes, best // num_classes)
     classes = 1 + ops.cast(best % num_classes, "int32")

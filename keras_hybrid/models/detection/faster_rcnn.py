@@ -1,5 +1,9 @@
 """Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017)."""
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -17,18 +21,19 @@ from keras_hybrid.models.detection.proposals import encode
 from keras_hybrid.models.detection.targets import assign, sample
 from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.multi_worker import MultiWorkerFit
+from keras_hybrid.training.types import Tensor
 
-# As torchvision, but for the number of proposals, which is 512 there.
+# As in torchvision, except for the number of proposals, which is 512 there.
 _ANCHORS_DRAWN, _ANCHORS_POSITIVE = 256, 0.5
 _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE = 128, 0.25
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
-    """Finds objects of one shape, such as pedestrians, at all sizes.
+    """Detects objects of one aspect ratio, such as pedestrians, at all sizes.
 
-    A `keras.Model` with a `.backbone`, a `.head` and its own loss: it trains with `fit`,
-    and as a student of `HybridTransfer`.
+    A `keras.Model` with a `.backbone`, a `.head` and its own loss: it can be trained by
+    `fit`, and as the student of `HybridTransfer`.
 
     Example:
 
@@ -39,40 +44,41 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
     >>> detector.predict(images)["scores"].shape  # best first, 0 where there is no box
     (8, 100)
 
-    What it learns from: `"boxes"` (B, G, 4), [x1, y1, x2, y2] in pixels of the images as
-    they come; `"labels"` int (B, G), 1 .. num_classes, -1 for regions in which nothing is
-    asked of it, 0 for padding.
+    Ground truth: `"boxes"` (B, G, 4), [x1, y1, x2, y2] in pixels of the images that the
+    model is given; `"labels"`, int (B, G), 1 to num_classes, -1 for ignore regions, 0 for
+    padding.
 
     Args:
-        backbone: A Functional network of images (B, H, W, 3), without a top, whose
-            stages have the strides. It is shared, not copied.
-        num_classes: Without the background.
-        feature_strides: Of the maps to look for objects on. One is enough.
-        anchor_heights: In pixels; each belongs to the coarsest map on which it is at
-            least 12 cells high.
-        height_per_width: Shape of the anchors; 2.44 for pedestrians.
-        channels: Width of the pyramid.
-        units: Of the dense layers for each proposal.
+        backbone: Functional model that takes images (B, H, W, 3), without a top, with
+            stages of the given strides. It is shared, not copied.
+        num_classes: Number of classes without the background.
+        feature_strides: Strides of the feature maps on which to detect objects. One is
+            enough.
+        anchor_heights: Heights of the anchors in pixels; each is assigned to the coarsest
+            map on which it is at least 12 cells high.
+        height_per_width: Aspect ratio of the anchors; 2.44 for pedestrians.
+        channels: Number of channels of the feature pyramid.
+        units: Units of the two dense layers that classify proposals.
         name: Name of the model.
 
     Raises:
-        ValueError: `backbone` has no stage of a stride or is nested, or a map has no
-            anchor.
+        ValueError: `backbone` has no stage of a stride or is nested, or a feature map has
+            no anchor.
     """
 
     def __init__(
         self,
-        backbone,
-        num_classes=1,
+        backbone: keras.Model,
+        num_classes: int = 1,
         *,
-        feature_strides=(8, 16, 32),
-        anchor_heights=anchors_lib.HEIGHTS,
-        height_per_width=anchors_lib.HEIGHT_PER_WIDTH,
-        channels=256,
-        units=1024,
-        name="faster_rcnn",
-        **kwargs,
-    ):
+        feature_strides: Sequence[int] = (8, 16, 32),
+        anchor_heights: Sequence[float] = anchors_lib.HEIGHTS,
+        height_per_width: float = anchors_lib.HEIGHT_PER_WIDTH,
+        channels: int = 256,
+        units: int = 1024,
+        name: str = "faster_rcnn",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.backbone = _with_maps(backbone, feature_strides)
         self.head = DetectionHead(
@@ -89,24 +95,30 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
         self.random_boxes = keras.random.SeedGenerator()
         self.built = True
 
-    def call(self, images, training=None):
-        """Images (B, H, W, 3) to what `DetectionHead` returns."""
+    def call(self, images: Tensor, training: bool | None = None) -> dict[str, Any]:
+        """Computes what `DetectionHead` returns for images (B, H, W, 3)."""
         return self.head(self.backbone(images, training=training), training=training)
 
-    def predict_step(self, *args):
-        """The detections alone: `"boxes"`, `"scores"`, `"classes"` and `"count"`."""
+    def predict_step(self, *args: Any) -> Any:
+        """Predicts `"boxes"`, `"scores"`, `"classes"` and `"count"` alone."""
         if keras.backend.backend() == "jax":
             y_pred, state = super().predict_step(*args)
             return detections_of(y_pred), state
         return detections_of(super().predict_step(*args))
 
-    def export(self, filepath, *args, input_signature=None, **kwargs):
-        """Exports what finds the detections in one image of a size.
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        *args: Any,
+        input_signature: Sequence[keras.InputSpec] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Exports a network that detects objects in one image of a fixed size.
 
         Args:
-            filepath, *args, **kwargs: As `keras.Model.export` takes them.
-            input_signature: `[keras.InputSpec(shape=(1, height, width, 3))]`; None where
-                the backbone has a size.
+            filepath, *args, **kwargs: As for `keras.Model.export`.
+            input_signature: `[keras.InputSpec(shape=(1, height, width, 3))]`; may be None
+                if the backbone has a fixed size.
 
         Raises:
             ValueError: The size is not known.
@@ -124,21 +136,26 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
         detector.export(filepath, *args, input_signature=[spec], **kwargs)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The sum of the four losses, without regularisation.
+        self,
+        x: Any = None,
+        y: Mapping[str, Tensor] | None = None,
+        y_pred: Mapping[str, Any] | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Computes the sum of the four losses, without regularisation.
 
         Args:
-            x: Not looked at.
-            y: `"boxes"` (B, G, 4) and `"labels"` (B, G).
-            y_pred: What `call` returned.
+            x: Unused.
+            y: Ground truth, `"boxes"` (B, G, 4) and `"labels"` (B, G).
+            y_pred: Predictions that `call` returned.
             sample_weight: Weights of the images (B,).
-            training: Not looked at.
+            training: Unused.
 
         Returns:
             A float32 scalar.
         """
-        # One more of padding: a batch may have none at all.
+        # Pad by one more box, since a batch may have none at all.
         gt_boxes = ops.pad(ops.cast(y["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
         gt_labels = ops.pad(ops.cast(y["labels"], "int32"), ((0, 0), (0, 1)))
         loss = self._rpn_loss(y_pred, gt_boxes, gt_labels)
@@ -148,7 +165,7 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
         loss = ops.mean(loss)
         if keras.backend.backend() != "tensorflow":
             return loss
-        # Keras adds up what the replicas compute.
+        # Keras sums the losses of the replicas.
         return loss / self.distribute_strategy.num_replicas_in_sync
 
     def _rpn_loss(self, y_pred, gt_boxes, gt_labels):
@@ -161,39 +178,41 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
             background_iou=0.3,
             keep_best=True,
         )
-        drawn_boxes, drawn = sample(
+        indices, sampled = sample(
             targets.labels, _ANCHORS_DRAWN, _ANCHORS_POSITIVE, self.random_boxes
         )
-        labels = batched_gather(targets.labels, drawn_boxes)
-        logits = batched_gather(y_pred["logits"], drawn_boxes)
-        anchors = ops.take(anchors, drawn_boxes, axis=0)
-        wanted = encode(anchors, batched_gather(targets.boxes, drawn_boxes), RPN_VARIANCE)
-        deltas = batched_gather(y_pred["deltas"], drawn_boxes)
-        return losses.objectness_loss(logits, labels, drawn) + losses.delta_loss(
-            deltas, wanted, labels, drawn
+        labels = batched_gather(targets.labels, indices)
+        logits = batched_gather(y_pred["logits"], indices)
+        anchors = ops.take(anchors, indices, axis=0)
+        matched = batched_gather(targets.boxes, indices)
+        target_deltas = encode(anchors, matched, RPN_VARIANCE)
+        deltas = batched_gather(y_pred["deltas"], indices)
+        return losses.objectness_loss(logits, labels, sampled) + losses.delta_loss(
+            deltas, target_deltas, labels, sampled
         )
 
     def _box_loss(self, y_pred, gt_boxes, gt_labels):
         proposals = self.head.propose(y_pred)
-        # The ground truth is among them, so that there are good ones from the start.
+        # With the ground truth among them there are good proposals from the start.
         boxes = ops.stop_gradient(ops.concatenate([proposals.boxes, gt_boxes], axis=1))
         valid = ops.concatenate([proposals.valid, gt_labels > 0], axis=1)
         targets = assign(
             boxes, gt_boxes, gt_labels, foreground_iou=0.5, background_iou=0.5
         )
         labels = ops.where(valid, targets.labels, -1)
-        drawn_boxes, drawn = sample(
+        indices, sampled = sample(
             labels, _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE, self.random_boxes
         )
-        labels = batched_gather(labels, drawn_boxes)
-        boxes = batched_gather(boxes, drawn_boxes)
+        labels = batched_gather(labels, indices)
+        boxes = batched_gather(boxes, indices)
         logits, deltas = self.head.classify(y_pred["maps"], boxes)
-        wanted = encode(boxes, batched_gather(targets.boxes, drawn_boxes), BOX_VARIANCE)
-        return losses.class_loss(logits, labels, drawn) + losses.delta_loss(
-            deltas, wanted, labels, drawn
+        matched = batched_gather(targets.boxes, indices)
+        target_deltas = encode(boxes, matched, BOX_VARIANCE)
+        return losses.class_loss(logits, labels, sampled) + losses.delta_loss(
+            deltas, target_deltas, labels, sampled
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "name": self.name,
@@ -202,18 +221,20 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         backbone = keras.saving.deserialize_keras_object(
             config["backbone"], custom_objects=custom_objects
         )
         return cls(**{**config, "backbone": backbone})
 
 
-def with_detections(detector, height, width):
-    """The detector for one image of a size, with the detections alone for output.
+def with_detections(detector: FasterRCNN, height: int, width: int) -> keras.Model:
+    """Returns a model that predicts the detections alone for one image of a fixed size.
 
-    Exports need it. There is no loop over images in it, and all its operators are built
-    into LiteRT.
+    Exports need it: it has no loop over images, and all its operators are built into
+    LiteRT.
     """
     image = keras.Input(batch_shape=(1, height, width, 3), name="image")
     y_pred = detector.head(detector.backbone(image))
@@ -221,7 +242,7 @@ def with_detections(detector, height, width):
 
 
 def _with_maps(backbone, strides):
-    """A network of the same layers with a list of the maps of the strides for output."""
+    """A model of the same layers that returns the list of feature maps of the strides."""
     if isinstance(backbone.output, list):
         return backbone
     stages = {stage.stride: stage.layer_name for stage in find_stages(backbone)}
@@ -234,8 +255,8 @@ def _with_maps(backbone, strides):
     nested = [stages[stride] for stride in strides if "/" in stages[stride]]
     if nested:
         raise ValueError(
-            "`backbone` must be flat: its maps cannot be within another model. Received: "
-            f"backbone={backbone.name!r} with {nested}"
+            "`backbone` must be flat: its feature maps cannot be inside another model. "
+            f"Received: backbone={backbone.name!r} with {nested}"
         )
     maps = [backbone.get_layer(stages[stride]).output for stride in strides]
     return keras.Model(backbone.input, maps, name=backbone.name)

@@ -1,25 +1,30 @@
-"""Feature pyramid (Lin et al. 2017): what coarse maps know, added to finer ones."""
+"""Feature pyramid (Lin et al. 2017): adds coarse features to finer feature maps."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers, ops
 
+from keras_hybrid.training.types import Tensor
+
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class FeaturePyramid(layers.Layer):
-    """Maps of all strides in one width; each knows those of the coarser ones.
+    """Adds to each feature map the coarser ones, all with the same number of channels.
 
-    A 1x1 convolution brings each map to the width; the sum with the next coarser one,
+    A 1x1 convolution projects each map to `channels`. The sum with the next coarser one,
     resized, goes through a 3x3 convolution.
 
     Args:
-        channels: The width.
+        channels: Number of channels of every map.
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Sequence[Sequence[int | None]]) -> None:
         self.laterals, self.outputs = [], []
         for i, shape in enumerate(input_shapes):
             lateral = layers.Conv2D(
@@ -37,16 +42,18 @@ class FeaturePyramid(layers.Layer):
             self.laterals.append(lateral)
             self.outputs.append(output)
 
-    def call(self, maps):
-        """Maps (B, H, W, C) of rising strides to as many (B, H, W, channels)."""
+    def call(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Makes a map (B, H, W, channels) of each map (B, H, W, C), finest first."""
         sums = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for i in reversed(range(len(sums) - 1)):
             size = sums[i].shape[1:3]
             sums[i] += ops.image.resize(sums[i + 1], size, interpolation="nearest")
         return [output(x) for output, x in zip(self.outputs, sums, strict=True)]
 
-    def compute_output_shape(self, input_shapes):
+    def compute_output_shape(
+        self, input_shapes: Sequence[Sequence[int | None]]
+    ) -> list[tuple[int | None, ...]]:
         return [(*shape[:3], self.channels) for shape in input_shapes]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}

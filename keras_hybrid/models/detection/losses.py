@@ -1,17 +1,19 @@
-"""The four losses of Faster R-CNN (Ren et al. 2015), means over the boxes drawn."""
+"""The four losses of Faster R-CNN (Ren et al. 2015), means over the sampled boxes."""
 
 from keras import ops
+
+from keras_hybrid.training.types import Tensor
 
 _BETA = 1 / 9
 
 
-def objectness_loss(logits, labels, drawn):
-    """Binary cross entropy of the anchors drawn in each image; 0 if none is.
+def objectness_loss(logits: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
+    """Computes each image's binary cross entropy over the sampled anchors; 0 without any.
 
     Args:
-        logits: (B, N).
-        labels: int (B, N); above 0 for objects.
-        drawn: bool (B, N).
+        logits: Objectness (B, N).
+        labels: int (B, N), above 0 for objects.
+        drawn: Whether an anchor is sampled, bool (B, N).
 
     Returns:
         float32 (B,).
@@ -21,13 +23,13 @@ def objectness_loss(logits, labels, drawn):
     return _mean(loss, drawn, drawn)
 
 
-def class_loss(logits, labels, drawn):
-    """Cross entropy of the proposals drawn in each image; 0 if none is.
+def class_loss(logits: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
+    """Computes each image's cross entropy over the sampled proposals; 0 without any.
 
     Args:
-        logits: (B, N, 1 + C).
+        logits: Scores (B, N, 1 + C), background first.
         labels: int (B, N), 0 for background.
-        drawn: bool (B, N).
+        drawn: Whether a proposal is sampled, bool (B, N).
 
     Returns:
         float32 (B,).
@@ -37,16 +39,18 @@ def class_loss(logits, labels, drawn):
     return _mean(loss, drawn, drawn)
 
 
-def delta_loss(deltas, target_deltas, labels, drawn):
-    """Smooth L1 of the objects' deltas, over the number of boxes drawn in the image.
+def delta_loss(
+    deltas: Tensor, target_deltas: Tensor, labels: Tensor, drawn: Tensor
+) -> Tensor:
+    """Computes smooth L1 of the objects' deltas over the image's number of sampled boxes.
 
-    d ** 2 / (2 beta) below beta = 1/9, |d| - beta / 2 above (torchvision); the sum over
-    the four deltas.
+    It is d ** 2 / (2 beta) below beta = 1/9 and |d| - beta / 2 above (torchvision),
+    summed over the four deltas.
 
     Args:
-        deltas, target_deltas: (B, N, 4).
-        labels: int (B, N); above 0 for objects.
-        drawn: bool (B, N).
+        deltas, target_deltas: Predicted and wanted deltas (B, N, 4).
+        labels: int (B, N), above 0 for objects.
+        drawn: Whether a box is sampled, bool (B, N).
 
     Returns:
         float32 (B,).

@@ -1,34 +1,39 @@
-"""Non-maximum suppression with fixed shapes, which Keras has not."""
+"""Non-maximum suppression with fixed shapes, which Keras lacks."""
 
 import keras
 from keras import ops
 
-# Pixels of a side (as torchvision). LiteRT chooses a box without area over and over until
-# it has `count`: it takes back what it chose, and finds that it does not overlap itself.
+from keras_hybrid.training.types import Tensor
+
+# In pixels, as in torchvision. LiteRT would select a box without an area again and again
+# until it has `count`, since such a box does not overlap itself.
 _SMALLEST_SIDE = 1e-3
 
 
-def non_max_suppression(boxes, valid, count, iou_threshold):
-    """Keeps the best boxes, and of those that overlap the best one, for each image.
+def non_max_suppression(
+    boxes: Tensor, valid: Tensor, count: int, iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Selects each image's best boxes and drops those that overlap a better one.
 
     Args:
-        boxes: float32 (B, N, 4), corners in pixels, best first.
-        valid: bool (B, N), which of them are boxes at all. What has no area is none.
-        count: How many to keep, at most.
-        iou_threshold: Boxes with a higher IoU than this to a better one go.
+        boxes: float32 (B, N, 4), [x1, y1, x2, y2] in pixels, best first.
+        valid: bool (B, N), which of them are boxes at all. Those without an area never
+            count.
+        count: Largest number of boxes to keep.
+        iou_threshold: IoU with a better box above which a box is dropped.
 
     Returns:
-        (indices, kept): int32 (B, count), best first, and bool (B, count), which of them
-        stand for a box.
+        (indices, kept): int32 (B, count), best first, and bool (B, count), which of the
+        indices are of kept boxes.
     """
-    # Ranks, for of equal scores LiteRT takes any first, and TensorFlow the first.
+    # Ranks as scores, since LiteRT orders equal scores arbitrarily, unlike TensorFlow.
     ranks = ops.arange(boxes.shape[1], 0, -1, dtype="float32")
     sides = boxes[..., 2:] - boxes[..., :2]
     valid &= ops.min(sides, axis=-1) >= _SMALLEST_SIDE
     if keras.backend.backend() != "tensorflow":
-        stays = _without_overlap(ops.stop_gradient(boxes), valid, iou_threshold)
+        keeps = _fixed_point(ops.stop_gradient(boxes), valid, iou_threshold)
         most = min(count, boxes.shape[1])
-        best, indices = ops.top_k(ops.where(stays, ranks, 0.0), most)
+        best, indices = ops.top_k(ops.where(keeps, ranks, 0.0), most)
         indices = ops.where(best > 0, ops.cast(indices, "int32"), 0)
         padding = (0, 0), (0, count - most)
         return ops.pad(indices, padding), ops.pad(best > 0, padding)
@@ -38,8 +43,8 @@ def non_max_suppression(boxes, valid, count, iou_threshold):
     scores = ops.where(valid, ranks, 0.0)
 
     def of_image(image):
-        # The kernel itself: `tf.image.non_max_suppression_padded` is a loop of hundreds
-        # of operations, which take a second to trace and most of a small step to run.
+        # The raw op: `tf.image.non_max_suppression_padded` is a loop of hundreds of ops,
+        # which take a second to trace and most of a small training step to run.
         indices, found = tf.raw_ops.NonMaxSuppressionV4(
             boxes=image[0],
             scores=image[1],
@@ -49,42 +54,42 @@ def non_max_suppression(boxes, valid, count, iou_threshold):
             pad_to_max_output_size=True,
         )
         kept = tf.range(count) < found
-        # Also because LiteRT's converter would take a reshape right behind the operator
-        # for its own, and its output then has another shape than the file says.
+        # `tf.where` is also needed because LiteRT's converter would merge a reshape right
+        # after the operator into it, and the output's shape would differ from the file's.
         return tf.where(kept, indices, 0), kept
 
-    if boxes.shape[0] == 1:  # Without a loop it converts to one operator of LiteRT.
+    if boxes.shape[0] == 1:  # Without a loop this converts to one LiteRT operator.
         indices, kept = of_image((boxes[0], scores[0]))
         return ops.reshape(indices, (1, count)), ops.reshape(kept, (1, count))
     types = tf.TensorSpec((count,), "int32"), tf.TensorSpec((count,), "bool")
     return tf.map_fn(of_image, (boxes, scores), fn_output_signature=types)
 
 
-def _without_overlap(boxes, valid, iou_threshold):
-    """Which boxes stay (B, N), by products of whole images for want of an operator.
+def _fixed_point(boxes, valid, iou_threshold):
+    """Which boxes are kept, bool (B, N), on backends without an operator for NMS.
 
-    A box stays if no better one overlaps it that stays itself. Asked of all boxes at
-    once, over and over, the answer is settled for one more of each chain of boxes every
-    time; once nothing changes it is for all.
+    A box is kept if no better box that is kept overlaps it. Each pass applies this rule
+    to all boxes at once and settles at least one more box of every chain of overlaps;
+    once nothing changes, all are settled.
     """
     iou = keras.utils.bounding_boxes.compute_iou(boxes, boxes, "xyxy")
     is_better = ops.tril(ops.ones((boxes.shape[1],) * 2, dtype="bool"), k=-1)
-    covers = (iou > iou_threshold) & is_better
+    suppresses = (iou > iou_threshold) & is_better
 
-    def changes(stays, before):
-        return ops.any(ops.not_equal(stays, before))
+    def has_changed(keeps, before):
+        return ops.any(ops.not_equal(keeps, before))
 
-    def ask_again(stays, before):
-        return valid & ~ops.any(covers & ops.expand_dims(stays, 1), axis=2), stays
+    def update(keeps, before):
+        return valid & ~ops.any(suppresses & ops.expand_dims(keeps, 1), axis=2), keeps
 
-    stays, _ = ops.while_loop(changes, ask_again, (valid, ops.zeros_like(valid)))
-    return stays
+    keeps, _ = ops.while_loop(has_changed, update, (valid, ops.zeros_like(valid)))
+    return keeps
 
 
-def class_offsets(boxes, classes):
-    """Shifts the boxes (B, N, 4) of each class (B, N) to where no other's are.
+def class_offsets(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Shifts the boxes (B, N, 4) of each class, int (B, N), away from all other classes.
 
-    So that one suppression leaves the classes apart.
+    A single suppression then treats every class separately.
     """
     span = ops.max(boxes) - ops.min(boxes) + 1
     shift = ops.cast(classes, boxes.dtype) * span

@@ -1,38 +1,43 @@
-"""Proposals: the anchors that look most like an object, moved to where it seems to be."""
+"""Proposals: the anchors most likely to hold an object, moved by their deltas."""
 
 import typing
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from keras_hybrid.models.detection.batched_gather import batched_gather
 from keras_hybrid.models.detection.nms import non_max_suppression
+from keras_hybrid.training.types import Tensor
 
-# Of what is no proposal.
+# Score of a box that is no proposal.
 _NO_SCORE = -1e30
-# exp() of more would be a box 62 times as large as its anchor (as torchvision).
+# exp() of this scales a side by 62, the limit of torchvision.
 _MAX_LOG_SCALE = 4.135
 
 
 class Proposals(typing.NamedTuple):
     """Boxes (B, P, 4) xyxy, best first, and which of them are proposals, bool (B, P)."""
 
-    boxes: typing.Any
-    valid: typing.Any
+    boxes: Tensor
+    valid: Tensor
 
 
-def decode(deltas, boxes, variance, image_size):
+def decode(
+    deltas: Tensor, boxes: Tensor, variance: Sequence[float], image_size: tuple[int, int]
+) -> Tensor:
     """Moves boxes by deltas and clips them to the image.
 
     Args:
-        deltas: (B, N, 4): shift of the middle (x, y) in units of the box, logarithm of
-            the factor of (width, height); each divided by its `variance`.
+        deltas: (B, N, 4): shift of the centre (x, y) in units of the box's width and
+            height, and logarithm of the scale of (width, height); each divided by its
+            `variance`.
         boxes: (N, 4) or (B, N, 4), [x1, y1, x2, y2].
-        variance: Four numbers.
-        image_size: (height, width).
+        variance: Divisors of the four deltas.
+        image_size: (height, width) in pixels.
 
     Returns:
-        (B, N, 4), float32.
+        float32 (B, N, 4), [x1, y1, x2, y2].
     """
     deltas = ops.cast(deltas, "float32")
     largest = ops.array([float("inf")] * 2 + [_MAX_LOG_SCALE / v for v in variance[2:]])
@@ -49,8 +54,17 @@ def decode(deltas, boxes, variance, image_size):
     return ops.clip(boxes, 0.0, limits)
 
 
-def encode(boxes, gt_boxes, variance):
-    """The deltas with which `decode` makes ground truth of boxes (B, N, 4)."""
+def encode(boxes: Tensor, gt_boxes: Tensor, variance: Sequence[float]) -> Tensor:
+    """Computes the deltas with which `decode` moves boxes to their ground truth.
+
+    Args:
+        boxes: (B, N, 4), [x1, y1, x2, y2].
+        gt_boxes: Ground truth of each box, (B, N, 4), [x1, y1, x2, y2].
+        variance: Divisors of the four deltas.
+
+    Returns:
+        Deltas (B, N, 4).
+    """
     return keras.utils.bounding_boxes.encode_box_to_deltas(
         boxes,
         gt_boxes,
@@ -61,19 +75,27 @@ def encode(boxes, gt_boxes, variance):
     )
 
 
-def propose(logits, boxes, anchors_per_level, *, pre_nms_topk, count, iou_threshold):
-    """The best boxes of every map, without those that overlap better ones.
+def propose(
+    logits: Tensor,
+    boxes: Tensor,
+    anchors_per_level: Sequence[int],
+    *,
+    pre_nms_topk: int,
+    count: int,
+    iou_threshold: float,
+) -> Proposals:
+    """Selects the best boxes of all feature maps, without those that overlap better ones.
 
     Args:
-        logits: Objectness (B, A), a map after the other.
-        boxes: What their anchors became (B, A, 4).
-        anchors_per_level: How many of the A belong to each map.
-        pre_nms_topk: How many of a map are looked at.
-        count: How many to keep.
-        iou_threshold: Of the suppression, within a map.
+        logits: Objectness (B, A), one feature map after another.
+        boxes: Decoded anchors (B, A, 4), [x1, y1, x2, y2], in the same order.
+        anchors_per_level: Number of the A anchors on each feature map.
+        pre_nms_topk: Number of boxes per feature map that enter the suppression.
+        count: Number of proposals to keep.
+        iou_threshold: IoU above which a box of the same feature map is suppressed.
 
     Returns:
-        `Proposals` of `count` boxes, of fewer if there are not as many anchors.
+        `Proposals` of `count` boxes, or of all candidates if there are fewer.
     """
     scores, best = [], []
     start = 0

@@ -1,20 +1,25 @@
 """RoIAlign (He et al., "Mask R-CNN", 2017): the features of boxes, all in one size."""
 
+from collections.abc import Sequence
+
 from keras import ops
 
 from keras_hybrid.models.detection.anchors import CELLS
+from keras_hybrid.training.types import Tensor
 
 _SAMPLES = 2
 
 
-def pyramid_roi_align(maps, boxes, strides, size=7):
-    """`roi_align` of each box on the map on which anchors of its height are.
+def pyramid_roi_align(
+    maps: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int = 7
+) -> Tensor:
+    """Applies `roi_align` to each box on the feature map that has anchors of its height.
 
     Args:
-        maps: (B, H, W, C) each, of rising strides.
+        maps: Feature maps (B, H, W, C) in order of increasing stride.
         boxes: (B, N, 4), [x1, y1, x2, y2] in pixels.
-        strides: Of the maps.
-        size: As for `roi_align`.
+        strides: Image pixels per cell of each feature map.
+        size: Number of grid cells in either direction.
 
     Returns:
         (B, N, size, size, C).
@@ -31,13 +36,13 @@ def pyramid_roi_align(maps, boxes, strides, size=7):
     return pooled
 
 
-def roi_align(features, boxes, stride, size=7):
-    """Averages bilinear samples of a map in the cells of a grid over each box.
+def roi_align(features: Tensor, boxes: Tensor, stride: int, size: int = 7) -> Tensor:
+    """Averages bilinear samples of a feature map in each cell of a grid over each box.
 
-    A cell takes 2 x 2 samples, and is therefore what it is for torchvision with
-    `aligned=True` and `sampling_ratio=2`. Boxes have sides along the axes, so that the
-    samples of a box are two matrix products: rows (size, H), map (H, W), columns (W,
-    size). Those run on anything, and have gradients for the map.
+    Each cell takes 2 x 2 samples, which gives the same values as torchvision with
+    `aligned=True` and `sampling_ratio=2`. Boxes are axis-aligned, so that sampling one
+    takes two matrix products: rows (size, H), map (H, W), columns (W, size). These run on
+    any device and have gradients with respect to the map.
 
     >>> ramp = np.arange(4.0).reshape(1, 1, 4, 1).repeat(4, axis=1)  # 0 1 2 3 in rows
     >>> boxes = np.array([[[8.0, 8.0, 24.0, 24.0]]])
@@ -46,14 +51,14 @@ def roi_align(features, boxes, stride, size=7):
     1.5
 
     Args:
-        features: A map (B, H, W, C); the middle of its first cell lies at half a stride.
+        features: Feature map (B, H, W, C); its first cell is centred at half a stride.
         boxes: (B, N, 4), [x1, y1, x2, y2] in pixels.
-        stride: Pixels of the image per cell of the map.
-        size: Cells of the grid in either direction.
+        stride: Image pixels per cell of the feature map.
+        size: Number of grid cells in either direction.
 
     Returns:
-        (B, N, size, size, C), of the features' type. Samples more than a cell outside
-        of the map are 0.
+        (B, N, size, size, C) with the dtype of `features`. Samples more than a cell
+        outside the map are 0.
     """
     height, width, channels = features.shape[1:]
     boxes = ops.cast(boxes, "float32") / stride
@@ -69,17 +74,17 @@ def _sample(features, rows, columns):
     rows = ops.cast(ops.reshape(rows, (-1, count * size, height)), features.dtype)
     x = ops.matmul(rows, ops.reshape(features, (-1, height, width * channels)))
     x = ops.reshape(x, (-1, width, channels))
-    # For each row of the grid once more: LiteRT's products do not broadcast.
+    # Repeated for each row of the grid: LiteRT's matrix products do not broadcast.
     columns = ops.tile(ops.expand_dims(columns, 2), (1, 1, size, 1, 1))
     columns = ops.cast(ops.reshape(columns, (-1, size, width)), features.dtype)
     return ops.reshape(ops.matmul(columns, x), (-1, count, size, size, channels))
 
 
 def _interpolation(start, end, length, size):
-    """What each cell of the grid takes from each cell of the map (B, N, size, length)."""
+    """Weight of each map cell in each grid cell along one axis, (B, N, size, length)."""
     samples = (ops.arange(size * _SAMPLES, dtype="float32") + 0.5) / (size * _SAMPLES)
     start, end = ops.expand_dims(start, -1), ops.expand_dims(end, -1)
-    # Positions are those of the cells' middles.
+    # In units of map cells, with integers at the centres of the cells.
     at = start + (end - start) * samples - 0.5
     inside = ops.cast((at >= -1) & (at <= length), "float32")
     at = ops.expand_dims(ops.clip(at, 0, length - 1), -1)

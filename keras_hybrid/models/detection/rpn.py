@@ -1,25 +1,30 @@
 """Region proposal network (Ren et al. 2015): is there an object, and where exactly?"""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import keras
 from keras import layers, ops
+
+from keras_hybrid.training.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class RegionProposalNetwork(layers.Layer):
-    """A score and deltas for every anchor, from the map that it lies on.
+    """Predicts a score and deltas for every anchor from the feature map it lies on.
 
-    One 3x3 convolution for all maps; two 1x1 convolutions of each map's own, since maps
-    may have different numbers of anchors.
+    All feature maps share one 3x3 convolution. Each has two 1x1 convolutions of its own,
+    since the number of anchors per cell may differ between maps.
 
     Args:
-        anchors_per_cell: How many each map has.
+        anchors_per_cell: Number of anchors per cell of each feature map.
     """
 
-    def __init__(self, anchors_per_cell, **kwargs):
+    def __init__(self, anchors_per_cell: Iterable[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.anchors_per_cell = tuple(anchors_per_cell)
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Sequence[Sequence[int | None]]) -> None:
         channels = input_shapes[0][-1]
         self.trunk = self._convolution(channels, 3, "conv", input_shapes[0], "relu")
         self.scores, self.shifts = [], []
@@ -41,10 +46,12 @@ class RegionProposalNetwork(layers.Layer):
         layer.build(shape)
         return layer
 
-    def call(self, maps):
-        """Maps (B, H, W, C) to logits (B, A) and deltas (B, A, 4), in float32.
+    def call(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Computes the predictions from feature maps (B, H, W, C).
 
-        The anchors are in the order of `anchors.anchors_of`.
+        Returns:
+            float32 logits (B, A) and deltas (B, A, 4), in the order of
+            `anchors.anchors_of`.
         """
         logits, deltas = [], []
         for x, score, shift in zip(maps, self.scores, self.shifts, strict=True):
@@ -54,5 +61,5 @@ class RegionProposalNetwork(layers.Layer):
             deltas.append(ops.reshape(shift(x), (-1, anchors, 4)))
         return [ops.cast(ops.concatenate(x, 1), "float32") for x in (logits, deltas)]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "anchors_per_cell": self.anchors_per_cell}

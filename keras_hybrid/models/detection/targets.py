@@ -1,7 +1,7 @@
-"""What anchors and proposals are to become: their labels and boxes, and a sample of them.
+"""Match boxes to ground truth and sample them for the loss.
 
-Shapes: B images, N boxes looked at, G ground-truth boxes (padded). Labels are those of
-detection: -1 nothing is asked of it, 0 background, from 1 on the classes.
+Shape shorthand: B images, N anchors or proposals, G ground-truth boxes (padded). Labels:
+-1 for boxes that the loss ignores, 0 for background, classes from 1.
 """
 
 import typing
@@ -10,23 +10,30 @@ import keras
 from keras import ops
 
 from keras_hybrid.models.detection.batched_gather import batched_gather
+from keras_hybrid.training.types import Tensor
 
-# Share of a box within an ignore region from which on it is neither right nor wrong.
+# Background with at least this share of its area in an ignore region is ignored.
 _IGNORED = 0.5
 _ROUNDING = 1e-5
 
 
 class Targets(typing.NamedTuple):
-    """Of each box its label, int32 (B, N), and its ground truth, (B, N, 4) xyxy."""
+    """The label of each box, int32 (B, N), and its ground truth, (B, N, 4) xyxy."""
 
-    labels: typing.Any
-    boxes: typing.Any
+    labels: Tensor
+    boxes: Tensor
 
 
 def assign(
-    boxes, gt_boxes, gt_labels, *, foreground_iou, background_iou, keep_best=False
-):
-    """Gives each box the ground truth that it overlaps most.
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    *,
+    foreground_iou: float,
+    background_iou: float,
+    keep_best: bool = False,
+) -> Targets:
+    """Assigns to each box the ground truth that it overlaps most.
 
     >>> boxes = np.array([[0.0, 0, 10, 10], [0, 5, 10, 15], [50, 50, 60, 60]])
     >>> truth = np.array([[[0.0, 0, 10, 10]]])
@@ -37,16 +44,16 @@ def assign(
 
     Args:
         boxes: (N, 4) or (B, N, 4), [x1, y1, x2, y2].
-        gt_boxes: (B, G, 4) likewise.
-        gt_labels: int (B, G): classes from 1 on, -1 for ignore regions, 0 for padding.
-        foreground_iou: From this IoU on it is of that class.
-        background_iou: Below it is background; between them nothing is asked of it.
-        keep_best: Whether boxes that overlap a ground truth most are of its class in
-            any case, so that each one has some.
+        gt_boxes: (B, G, 4), [x1, y1, x2, y2].
+        gt_labels: int (B, G): classes from 1, -1 for ignore regions, 0 for padding.
+        foreground_iou: IoU from which a box takes the class of its ground truth.
+        background_iou: IoU below which a box is background; in between it is ignored.
+        keep_best: Whether the boxes that overlap a ground truth most are foreground at
+            any IoU above 0, so that each ground truth has some (Ren et al. 2015).
 
     Returns:
-        `Targets`. Background that lies to a half or more in an ignore region has -1, as
-        is usual for CityPersons (Zhang et al. 2017).
+        `Targets`. Background that lies at least half in an ignore region has the label
+        -1, as is usual for CityPersons (Zhang et al. 2017).
     """
     is_object = ops.expand_dims(gt_labels > 0, 1)
     iou = keras.utils.bounding_boxes.compute_iou(boxes, gt_boxes, "xyxy")
@@ -64,7 +71,7 @@ def assign(
 
 
 def _in_regions(boxes, gt_boxes, gt_labels):
-    """Whether a box lies in one ignore region (B, N)."""
+    """Whether a box lies in a single ignore region, bool (B, N)."""
     boxes, regions = ops.expand_dims(boxes, -2), ops.expand_dims(gt_boxes, 1)
     low = ops.maximum(boxes[..., :2], regions[..., :2])
     high = ops.minimum(boxes[..., 2:], regions[..., 2:])
@@ -74,27 +81,32 @@ def _in_regions(boxes, gt_boxes, gt_labels):
     return ops.any(is_region & (shared >= _IGNORED * area) & (shared > 0), axis=2)
 
 
-def sample(labels, count, positive_fraction, seed):
-    """Draws boxes for the loss, at most so many of them of a class.
+def sample(
+    labels: Tensor,
+    count: int,
+    positive_fraction: float,
+    seed: keras.random.SeedGenerator,
+) -> tuple[Tensor, Tensor]:
+    """Samples foreground and background boxes for the loss.
 
     Args:
         labels: int (B, N).
-        count: How many to draw in each image.
-        positive_fraction: At most this part of them has a class; the others are
-            background, which fills the rest.
-        seed: A `keras.random.SeedGenerator`.
+        count: Number of boxes to sample in each image.
+        positive_fraction: Largest share of foreground among them; background fills the
+            rest.
+        seed: Source of the random numbers.
 
     Returns:
-        (indices, drawn): int32 (B, count) and bool (B, count), which of the indices
-        stand for a draw. An image may have fewer.
+        (indices, drawn): int32 (B, count), and bool (B, count), which of the indices are
+        samples. An image may have fewer than `count`.
     """
     count = min(count, labels.shape[1])
-    draw = keras.random.uniform(ops.shape(labels), seed=seed)
+    priority = keras.random.uniform(ops.shape(labels), seed=seed)
     positive = labels > 0
     most = max(int(count * positive_fraction), 1)
-    highest, _ = ops.top_k(ops.where(positive, draw, -1.0), most)
-    chosen = positive & (draw >= highest[:, -1:])
-    # Those first, then background, then what is not to be drawn.
-    order = ops.where(ops.equal(labels, 0), draw, -1.0)
-    scores, indices = ops.top_k(ops.where(chosen, 2.0, order), count)
+    highest, _ = ops.top_k(ops.where(positive, priority, -1.0), most)
+    chosen = positive & (priority >= highest[:, -1:])
+    # The chosen foreground first, then background, then what may not be sampled.
+    background = ops.where(ops.equal(labels, 0), priority, -1.0)
+    scores, indices = ops.top_k(ops.where(chosen, 2.0, background), count)
     return indices, scores >= 0

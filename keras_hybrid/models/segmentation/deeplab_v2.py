@@ -1,9 +1,11 @@
 """DeepLab v2: a dilated backbone and a pyramid of dilated convolutions.
 
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous
-Convolution, and Fully Connected CRFs"; without the CRF, as in the adaptation work whose
-set-up the paper follows (Tsai et al. 2018).
+Convolution, and Fully Connected CRFs"; without the CRF, as in Tsai et al. (2018), the
+domain adaptation work whose setup the paper follows.
 """
+
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -14,12 +16,18 @@ RATES = 6, 12, 18, 24
 _VGG_STRIDE = 32
 
 
-def deeplab_v2(backbone, num_classes, *, output_stride=8, rates=RATES):
-    """Builds a segmentation network of Keras's own layers.
+def deeplab_v2(
+    backbone: keras.Model,
+    num_classes: int,
+    *,
+    output_stride: int = 8,
+    rates: Sequence[int] = RATES,
+) -> keras.Model:
+    """Builds a segmentation network from Keras's own layers.
 
-    A VGG gets its fc6 and fc7 back as dilated 3x3 convolutions of 1024 channels. Then
-    one 3x3 convolution to `num_classes` for each of the rates; their sum is resized to
-    the image, bilinearly.
+    A VGG gets back its fc6 and fc7, as dilated 3x3 convolutions with 1024 channels. One
+    3x3 convolution per rate then predicts `num_classes` channels, and their sum is
+    resized bilinearly to the size of the image.
 
     Example:
 
@@ -28,19 +36,19 @@ def deeplab_v2(backbone, num_classes, *, output_stride=8, rates=RATES):
     TensorShape([1, 360, 480, 11])
 
     Args:
-        backbone: A Functional network of images (B, H, W, 3), without a top. Its layers
-            are copied, with their weights. With H and W None the images' sizes must be
-            multiples of `output_stride`; see `at_size` for where they vary.
-        num_classes: Channels of the logits.
-        output_stride: Pixels of the image per pixel of the backbone's last map: 8, 16
+        backbone: Functional model that takes images (B, H, W, 3), without a top. Its
+            layers and weights are copied. If H and W are None, the height and width of
+            the images must be multiples of `output_stride`; see `at_size` if they vary.
+        num_classes: Number of channels of the logits.
+        output_stride: Image pixels per pixel of the backbone's last feature map: 8, 16
             or another stride of the backbone.
-        rates: Dilations of the pyramid.
+        rates: Dilation rates of the pyramid.
 
     Returns:
         A Functional model from images to float32 logits (B, H, W, num_classes).
 
     Raises:
-        ValueError: `backbone` lacks the stride.
+        ValueError: `backbone` has no such stride.
     """
     base = dilate(backbone, output_stride)
     x = base.output
@@ -58,21 +66,21 @@ def deeplab_v2(backbone, num_classes, *, output_stride=8, rates=RATES):
     return keras.Model(base.input, logits, name=f"deeplab_v2_{base.name}")
 
 
-def at_size(model, height, width):
-    """The same network for images of one size, as exports need it.
+def at_size(model: keras.Model, height: int, width: int) -> keras.Model:
+    """Returns the same network for images of one size, as an export needs it.
 
-    In a graph Keras 3.15 cannot resize to a size that it does not know: `evaluate` on
-    images of several sizes needs a network of each.
+    Keras 3.15 cannot resize to an unknown size inside a graph, so `evaluate` on images
+    of several sizes needs one such network per size.
     """
     image = keras.Input((height, width, *model.input_shape[3:]), name="image")
     return keras.Model(image, model(image), name=model.name)
 
 
-def with_label_map(model):
-    """The model with the most likely class of each pixel, uint8 (B, H, W), for output.
+def with_label_map(model: keras.Model) -> keras.Model:
+    """Returns a model that predicts each pixel's most likely class, uint8 (B, H, W).
 
     Args:
-        model: Maps images to scores (B, H, W, C) of up to 256 classes.
+        model: Model from images to scores (B, H, W, C) of at most 256 classes.
     """
     _, labels = ops.top_k(model.output, k=1)
     labels = ops.cast(ops.squeeze(labels, axis=-1), "uint8")

@@ -1,4 +1,4 @@
-"""Dilated networks: the last stages keep their resolution and spread their kernels.
+"""Dilated networks: the last stages keep their resolution and dilate their kernels.
 
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous
 Convolution, and Fully Connected CRFs", section 3.1.
@@ -18,13 +18,14 @@ _CONVOLUTIONS = (
 _POOLINGS = keras.layers.MaxPooling2D, keras.layers.AveragePooling2D
 
 
-def dilate(model, output_stride):
-    """Copies a network so that its maps shrink to 1/`output_stride` and no further.
+def dilate(model: keras.Model, output_stride: int) -> keras.Model:
+    """Copies a network so that it downsamples its images by `output_stride` at most.
 
-    Convolutions that would go on have stride 1 in the copy, and the kernels behind them
-    are spread out by as much, also where they are spread out already: at the pixels that
-    both have, the copy computes what the original does. Poolings that would go on are
-    left out, as from VGG in DeepLab v2; behind them the copy computes something else.
+    A convolution that would downsample further has stride 1 in the copy, and the kernels
+    after it are dilated by the stride it lost, on top of any dilation of their own: at
+    the pixels that both networks have, the copy computes the same values. A pooling layer
+    that would downsample further is left out, as DeepLab v2 does for VGG; from there on
+    the values differ.
 
     Example:
 
@@ -33,12 +34,12 @@ def dilate(model, output_stride):
     TensorShape([1, 8, 12, 2048])
 
     Args:
-        model: A Functional network of images (B, H, W, C), without a top.
-        output_stride: Pixels of the image per pixel of the last map.
+        model: Functional model that takes images (B, H, W, C), without a top.
+        output_stride: Image pixels per pixel of the last feature map.
 
     Returns:
-        A Functional model with the weights and layer names of `model`; models nested in
-        it are flattened.
+        A Functional model with the weights and layer names of `model`; nested models are
+        flattened.
 
     Raises:
         ValueError: `model` has no such stride.
@@ -52,23 +53,25 @@ def dilate(model, output_stride):
         )
     graph = network.graph
     image = keras.Input(graph.input_spec.shape[1:], name="image")
-    values, places = {graph.input: image}, {graph.input: _Place()}
-    makers = {symbol: step for step in graph.steps for symbol in step.outputs}
+    values, resolutions = {graph.input: image}, {graph.input: _Resolution()}
+    producers = {symbol: step for step in graph.steps for symbol in step.outputs}
     copies = {}
     for step in graph.steps:
         layer, sources = step.operation, list(step.inputs.values())
-        place = max(places[source] for source in sources)
-        ends = place.stride * _stride(layer) > output_stride
-        places.update(dict.fromkeys(step.outputs, place.behind(_stride(layer), ends)))
-        if ends and isinstance(layer, _POOLINGS):
+        resolution = max(resolutions[source] for source in sources)
+        drops_stride = resolution.stride * _stride(layer) > output_stride
+        after = resolution.after(_stride(layer), drops_stride)
+        resolutions.update(dict.fromkeys(step.outputs, after))
+        if drops_stride and isinstance(layer, _POOLINGS):
             values[step.outputs[0]] = values[sources[0]]
             continue
         inputs = {source: values[source] for source in sources}
-        if ends:
-            padded_before = _padding(makers.get(sources[0]))
-            inputs[sources[0]] = _pad(inputs[sources[0]], layer, padded_before, place)
+        if drops_stride:
+            padded_before = _padding(producers.get(sources[0]))
+            dilation = resolution.dilation
+            inputs[sources[0]] = _pad(inputs[sources[0]], layer, padded_before, dilation)
         if id(layer) not in copies:
-            copies[id(layer)] = _copy(layer, place.dilation, ends)
+            copies[id(layer)] = _copy(layer, resolution.dilation, drops_stride)
         dataclasses.replace(step, operation=copies[id(layer)]).run(inputs)
         values.update({symbol: inputs[symbol] for symbol in step.outputs})
     outputs = graph.pack([values[symbol] for symbol in graph.outputs])
@@ -79,11 +82,11 @@ def dilate(model, output_stride):
     return dilated
 
 
-def undilated_stages(model):
-    """`find_stages` of a network that may be dilated, as if it were not.
+def undilated_stages(model: keras.Model) -> list[Stage]:
+    """Finds the stages of a network as `find_stages` does, as if it were not dilated.
 
-    A map of stride 8 on which kernels are spread out by 2 counts as one of stride 16.
-    The chain ends where kernels of several dilations meet, as in the pyramid of DeepLab.
+    A feature map of stride 8 whose kernels are dilated by 2 counts as one of stride 16.
+    The search ends where kernels of several dilations meet, as in DeepLab's pyramid.
 
     Args:
         model: A `keras.Model` that takes images (B, H, W, C).
@@ -111,16 +114,16 @@ def undilated_stages(model):
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class _Place:
-    """Where in a dilated network a tensor is."""
+class _Resolution:
+    """Stride of a tensor in the dilated network, and dilation of the kernels there."""
 
     stride: int = 1
     dilation: int = 1
 
-    def behind(self, stride, ends):
-        if ends:
-            return _Place(self.stride, self.dilation * stride)
-        return _Place(self.stride * stride, self.dilation)
+    def after(self, stride, drops_stride):
+        if drops_stride:
+            return _Resolution(self.stride, self.dilation * stride)
+        return _Resolution(self.stride * stride, self.dilation)
 
 
 def _stride(layer):
@@ -128,7 +131,7 @@ def _stride(layer):
 
 
 def _dilation(layer):
-    """None for layers that see one pixel at a time."""
+    """Dilation rate of a convolution; None for layers that see one pixel at a time."""
     if isinstance(layer, _CONVOLUTIONS) and max(layer.kernel_size) > 1:
         return max(layer.dilation_rate)
     return None
@@ -141,8 +144,8 @@ def _padding(step):
     return (0, 0), (0, 0)
 
 
-def _pad(x, layer, padded_before, place):
-    """Pads for a kernel that had a stride: its first pixel stays where it was."""
+def _pad(x, layer, padded_before, dilation):
+    """Pads for a kernel that lost its stride, so that its first pixel stays the same."""
     padding = []
     for size, (before, after) in zip(layer.kernel_size, padded_before, strict=True):
         stride = _stride(layer)
@@ -150,24 +153,24 @@ def _pad(x, layer, padded_before, place):
             first = max(size - stride, 0) // 2
             sides = first, size - 1 - first
         else:
-            # As many pixels as `stride` for each one of before.
+            # Enough for `stride` output pixels in place of each one of the original.
             sides = 0, stride - 1 - (before + after - size) % stride
-        padding.append(tuple(place.dilation * side for side in sides))
+        padding.append(tuple(dilation * side for side in sides))
     if not any(map(any, padding)):
         return x
     return keras.layers.ZeroPadding2D(padding, name=f"{layer.name}_dilated_pad")(x)
 
 
-def _copy(layer, dilation, ends):
-    """The layer with another dilation, and without its stride if it `ends`."""
+def _copy(layer, dilation, drops_stride):
+    """The layer, dilated further; without its stride and padding if it `drops_stride`."""
     config = layer.get_config()
     if isinstance(layer, keras.layers.ZeroPadding2D):
         sides = config["padding"]
         config["padding"] = [[dilation * n for n in axis] for axis in sides]
     if _dilation(layer) is not None:
-        # A network that is dilated already has its kernels spread out still further.
+        # A product, since the network may be dilated already.
         config["dilation_rate"] = [dilation * rate for rate in layer.dilation_rate]
-    if ends:
+    if drops_stride:
         config["strides"] = 1
         config["padding"] = "valid"
     return type(layer).from_config(config)

@@ -45,7 +45,7 @@ WRONG = {
     "a new label": ({"y_test": np.array([0, 1, 3, 1])}, r"0\.\.2.*y_test\[2\]=3"),
     "a label left out": ({"y_train": LABELS * 2}, r"y_train\[2\]=4"),
     "one class": ({"y_train": LABELS * 0}, "at least two classes. Received: 4 labels"),
-    "other sizes": ({"x_test": np.zeros((4, 9, 9, 3), "uint8")}, "images of one size"),
+    "other sizes": ({"x_test": np.zeros((4, 9, 9, 3), "uint8")}, "of the same size"),
     "objects": ({"y_test": np.array([{}] * 4, dtype=object)}, "plain arrays"),
 }
 

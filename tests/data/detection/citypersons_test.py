@@ -142,5 +142,7 @@ def test_damaged_mat_files_are_named_in_one_line(tmp_path, damage, kind):
     path.write_bytes(damage(mat_bytes(path)))
     with pytest.raises(kind):
         scipy.io.loadmat(path)
-    with pytest.raises(ValueError, match=r"^.*anno_train\.mat is no MATLAB file.*-v7$"):
+    with pytest.raises(
+        ValueError, match=r"^.*anno_train\.mat is not a MATLAB file.*-v7$"
+    ):
         citypersons.read_mat(path)

@@ -237,7 +237,7 @@ def test_malformed_records_are_named(tmp_path, record, rule):
 def test_malformed_mat_files_are_named(tmp_path):
     save_images(tmp_path / "leftImg8bit" / "train" / "aachen", [city_name(0)])
     (tmp_path / "anno_train.mat").write_bytes(b"no matlab file" * 20)
-    with pytest.raises(ValueError, match=r"anno_train\.mat is no MATLAB file"):
+    with pytest.raises(ValueError, match=r"anno_train\.mat is not a MATLAB file"):
         open_dataset(tmp_path)
     scipy.io.savemat(tmp_path / "anno_train.mat", {"other": 1})
     with pytest.raises(ValueError, match=r"one variable anno_.*'other'"):
@@ -260,7 +260,7 @@ def test_wrong_paths_show_the_layouts(tmp_path):
     with pytest.raises(FileNotFoundError, match="known layout.*things.*CityPersons: "):
         open_dataset(tmp_path)
     save_coco(tmp_path, [], splits=("train",))
-    with pytest.raises(FileNotFoundError, match="of a split for the test"):
+    with pytest.raises(FileNotFoundError, match="annotations of a test split"):
         open_dataset(tmp_path)
     for image in (tmp_path / "train").iterdir():
         image.unlink()

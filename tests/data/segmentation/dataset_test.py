@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_hybrid.data import class_names
+from keras_hybrid.data.segmentation import class_names
 from keras_hybrid.data.segmentation import augment
 from keras_hybrid.data.segmentation.dataset import decode_labels, decode_pair
 from keras_hybrid.data.segmentation.layouts import open_dataset
@@ -64,7 +64,7 @@ def test_a_photograph_with_an_orientation_fits_its_label_map(size, drawn_on):
 
 def test_a_turned_photograph_and_a_label_map_of_another_size():
     image, _, _ = turned_pair((64, 32), "upright")
-    with pytest.raises(ValueError, match="of one size. Received: 32x64 and 30x30"):
+    with pytest.raises(ValueError, match="the same size. Received: 32x64 and 30x30"):
         decode_pair(image, encoded(np.zeros((30, 30), "uint8")), CLASS_OF)
 
 
@@ -140,7 +140,7 @@ def test_a_palette_keeps_its_indices():
 @pytest.mark.parametrize(
     ("label_map", "message"),
     [
-        (encoded(MASK.astype("float32"), "TIFF"), "must be of integers.* float32"),
+        (encoded(MASK.astype("float32"), "TIFF"), "must hold integers.* float32"),
         (encoded(np.zeros((8, 8, 2), "uint8")), "one channel. Received: 2 channels"),
         (encoded(np.zeros((8, 8, 4), "uint8")), "one channel. Received: 4 channels"),
         (encoded(np.full((8, 8), 300, "uint16")), r"of the data set. Received: \[300\]"),

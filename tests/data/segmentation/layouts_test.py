@@ -171,9 +171,9 @@ def label_file(city, i):
 
 BREAKS = {
     "labels": (halves(7, 77), r"must hold labels of the data set. Received: \[77\]"),
-    "size": (halves(7, 8, (32, 32)), "of one size. Received: 64x32 and 32x32"),
+    "size": (halves(7, 8, (32, 32)), "the same size. Received: 64x32 and 32x32"),
     "colours": (grey(7), "must have one channel. Received: 3 channels"),
-    "png": (None, "The label map is no PNG or JPEG file"),
+    "png": (None, "The label map is not a PNG or JPEG file"),
 }
 
 

@@ -110,7 +110,7 @@ def test_paths_cut_dilated_networks_by_layer_pairs():
         ("student", "teacher", "student", "teacher", "student"),
         ("teacher", "student", "teacher", "student", "teacher"),
     ]
-    table = keras_hybrid.hybrid.describe(model)
+    table = keras_hybrid.describe(model)
     for name in ("conv4_block6_out", "block5_conv3", "conv5_block3_out", "fc7"):
         assert name in table
     for path in model.paths:
