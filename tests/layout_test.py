@@ -40,7 +40,7 @@ def test_imports_point_downwards(module):
 
 
 def test_no_imports_in_circles():
-    """Those of a room's `__init__` are for users of the room; inside it they are not used."""
+    """What a folder exports is for the others: its own files import each other."""
     graph = {name: {*_imported(tree)} - {name} for name, tree in _MODULES.items()}
     assert [*graphlib.TopologicalSorter(graph).static_order()]
 

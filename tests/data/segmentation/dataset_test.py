@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_hybrid.data.segmentation import class_names
-from keras_hybrid.data.segmentation import augment
+from keras_hybrid.data.segmentation import augment, class_names
 from keras_hybrid.data.segmentation.dataset import decode_labels, decode_pair
 from keras_hybrid.data.segmentation.layouts import open_dataset
 from keras_hybrid.recipes import cityscapes

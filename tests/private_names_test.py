@@ -1,0 +1,93 @@
+"""Every name of Keras and TensorFlow that this package uses and that is not public.
+
+A new version of either may change them, which is why `pyproject.toml` has an upper bound
+for Keras. To raise it, run the tests with the new version first.
+"""
+
+import ast
+import importlib
+
+import keras
+import pytest
+import tensorflow as tf
+
+import documented_blocks
+
+# Attribute -> a class that has it, or whose instances do once compiled (None).
+ATTRIBUTES = {
+    "_adjust_input_rank": keras.Model,
+    "_aggregate_additional_loss": keras.Model,
+    "_assert_input_compatibility": keras.layers.Layer,
+    "_clear_losses": keras.layers.Layer,
+    "_common_apply": keras.optimizers.LossScaleOptimizer,
+    "_compile_loss": None,
+    "_compile_metrics": None,
+    "_compute_loss": keras.Model,
+    "_flatten_layers": keras.layers.Layer,
+    "_functional": None,
+    "_loss_tracker": None,
+    "_losses_override": None,
+    "_nodes_by_depth": None,
+    "_outputs_struct": None,
+    "_use_merge_call": tf.distribute.StrategyExtended,
+}
+IMPORTS = {
+    "keras.src.backend.common.global_state",
+    "keras.src.layers.layer.CallContext",
+    "keras.src.layers.merging.base_merge.Merge",
+    "keras.src.models.functional.Functional",
+    "keras.src.models.functional.unpack_singleton",
+    "keras.src.ops.numpy.Flip",
+    "keras.src.saving.serialization_lib.serialize_with_public_fn",
+    "keras.src.utils.python_utils.is_default",
+    "tensorflow.python.util._pywrap_util_port",
+}
+
+
+def names_in_use():
+    """(attributes that start with an underscore and are not ours, private imports)."""
+    used, ours, imported = set(), set(), set()
+    for _, tree in documented_blocks.modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+                stored = of_self and isinstance(node.ctx, ast.Store)
+                (ours if stored else used).add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.id)
+            elif isinstance(node, ast.ImportFrom):
+                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    private = {name for name in used - ours if name[0] == "_" and name[:2] != "__"}
+    sources = "keras.src.", "tensorflow.python."
+    return private, {name for name in imported if name.startswith(sources)}
+
+
+def test_the_lists_are_complete():
+    assert names_in_use() == (set(ATTRIBUTES), IMPORTS)
+
+
+@pytest.mark.parametrize("name", [n for n, owner in ATTRIBUTES.items() if owner])
+def test_attributes_exist(name):
+    assert hasattr(ATTRIBUTES[name], name)
+
+
+def test_attributes_of_models_exist():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    for name in ("_compile_loss", "_compile_metrics", "_functional", "_losses_override"):
+        assert hasattr(model, name)
+    model.fit([[0.0] * 4], [0.0], verbose=0)
+    assert hasattr(model, "_loss_tracker")
+    for name in ("_nodes_by_depth", "_outputs_struct"):
+        assert hasattr(model._functional, name)
+
+
+@pytest.mark.parametrize("name", sorted(IMPORTS))
+def test_imports_exist(name):
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        assert hasattr(importlib.import_module(module), attribute)
