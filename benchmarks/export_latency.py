@@ -1,13 +1,13 @@
-"""How fast exported files run on this CPU, beside those of TensorFlow's own converter.
+"""Latency of exported files on this CPU, compared with TensorFlow's own converter.
 
     python benchmarks/export_latency.py
 
 MobileNet V1 for 224x224 in float32, float16 and int8, run by LiteRT with XNNPACK on one
-thread and on two. "taught" is exported by this package after steps of hybrid forward,
-"untrained" as Keras Applications builds it, and "converter" is the taught one written by
-`tf.lite.TFLiteConverter` as its guide says. All files take turns in one process, and
-ratios are taken within a round. Output of the last run, with its machine:
-export_latency.txt beside this file.
+thread and on two. This package exports "taught" after some training steps of hybrid
+forward, and "untrained" with initial weights; "converter" is the taught network as
+`tf.lite.TFLiteConverter` writes it when it is used according to its guide. All files take
+turns in one process, and ratios are taken within a round. The output of the last run,
+with its machine, is in export_latency.txt beside this file.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on
@@ -21,6 +21,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import machine
@@ -36,11 +37,11 @@ _THREADS = 1, 2
 _CLASSES = 1000
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--runs", type=int, default=20, help="in a turn")
+    parser.add_argument("--runs", type=int, default=20, help="runs per turn")
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
     images = noise(options.image_size)
@@ -54,23 +55,29 @@ def main():
     print(report(options, files, latencies(options, files)))
 
 
-def noise(size, count=16):
-    """Blocks of colours (N, H, W, 3), of which a network makes more than of pixels."""
+def noise(size: int, count: int = 16) -> np.ndarray:
+    """Returns random blocks of colour (N, H, W, 3).
+
+    Networks respond to them more strongly than to random pixels.
+    """
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (count, 8, 8, 3))
     images = keras.ops.image.resize(blocks.astype("float32"), (size, size))
     return keras.ops.convert_to_numpy(images).clip(0, 255)
 
 
-def network(size, name="MobileNet", classes=_CLASSES):
+def network(
+    size: int, name: str = "MobileNet", classes: int | None = _CLASSES
+) -> keras.Model:
+    """Returns a network of Keras Applications with random weights."""
     shape = (size, size, 3)
     return keras_hybrid.applications.load(
         name, weights=None, input_shape=shape, classes=classes
     )
 
 
-def teach(student, images):
-    """Some steps, which move the weights and BatchNorm's averages off their start."""
+def teach(student: keras.Model, images: np.ndarray) -> None:
+    """Trains for a few steps, which change the weights and the moving averages."""
     teacher = network(images.shape[1], "ResNet50", classes=None)
     model = keras_hybrid.HybridTransfer(teacher, student)
     model.compile("sgd", loss="sparse_categorical_crossentropy")
@@ -78,16 +85,16 @@ def teach(student, images):
     model.fit(images, labels, batch_size=8, epochs=2, verbose=0)
 
 
-def exported(model, precision, images):
-    """The bytes of the file that this package writes."""
+def exported(model: keras.Model, precision: str | None, images: np.ndarray) -> bytes:
+    """Returns the content of the file that this package writes."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "student.tflite"
         to_tflite(model, path, quantization=precision, calibration_data=images)
         return path.read_bytes()
 
 
-def converted(model, precision, images):
-    """The bytes that the converter returns."""
+def converted(model: keras.Model, precision: str | None, images: np.ndarray) -> bytes:
+    """Returns the content of the file that TensorFlow's converter makes."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if precision:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -98,18 +105,20 @@ def converted(model, precision, images):
         converter.target_spec.supported_ops = [integers]
         converter.representative_dataset = lambda: ([image[None]] for image in images)
         converter.inference_input_type = converter.inference_output_type = tf.uint8
-    with contextlib.redirect_stdout(io.StringIO()):  # Keras lists the endpoints
+    with contextlib.redirect_stdout(io.StringIO()):  # Keras prints the endpoints
         return converter.convert()
 
 
-def latencies(options, files):
-    """(name, precision, threads) -> milliseconds of an image, one for each round."""
+def latencies(
+    options: argparse.Namespace, files: Mapping[tuple[str, str | None], bytes]
+) -> dict[tuple[str, str | None, int], list[float]]:
+    """Returns the milliseconds per image in each round, by (name, precision, threads)."""
     runs = {
         (*key, threads): runner(content, threads)
         for (key, content), threads in itertools.product(files.items(), _THREADS)
     }
     times = {key: [] for key in runs}
-    for round_ in range(-1, options.rounds):  # the first is to warm up
+    for round_ in range(-1, options.rounds):  # the first one warms up
         for key, invoke in runs.items():
             started = time.perf_counter()
             for _ in range(options.runs):
@@ -120,8 +129,8 @@ def latencies(options, files):
     return times
 
 
-def runner(content, threads):
-    """A function that runs the file on the same image again."""
+def runner(content: bytes, threads: int) -> Callable[[], None]:
+    """Returns a function that runs a file, on the same image every time."""
     interpreter = Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
@@ -130,8 +139,12 @@ def runner(content, threads):
     return interpreter.invoke
 
 
-def report(options, files, times):
-    """The table as text."""
+def report(
+    options: argparse.Namespace,
+    files: Mapping[tuple[str, str | None], bytes],
+    times: Mapping[tuple[str, str | None, int], Sequence[float]],
+) -> str:
+    """Returns the table as text."""
     lines = [
         f"MobileNet, {options.image_size}x{options.image_size}, one image, "
         f"{options.rounds} rounds of {options.runs} runs",

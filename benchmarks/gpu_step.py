@@ -1,18 +1,20 @@
-"""Hybrid steps on a GPU: this package on Keras's JAX backend, and PyTorch by hand.
+"""Hybrid training steps on a GPU: this package on JAX, and hand-written PyTorch.
 
     python benchmarks/gpu_step.py --json=gpu_step.jsonl
 
-ResNet-50 teaches MobileNet V1 at 224x224, batch 256, in bfloat16 (mixed precision) and in
-float32 (convolutions in TF32, the default of both libraries). Beside the hybrid step are
-the plain student's and the forward pass of the teacher. PyTorch's are those of
-torch_hybrid.py by `torch.compile`, in channels-last. Needs JAX, Keras and PyTorch, and no
-TensorFlow.
+ResNet-50 teaches MobileNet V1 at 224x224 with batch size 256, in bfloat16 (mixed
+precision) and in float32 (convolutions in TF32, the default of both libraries). The step
+of the plain student and the forward pass of the teacher are timed, too. PyTorch runs
+torch_hybrid.py with `torch.compile`, in channels-last layout. Needs JAX, Keras and
+PyTorch, but not TensorFlow.
 
-Each library has a process of its own for each dtype, which goes from the row that takes
-the least memory to the one that takes the most: a row's peak is its own. FLOPs are those
-of convolutions and dense layers: once forward, and again for each gradient, of inputs
-and, where they are trained, of weights; nothing is taken off for what paths share. Rows
-are printed, and added to the file, as soon as they are there.
+Each library has its own process for each dtype, which starts with the row that takes the
+least memory and ends with the one that takes the most, so that each row sets its own
+peak. FLOPs are those of convolutions and dense layers: once for the forward pass, and
+once more for each gradient, with respect to the inputs and, where they are trained, to
+the weights. What two paths share counts twice. "of the roof" is the share of the card's
+peak FLOP/s in bfloat16. Rows are printed, and added to the file, as soon as they are
+measured.
 """
 
 import argparse
@@ -25,13 +27,22 @@ import subprocess
 import sys
 import threading
 import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+
+if typing.TYPE_CHECKING:
+    import keras
+
+    from keras_hybrid.hybrid.graph import Step
+    from keras_hybrid.hybrid.paths import Path
 
 FORWARD, PLAIN, HYBRID = "teacher forward", "plain student", "hybrid"
 KERAS, TORCH = "keras_hybrid", "PyTorch"
 CLASSES = 1000
-# Dense bfloat16 FLOP/s by NVIDIA's data sheets. The first that fits counts.
+# Dense bfloat16 FLOP/s from NVIDIA's data sheets. The first name that matches counts.
 _ROOFS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -41,7 +52,7 @@ _ROOFS = {
 }
 
 
-def main():
+def main() -> None:
     options = parse()
     if options.here:
         rows = {KERAS: keras_rows, TORCH: torch_rows}[options.libraries[0]]
@@ -62,26 +73,30 @@ def main():
     print_ratios(found)
 
 
-def parse(arguments=None):
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=20, help="in a round")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--libraries", nargs="+", default=[KERAS, TORCH])
     parser.add_argument(
-        "--minutes", type=float, default=8, help="what is left is cut off"
+        "--minutes",
+        type=float,
+        default=8,
+        help="time limit, after which rows are left out",
     )
     parser.add_argument("--json", type=pathlib.Path, help="file to add the rows to")
     parser.add_argument(
-        "--here", action="store_true", help="one library, one dtype, here"
+        "--here", action="store_true", help="one library and dtype, in this process"
     )
     return parser.parse_args(arguments)
 
 
-def in_a_process(library, dtype, seconds):
-    """The rows of a library, as they come."""
+def in_a_process(library: str, dtype: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a library as soon as its process has measured them."""
     command = [sys.executable, __file__, *sys.argv[1:]]
     command += ["--libraries", library, "--dtypes", dtype, "--here"]
     environment = {
@@ -97,10 +112,11 @@ def in_a_process(library, dtype, seconds):
         yield from map(json.loads, process.stdout)
         timer.cancel()
     if process.returncode:
-        print(f"{library}, {dtype}: ended by {process.returncode}", flush=True)
+        print(f"{library}, {dtype}: ended with {process.returncode}", flush=True)
 
 
-def line(row):
+def line(row: dict[str, Any]) -> str:
+    """Returns a row as a line of the table."""
     name = f"{row['library']}, {row['dtype']}, {row['row']}"
     peak, share = row["peak_bytes"], row["share_of_roof"]
     return (
@@ -110,7 +126,8 @@ def line(row):
     )
 
 
-def print_ratios(rows):
+def print_ratios(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the ratios of both libraries' times, the card and the versions."""
     times = {(r["library"], r["dtype"], r["row"]): r["milliseconds"] for r in rows}
     for (library, *rest), milliseconds in times.items():
         other = times.get((TORCH, *rest))
@@ -123,9 +140,9 @@ def print_ratios(rows):
         )
 
 
-def measured(options, run):
-    """Milliseconds of a step; `run(n)` takes n of them and waits for the last."""
-    run(2)  # the second one also compiles where the first has changed a layout
+def measured(options: argparse.Namespace, run: Callable[[int], object]) -> float:
+    """Returns milliseconds per step; `run(n)` runs n steps and waits for the last one."""
+    run(2)  # the second one compiles again if the first one has changed a layout
     times = []
     for _ in range(options.rounds):
         started = time.perf_counter()
@@ -134,14 +151,16 @@ def measured(options, run):
     return statistics.median(times)
 
 
-def row(options, flops, milliseconds, **others):
-    """The content of a line.
+def row(
+    options: argparse.Namespace, flops: float, milliseconds: float, **others: Any
+) -> dict[str, Any]:
+    """Returns the content of a line.
 
     Args:
-        options: Those of the command line.
-        flops: Of a step for one image.
-        milliseconds: Of a step.
-        **others: What is known besides, the name of the card among it.
+        options: Options of the command line.
+        flops: FLOPs of a step per image.
+        milliseconds: Milliseconds per step.
+        **others: Other entries, including `card`, the name of the GPU.
     """
     images = 1000 * options.batch_size / milliseconds
     roofs = [roof for name, roof in _ROOFS.items() if name in others["card"]]
@@ -156,8 +175,8 @@ def row(options, flops, milliseconds, **others):
     }
 
 
-def keras_rows(options, dtype):
-    """Rows of this package."""
+def keras_rows(options: argparse.Namespace, dtype: str) -> Iterator[dict[str, Any]]:
+    """Measures and yields the rows of this package."""
     try:
         import jax
         import keras
@@ -219,8 +238,8 @@ def keras_rows(options, dtype):
         )
 
 
-def networks(size):
-    """ResNet-50 without a top and MobileNet V1, as the recipes build them."""
+def networks(size: int) -> tuple["keras.Model", "keras.Model"]:
+    """Returns ResNet-50 without a top and MobileNet V1, as the recipes build them."""
     from keras_hybrid import applications
 
     shape = (size, size, 3)
@@ -231,16 +250,16 @@ def networks(size):
     return teacher, student
 
 
-def batch(options):
-    """Images (B, H, W, 3) and labels (B,), of noise."""
+def batch(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noise as images (B, H, W, 3), and random labels (B,)."""
     rng = np.random.default_rng(0)
     shape = (options.batch_size, options.image_size, options.image_size, 3)
     images = rng.integers(0, 256, shape).astype("float32")
     return images, rng.integers(0, CLASSES, options.batch_size)
 
 
-def path_flops(path, size):
-    """Of a training step on a `Path`, for one image of `size` pixels a side."""
+def path_flops(path: "Path", size: int) -> int:
+    """Returns the FLOPs of a training step on a path for an image (size, size, 3)."""
     total = 3 * forward_flops(path.head.graph.steps[path.head.joint.position :])
     for segment in path.segments:
         steps = segment.network.graph.steps[segment.start.position : segment.end.position]
@@ -252,8 +271,11 @@ def path_flops(path, size):
     return total
 
 
-def forward_flops(steps):
-    """Of some steps of a network for one image: a multiplication and an addition each."""
+def forward_flops(steps: Iterable["Step"]) -> int:
+    """Returns the FLOPs of some steps of a network's graph for one image.
+
+    A multiplication and an addition count as two.
+    """
     return sum(
         2 * math.prod(step.specs[0].shape[1:-1]) * math.prod(step.operation.kernel.shape)
         for step in steps
@@ -261,8 +283,11 @@ def forward_flops(steps):
     )
 
 
-def torch_rows(options, dtype):
-    """Rows of PyTorch. On a CPU the compiler's front end is all that runs."""
+def torch_rows(options: argparse.Namespace, dtype: str) -> Iterator[dict[str, Any]]:
+    """Measures and yields the rows of PyTorch.
+
+    On a CPU, only the front end of the compiler runs.
+    """
     try:
         import torch
         import torch_hybrid
@@ -284,7 +309,7 @@ def torch_rows(options, dtype):
         def run(n):
             for _ in range(n):
                 y = step(images, labels)
-            y.sum().item()  # waits
+            y.sum().item()  # waits for the GPU
 
         return run
 

@@ -1,17 +1,28 @@
-"""Input pipelines as people write them by hand, which check nothing that they read.
+"""Hand-written input pipelines, without any checks of the data.
 
-Each function returns the batches of one shuffled epoch as a `tf.data.Dataset`. They crop,
-scale and mirror as the transforms of `keras_hybrid.data`, at random. `crop_first` says
-whether of a JPEG only the crop is decoded, `antialias` how images are resized.
+Each function returns the batches of one shuffled epoch as a `tf.data.Dataset`, randomly
+cropped, scaled and mirrored as by the transforms of `keras_hybrid.data`. `crop_first`
+says whether only the crop of a JPEG is decoded, `antialias` whether images are resized
+with antialiasing.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 _MAPS_SCALE, _BOXES_SCALE = (0.5, 1.5), (0.4, 1.5)
 
 
-def classes_pipeline(files, labels, size, batch_size, crop_first, antialias):
-    """Random resized crops (B, size, size, 3) and labels (B,)."""
+def classes_pipeline(
+    files: Sequence[str],
+    labels: np.ndarray,
+    size: int,
+    batch_size: int,
+    crop_first: bool,
+    antialias: bool,
+) -> tf.data.Dataset:
+    """Returns random resized crops (B, size, size, 3) and labels (B,)."""
 
     def load(file, label):
         image, _ = _decoded(tf.io.read_file(file), _distorted_box, crop_first)
@@ -21,8 +32,16 @@ def classes_pipeline(files, labels, size, batch_size, crop_first, antialias):
     return _batches((files, labels), load, batch_size)
 
 
-def maps_pipeline(files, maps, class_of, size, batch_size, crop_first, antialias):
-    """Crops (B, h, w, 3) at random scales and label maps (B, h, w)."""
+def maps_pipeline(
+    files: Sequence[str],
+    maps: Sequence[str],
+    class_of: tf.Tensor,
+    size: tuple[int, int],
+    batch_size: int,
+    crop_first: bool,
+    antialias: bool,
+) -> tf.data.Dataset:
+    """Returns random crops (B, h, w, 3) at random scales and label maps (B, h, w)."""
 
     def load(file, label_map):
         image, box = _decoded(
@@ -43,8 +62,18 @@ def maps_pipeline(files, maps, class_of, size, batch_size, crop_first, antialias
     return _batches((files, maps), load, batch_size)
 
 
-def boxes_pipeline(files, boxes, size, batch_size, crop_first, antialias):
-    """Crops (B, h, w, 3) at random scales and boxes (B, G, 4), [x1, y1, x2, y2]."""
+def boxes_pipeline(
+    files: Sequence[str],
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    batch_size: int,
+    crop_first: bool,
+    antialias: bool,
+) -> tf.data.Dataset:
+    """Returns random crops (B, h, w, 3) at random scales and boxes (B, G, 4).
+
+    Boxes are [x1, y1, x2, y2] in pixels of the crop.
+    """
 
     def load(file, boxes):
         image, box = _decoded(
@@ -58,10 +87,10 @@ def boxes_pipeline(files, boxes, size, batch_size, crop_first, antialias):
             boxes, 0.0, tf.constant([size[1], size[0]] * 2, "float32")
         )
         x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
-        turned = tf.stack([size[1] - x2, y1, size[1] - x1, y2], axis=-1)
+        mirrored = tf.stack([size[1] - x2, y1, size[1] - x1, y2], axis=-1)
         image, boxes = tf.cond(
             tf.random.uniform(()) < 0.5,
-            lambda: (tf.image.flip_left_right(image), turned),
+            lambda: (tf.image.flip_left_right(image), mirrored),
             lambda: (image, boxes),
         )
         brighter = tf.cond(
@@ -81,7 +110,7 @@ def _batches(columns, load, batch_size):
 
 
 def _decoded(encoded, box_of, crop_first):
-    """The crop, and its box: top, left, height and width."""
+    """Returns a crop and its box: top, left, height and width."""
     if crop_first:
         box = box_of(tf.io.extract_jpeg_shape(encoded))
         return tf.io.decode_and_crop_jpeg(encoded, box, 3), box
@@ -101,7 +130,7 @@ def _distorted_box(shape):
 
 
 def _scaled_box(size, scales):
-    """Of an image that is never smaller than a part."""
+    """Returns a function that samples a crop's box in an image of at least its size."""
 
     def box_of(shape):
         part = tf.cast(tf.cast(size, "float32") / tf.random.uniform((), *scales), "int32")

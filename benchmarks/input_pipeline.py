@@ -1,17 +1,18 @@
-"""How fast images come in, beside two pipelines written by hand.
+"""Throughput of the input pipelines, compared with two hand-written ones.
 
     python benchmarks/input_pipeline.py
 
-Drawn photographs of realistic file sizes, in a temporary folder: class folders, images
-with label maps, and images with boxes in COCO's layout. Of the two hand-written pipelines
-(hand_written.py) one decodes whole JPEGs and the other no more than the crop. All
-contenders take turns in one process, an epoch each from its first batch to its last, so
-that a slow minute of the machine hits them all; ratios are taken within a round.
+They read synthetic photographs of realistic file sizes from a temporary folder: class
+folders, images with label maps, and images with boxes in COCO-style JSON. Of the two
+hand-written pipelines (hand_written.py), one decodes whole JPEGs and the other only the
+crop. All contenders take turns in one process, each for an epoch from its first batch to
+its last, so that a slow minute of the machine affects all of them; ratios are taken
+within a round.
 
-By default all of them resize with antialiasing, as ours do and Pillow does. With
-`--noantialias` the hand-written ones do not, which is faster and gives other pixels than
-those that published networks are trained with. Output of the last run, with its machine:
-input_pipeline.txt beside this file.
+By default, all of them resize with antialiasing, as our pipelines and Pillow do. With
+`--noantialias`, the hand-written ones do not, which is faster but gives other pixels than
+those on which published networks were trained. The output of the last run, with its
+machine, is in input_pipeline.txt beside this file.
 """
 
 import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
@@ -23,6 +24,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 
 import hand_written
 import keras
@@ -40,22 +42,22 @@ OURS, WHOLE, CROP = "keras_hybrid", "by hand, whole images", "by hand, crop firs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings; the defaults are those of the yardstick."""
+    """Settings; the defaults are those of the published figures."""
 
     images: int = 1024
-    """Images in class folders, 500x375 pixels."""
+    """Number of images in class folders, 500x375 pixels."""
     scenes: int = 128
-    """Images with label maps, and images with boxes, 1024x512 pixels."""
+    """Number of images with label maps, and of images with boxes, 1024x512 pixels."""
     shrink: int = 1
-    """Divides all sizes in pixels, for a quick look."""
+    """Divisor of all sizes in pixels, for a quick run."""
     antialias: bool = True
-    """Whether the hand-written pipelines resize as ours."""
+    """Whether the hand-written pipelines resize with antialiasing, as ours do."""
     rounds: int = 5
-    """How often each contender has its turn, after one turn to warm up."""
+    """Number of measured turns of each contender, after one turn to warm up."""
 
 
-def class_folders(config, folder):
-    """Name -> batches of one epoch of 224x224 crops."""
+def class_folders(config: Config, folder: pathlib.Path) -> dict[str, tf.data.Dataset]:
+    """Returns the batches of one epoch of 224x224 crops, by contender."""
     size, crop = (375 // config.shrink, 500 // config.shrink), 224 // config.shrink
     photographs.class_folders(folder, config.images, size, np.random.default_rng(0))
     files = sorted(map(str, folder.glob("train/*/*.jpg")))
@@ -73,8 +75,8 @@ def class_folders(config, folder):
     return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
 
 
-def label_maps(config, folder):
-    """Name -> batches of one epoch of 512x256 crops at random scales."""
+def label_maps(config: Config, folder: pathlib.Path) -> dict[str, tf.data.Dataset]:
+    """Returns the batches of one epoch of 512x256 crops with labels, by contender."""
     size, crop = scene_sizes(config)
     photographs.label_maps(folder, config.scenes, size, np.random.default_rng(1))
     files = sorted(map(str, folder.glob("train/*.jpg")))
@@ -93,8 +95,8 @@ def label_maps(config, folder):
     return {OURS: ours, WHOLE: by_hand(False), CROP: by_hand(True)}
 
 
-def boxes(config, folder):
-    """Name -> batches of one epoch of 384x192 crops at random scales, with boxes."""
+def boxes(config: Config, folder: pathlib.Path) -> dict[str, tf.data.Dataset]:
+    """Returns the batches of one epoch of 384x192 crops with boxes, by contender."""
     size, _ = scene_sizes(config)
     crop = 3 * size[0] // 8, 3 * size[1] // 8
     photographs.people(folder, config.scenes, size, np.random.default_rng(2))
@@ -118,14 +120,16 @@ def boxes(config, folder):
 TASKS = {"class folders": class_folders, "label maps": label_maps, "boxes": boxes}
 
 
-def scene_sizes(config):
-    """(height, width) of scenes and of crops."""
+def scene_sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the (height, width) of scenes and of crops."""
     height = 512 // config.shrink
     return (height, 2 * height), (height // 2, height)
 
 
-def images_per_second(config, contenders):
-    """Name -> images/s, one for each round."""
+def images_per_second(
+    config: Config, contenders: Mapping[str, tf.data.Dataset]
+) -> dict[str, list[float]]:
+    """Returns the images per second of each contender in each round."""
     speeds = {name: [] for name in contenders}
     progress = keras.utils.Progbar(config.rounds + 1, unit_name="round")
     for _ in range(config.rounds + 1):
@@ -139,8 +143,8 @@ def images_per_second(config, contenders):
     return {name: times[1:] for name, times in speeds.items()}
 
 
-def report(task, speeds):
-    """A table and ratios as text."""
+def report(task: str, speeds: Mapping[str, Sequence[float]]) -> str:
+    """Returns a table and ratios as text."""
     lines = [f"{task:<24}{'images/s':>9}  (min - max)"]
     for name, of_rounds in speeds.items():
         spread = f"({min(of_rounds):.0f} - {max(of_rounds):.0f})"
@@ -153,10 +157,10 @@ def report(task, speeds):
     return "\n".join(lines)
 
 
-def main(config):
+def main(config: Config) -> None:
     antialias = "with" if config.antialias else "without"
     print(
-        f"{machine.describe()}\n{config.rounds} rounds, {antialias} antialiasing by hand"
+        f"{machine.describe()}\n{config.rounds} rounds, by hand {antialias} antialiasing"
     )
     for task, make in TASKS.items():
         with tempfile.TemporaryDirectory() as folder:

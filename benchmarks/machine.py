@@ -1,4 +1,4 @@
-"""What a benchmark ran on, for the first line of its output."""
+"""Description of the machine for the first line of a benchmark's output."""
 
 import importlib.metadata
 import os
@@ -7,7 +7,7 @@ import platform
 
 import keras
 
-# From the widest to the narrowest, by the flags of /proc/cpuinfo.
+# Instruction sets by their flags in /proc/cpuinfo, from the widest to the narrowest.
 _ISAS = {
     "amx_tile": "AMX",
     "avx512_vnni": "AVX-512 VNNI",
@@ -17,11 +17,11 @@ _ISAS = {
 }
 
 
-def describe(*packages):
-    """One line: CPU, cores, instruction set, whether oneDNN is on, versions.
+def describe(*packages: str) -> str:
+    """Returns CPU, cores, instruction set, state of oneDNN and versions in one line.
 
     Args:
-        *packages: Names of packages whose version matters beside Keras's and that of its
+        *packages: Names of packages whose versions matter besides those of Keras and its
             backend.
 
     Example:
@@ -38,13 +38,13 @@ def describe(*packages):
     return ", ".join(parts)
 
 
-def cpu_model():
-    """Its name, by Linux's /proc; elsewhere the architecture."""
+def cpu_model() -> str:
+    """Returns the CPU's name from Linux's /proc, or its architecture elsewhere."""
     return _cpuinfo("model name") or platform.machine()
 
 
-def isa():
-    """The widest vector instructions of the CPU, and to what oneDNN is held, if it is."""
+def isa() -> str:
+    """Returns the CPU's widest vector instructions, and oneDNN's limit if one is set."""
     flags = _cpuinfo("flags").split()
     widest = next((isa for flag, isa in _ISAS.items() if flag in flags), None)
     name = widest or platform.machine()
@@ -60,7 +60,7 @@ def _cpuinfo(field):
 
 
 def _onednn():
-    # What `tensorflow.python.framework.test_util.IsMklEnabled` asks.
+    # As `tensorflow.python.framework.test_util.IsMklEnabled` does.
     from tensorflow.python.util import _pywrap_util_port
 
     return f"oneDNN {'on' if _pywrap_util_port.IsMklEnabled() else 'off'}"

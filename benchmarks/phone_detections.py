@@ -1,11 +1,12 @@
-"""Does a phone find on photographs what Keras finds?
+"""Compares the detections of exported files with those of Keras on photographs.
 
     python benchmarks/phone_detections.py WORKDIR ... > benchmarks/phone_detections.txt
 
-A WORKDIR is that of a finished run of recipes.citypersons whose test images have one
-size. Its detector is exported for whole test images, compared on twenty of them, and
-both it and the file run on these and on twenty others. Prints how many detections the two
-have in common, how far apart these are at most, and how many only one of both has.
+Each WORKDIR is that of a finished run of recipes.citypersons whose test images have one
+size. Its detector is exported for whole test images and checked on twenty of them; then
+both the detector and the file run on these and on twenty others. Prints how many
+detections the two have in common, how far apart these are at most, and how many only one
+of them has.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import itertools
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
 
 import keras_hybrid  # noqa: F401, before TensorFlow: oneDNN is on
 
@@ -30,7 +32,7 @@ from keras_hybrid.recipes import citypersons
 _IMAGES = 20
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, metavar="WORKDIR")
     workdirs = parser.parse_args().workdirs
@@ -50,8 +52,8 @@ def main():
             print(f"{name}, others: {compare(both[_IMAGES:])}", flush=True)
 
 
-def test_images(config, count):
-    """(N, H, W, 3), from all over the test set."""
+def test_images(config: citypersons.Config, count: int) -> np.ndarray:
+    """Returns images (N, H, W, 3) from evenly spaced places in the test set."""
     data = citypersons.open_data(config)
     step = len(data.test) // count
     batches = citypersons.evaluation_batches(config, data)
@@ -59,8 +61,10 @@ def test_images(config, count):
     return np.concatenate([images for images, _ in chosen])
 
 
-def exported(network, quantization, images):
-    """The file's detections, as a function of an image."""
+def exported(
+    network: keras.Model, quantization: str | None, images: np.ndarray
+) -> Callable[..., dict[str, np.ndarray]]:
+    """Exports a detector; returns a function from an image to the file's detections."""
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "detector.tflite"
         to_tflite(network, path, quantization=quantization, calibration_data=images)
@@ -68,8 +72,10 @@ def exported(network, quantization, images):
     return interpreter.get_signature_runner()
 
 
-def compare(runs):
-    """Says how far apart what was expected and received for each image is."""
+def compare(
+    runs: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+) -> str:
+    """Describes how far apart the expected and the received detections are."""
     pairs, alone = [], 0
     for expected, received in runs:
         pairs.extend(pair_up(expected, received)[0])

@@ -1,10 +1,10 @@
-"""Kills a recipe ten times at random moments: does it end as if nothing had been?
+"""Kills a recipe ten times at random moments and compares it with an undisturbed run.
 
     python benchmarks/sigkill.py | tee benchmarks/sigkill.txt
 
-The embedded world's crops, MobileNet taught by ResNet-26, the plain sum of losses. One
-run is left alone; the other gets SIGKILL ten times, each time started again with the same
-flags, and then runs to its end.
+A ResNet-26 teaches MobileNet on synthetic crops, with the plain sum of losses. One run is
+left alone. The other gets SIGKILL ten times, is started again with the same flags each
+time, and then runs to its end.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import numpy as np
 _FLAGS = "--epochs=16", "--batch_size=64", "--export=tflite"
 
 
-def start(workdir):
+def start(workdir: pathlib.Path) -> subprocess.Popen:
+    """Starts the recipe."""
     command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *_FLAGS]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}"],
@@ -34,12 +35,13 @@ def start(workdir):
     )
 
 
-def epochs_done(workdir):
+def epochs_done(workdir: pathlib.Path) -> int:
+    """Returns the number of epochs in metrics.csv."""
     rows = read_rows(workdir / "metrics.csv")
     return int(rows[-1]["epoch"]) + 1 if rows else 0
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -54,7 +56,7 @@ def main():
         print(f"Left alone: {epochs_done(alone)} epochs in {seconds:.0f} s", flush=True)
         for kill in range(options.kills):
             process = start(killed)
-            # Late enough for an epoch or two, and ten of them within the run.
+            # Late enough for an epoch or two, early enough for ten kills within the run.
             moment = rng.uniform(0, seconds / 5)
             time.sleep(moment)
             process.kill()
@@ -65,11 +67,12 @@ def main():
                 flush=True,
             )
         assert start(killed).wait() == 0
-        print(f"Then to the end: {epochs_done(killed)} epochs")
+        print(f"Run to its end: {epochs_done(killed)} epochs")
         compare(alone, killed)
 
 
-def compare(alone, killed):
+def compare(alone: pathlib.Path, killed: pathlib.Path) -> None:
+    """Prints the differences between the results of two runs."""
     weights, others = (
         keras.saving.load_model(run / "student.keras").get_weights()
         for run in (alone, killed)
@@ -81,7 +84,7 @@ def compare(alone, killed):
         for row, other in zip(rows, other_rows, strict=True)
     )
     print(f"Student's weights: largest difference {worst:.1e}")
-    print(f"Rows of metrics.csv, but for the seconds: {'the same' if same else 'differ'}")
+    print(f"Rows of metrics.csv, except seconds: {'the same' if same else 'different'}")
     left = sorted(path.name for path in killed.glob(".*"))
     print(f"Unfinished files: {left or 'none'}")
 

@@ -1,7 +1,8 @@
-"""Pairs of networks whose steps `step_time.py` times, each with a batch of noise."""
+"""Pairs of networks for `step_time.py`, each with a batch of noise."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,39 +14,50 @@ from keras_hybrid.models.segmentation.dilation import dilate
 from keras_hybrid.recipes import cityscapes
 
 _CLASSES, _STREET_CLASSES = 1000, 19
-_PEOPLE = 4  # in an image
+_PEOPLE = 4  # per image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What the steps of a task need.
+    """Networks and batch of a task.
 
     Attributes:
-        teacher: Builds the teacher up to the joint, which is all that paths use of it.
-        student: Builds the student.
+        teacher: Function that builds the teacher up to the joint, which is all that paths
+            use of it.
+        student: Function that builds the student.
         images, targets: A batch.
-        loss: What `compile` takes; None if the student has its own.
-        switch_points: From the two networks to what `HybridTransfer` takes.
+        loss: Loss for `compile`; None if the student has its own.
+        switch_points: Function from the two networks to the `switch_points` of
+            `HybridTransfer`.
     """
 
-    teacher: Callable
-    student: Callable
+    teacher: Callable[[], keras.Model]
+    student: Callable[[], keras.Model]
     images: np.ndarray
-    targets: np.ndarray | dict
+    targets: np.ndarray | dict[str, np.ndarray]
     loss: str | keras.losses.Loss | None
-    switch_points: Callable
+    switch_points: Callable[[keras.Model, keras.Model], Any]
 
 
-def build(task, teacher, student, size, batch_size, switch_points):
-    """The `Pair` of a task: classification, segmentation or detection.
+def build(
+    task: str,
+    teacher: str,
+    student: str,
+    size: int,
+    batch_size: int,
+    switch_points: tuple[int, ...] | None,
+) -> Pair:
+    """Returns the `Pair` of a task.
 
     Args:
-        task: Square images of `size`; or streets of that height, twice as wide, for
-            DeepLab v2 at stride 8, or for Faster R-CNN at its full width.
-        teacher, student: Names in Keras Applications.
-        size: Pixels.
-        batch_size: Images.
-        switch_points: Strides; None for all that both networks have.
+        task: `"classification"` of square images, `"segmentation"` by DeepLab v2 at
+            stride 8, or `"detection"` by Faster R-CNN at its full width. The images of
+            the latter two are twice as wide as high.
+        teacher, student: Names of networks in Keras Applications.
+        size: Height of the images in pixels.
+        batch_size: Number of images.
+        switch_points: Strides, or None for all that both networks have. Segmentation has
+            its own.
     """
     rng = np.random.default_rng(0)
     width = size if task == "classification" else 2 * size
@@ -78,7 +90,7 @@ def build(task, teacher, student, size, batch_size, switch_points):
 
 
 def _people(rng, count, height, width):
-    """Upright boxes anywhere in the images, as a detector learns them."""
+    """Returns upright boxes at random places, as ground truth for `FasterRCNN`."""
     heights = rng.uniform(height / 4, height / 2, (count, _PEOPLE))
     x = rng.uniform(0, width - heights / 2.44)
     y = rng.uniform(0, height - heights)

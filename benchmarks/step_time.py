@@ -1,21 +1,23 @@
-"""What a hybrid training step costs, beside the steps it is made of.
+"""Time of a hybrid training step, compared with the steps that it is made of.
 
     python benchmarks/step_time.py
     python benchmarks/step_time.py --student=MobileNetV2
     python benchmarks/step_time.py --task=detection --image_size=256 --batch_size=2
 
-By default ResNet-50 teaches MobileNet V1 at 224x224, batch 16. Weights and images are
-random. All contenders take turns in one process, so that a slow minute of the machine
-hits them all, and ratios are taken within a round; only peak memory is measured one by
-one. The yardstick (at most 1.00 in classification) is
+By default, ResNet-50 teaches MobileNet V1 at 224x224 with batch size 16. Weights and
+images are random. All contenders take turns in one process, so that a slow minute of the
+machine affects all of them, and ratios are taken within a round; only peak memory is
+measured in a separate process for each contender. The yardstick (at most 1.00 in
+classification) is
 
     hybrid step / (2 x student step + teacher forward with the gradient of its input)
 
-since the hybrid paths together run each network once more. The student's head runs three
-times, not twice: where it is most of the student, the yardstick is above that. "recipe"
-are the steps of recipes, with what they set for training; "plain student" is Keras's own.
-Where PyTorch is installed, the steps of the default pair take part as written by hand in
-it. Output of the last runs, with their machine: step_time.txt beside this file.
+since the two hybrid paths together run each network once, in addition to the student's
+own path. The student's head runs three times, not twice: where it is most of the student,
+the yardstick is above 1. The rows "recipe" are steps with the settings of the recipes,
+and "plain student" is Keras's own step. Where PyTorch is installed, hand-written PyTorch
+takes part with the default pair. The output of the last runs, with their machine, is in
+step_time.txt beside this file.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on
@@ -27,7 +29,8 @@ import multiprocessing
 import statistics
 import time
 import types
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import machine
@@ -50,31 +53,32 @@ class Config:
     """Settings; the defaults are those of the yardstick."""
 
     task: Literal["classification", "segmentation", "detection"] = "classification"
-    """Of the student; for the others DeepLab v2 or Faster R-CNN is put on it."""
+    """Task of the student, on which segmentation builds DeepLab v2 and detection Faster
+    R-CNN."""
     teacher: str = "ResNet50"
     """Keras Applications network."""
     student: str = "MobileNet"
     """Keras Applications network."""
     switch_points: tuple[int, ...] = ()
-    """Strides; by default all that both networks have."""
+    """Strides at which paths change network; all that both networks have if not given."""
     image_size: int = 224
-    """Height in pixels; streets, of the other two tasks, are twice as wide."""
+    """Height of the images in pixels; those of segmentation and detection are twice as
+    wide."""
     batch_size: int = 16
-    """Images a step."""
+    """Images per training step."""
     rounds: int = 12
-    """How often each contender has its turn, after two turns to warm up."""
+    """Number of measured turns of each contender, after two turns to warm up."""
     memory: bool = True
     """Whether to measure peak memory too."""
 
 
 class NaiveHybrid(keras_hybrid.HybridTransfer):
-    """The method as written down: three passes from image to loss under one tape.
+    """The method as the paper describes it: three passes to the losses under one tape.
 
-    Each of them runs as it does in `HybridTransfer`; only what two have in common is run
-    twice.
+    Each pass runs as in `HybridTransfer`, except that what two paths share runs twice.
     """
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             predictions = [path(x, training=True) for path in self.paths]
@@ -85,8 +89,11 @@ class NaiveHybrid(keras_hybrid.HybridTransfer):
         return {"loss": loss}
 
 
-def contenders(config):
-    """Name -> a function that builds a contender: a function that runs one step."""
+def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Returns functions that build a contender, by name.
+
+    A contender is a function that runs one step.
+    """
     pair = step_pairs.build(
         config.task,
         config.teacher,
@@ -148,7 +155,7 @@ def contenders(config):
         HYBRID: hybrid,
         RECIPE: lambda: recipe(hybrid()),
     }
-    if config.task != "detection":  # where the student trains as it is
+    if config.task != "detection":  # a detector trains without a wrapper
         found[RECIPE_PLAIN] = lambda: recipe(alone())
     if config.task == "classification":
         found |= {DISTILLER: distiller, NAIVE: lambda: hybrid(NaiveHybrid)}
@@ -160,8 +167,13 @@ def contenders(config):
     return found
 
 
-def in_torch(config, pair):
-    """Contenders written by hand, in the layout that PyTorch's convolutions prefer."""
+def in_torch(
+    config: Config, pair: step_pairs.Pair
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Returns the hand-written PyTorch contenders, in channels-last layout.
+
+    PyTorch's convolutions are faster in it.
+    """
     import torch
     import torch_hybrid
 
@@ -185,8 +197,8 @@ def in_torch(config, pair):
     return {TORCH_PLAIN: plain, TORCH_HYBRID: hybrid}
 
 
-def step_times(config):
-    """Name -> seconds a step, one for each round."""
+def step_times(config: Config) -> dict[str, list[float]]:
+    """Returns the seconds per step of each contender in each round."""
     steps = {name: build() for name, build in contenders(config).items()}
     for step in [*steps.values()] * 2:
         step()
@@ -201,8 +213,8 @@ def step_times(config):
     return seconds
 
 
-def peak_memory(config, name):
-    """Bytes that steps of one contender take beyond what its process held before."""
+def peak_memory(config: Config, name: str) -> int:
+    """Returns the bytes that a contender's steps need beyond those of its process."""
     step = contenders(config)[name]()
     if tf.config.list_physical_devices("GPU"):
         before = tf.config.experimental.get_memory_info("GPU:0")["current"]
@@ -215,20 +227,25 @@ def peak_memory(config, name):
 
 
 def _resident(field):
-    """Bytes by Linux's /proc: VmRSS now, VmHWM at the peak."""
+    """Returns resident bytes from Linux's /proc: VmRSS now, VmHWM at the peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field))
     return 1024 * int(line.split()[1])
 
 
-def in_a_process_of_its_own(function, *arguments):
-    """The allocator keeps what it once got: only a new process shows a step's peak."""
+def in_a_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a new process.
+
+    The allocator keeps freed memory, so that only a new process shows a step's peak.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def report(config, seconds, memory):
-    """The table, the yardstick and the other ratios as text."""
+def report(
+    config: Config, seconds: Mapping[str, Sequence[float]], memory: Mapping[str, int]
+) -> str:
+    """Returns the table, the yardstick and the other ratios as text."""
     devices = {device.device_type for device in tf.config.list_logical_devices()}
     packages = ["torch"] if TORCH_HYBRID in seconds else []
     lines = [
@@ -264,14 +281,14 @@ def report(config, seconds, memory):
     return "\n".join(lines)
 
 
-def ratio(title, times, others):
-    """Median over the rounds of a ratio taken within each."""
+def ratio(title: str, times: Sequence[float], others: Sequence[float]) -> str:
+    """Returns a line with the median, over rounds, of the ratio within each round."""
     ratios = [a / b for a, b in zip(times, others)]
     spread = f"({min(ratios):.3f} - {max(ratios):.3f})"
     return f"{title:<32}{statistics.median(ratios):>7.3f}  {spread}"
 
 
-def main(config):
+def main(config: Config) -> None:
     seconds = step_times(config)
     memory = {
         name: in_a_process_of_its_own(peak_memory, config, name)

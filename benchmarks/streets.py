@@ -1,4 +1,4 @@
-"""How fast streets are drawn, and a sheet of them to look at: docs/streets.png."""
+"""Measures how fast streets are rendered, and writes examples to docs/streets.png."""
 
 import multiprocessing
 import pathlib
@@ -13,11 +13,12 @@ _SCENES, _ROUNDS = 400, 3
 _SHEET = pathlib.Path(__file__).parents[1] / "docs" / "streets.png"
 
 
-def draw(index):
+def draw(index: int) -> None:
+    """Renders a street."""
     streets.scene(index)
 
 
-def main():
+def main() -> None:
     cores = multiprocessing.cpu_count()
     rates = []
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
@@ -30,11 +31,11 @@ def main():
         f"128x256 on {cores} cores: {min(rates):.0f} to {max(rates):.0f} streets a second"
     )
     sheet().save(_SHEET, optimize=True)
-    print(f"Drawn: {_SHEET}")
+    print(f"Written: {_SHEET}")
 
 
-def sheet():
-    """Streets by day and at dusk, what their label maps say, and crops of each class."""
+def sheet() -> Image.Image:
+    """Returns a picture of streets by day and at dusk, label maps, and crops by class."""
     rows = [
         np.concatenate(
             [streets.scene(i, domain=domain).image for i in (first, first + 1)], 1

@@ -1,12 +1,12 @@
-"""The paper's comparisons on real data: runs the tables of `study_plan.py`.
+"""Runs the paper's comparisons on real data, the tables of `study_plan.py`.
 
     python benchmarks/study.py TABLE ... --materials=DIR --work=DIR
 
 `--materials` holds cifar10.npz (x_train, y_train, x_test, y_test), camvid/ and teachers/.
 Each cell of a table is a run of a recipe in a process of its own, on one core, `--jobs`
-at a time. A finished one is appended to benchmarks/study/TABLE.jsonl and not run again;
-one that was ended goes on from its checkpoint in `--work`. `study_report.py` makes
-tables and plots of the lines alone.
+at a time. A finished run is appended to benchmarks/study/TABLE.jsonl and not repeated; an
+interrupted one resumes from its checkpoint in `--work`. `study_report.py` makes tables
+and plots from these lines alone.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on
@@ -25,20 +25,24 @@ import queue
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 from unittest import mock
 
 import study_materials
 import study_plan
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     tables = [name for name, table in study_plan.TABLES.items() if not table.gpu]
     parser.add_argument("tables", nargs="+", choices=tables)
     parser.add_argument("--materials", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--cell", nargs=2, metavar=("ROW", "SEED"), help="run one, here")
+    parser.add_argument(
+        "--cell", nargs=2, metavar=("ROW", "SEED"), help="run one cell in this process"
+    )
     options = parser.parse_args()
     if options.cell:
         row, seed = options.cell
@@ -52,8 +56,8 @@ def main():
         run_table(table, options)
 
 
-def run_table(table, options, again=False):
-    """Runs all cells that the table lacks, a core each; or all of them, `again`."""
+def run_table(table: str, options: argparse.Namespace, again: bool = False) -> None:
+    """Runs the missing cells of a table, one per core; with `again`, all of its cells."""
     cores = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
         cores.put(core)
@@ -68,19 +72,25 @@ def run_table(table, options, again=False):
     run_cells(table, run, options.jobs, again)
 
 
-def run_cells(table, run, jobs, again=False):
-    """Appends the lines of the cells that the table lacks; of all of them, `again`.
+def run_cells(
+    table: str,
+    run: Callable[[str, int], dict[str, Any] | None],
+    jobs: int,
+    again: bool = False,
+) -> None:
+    """Runs the missing cells of a table and appends their lines.
 
     Args:
-        table: Its name.
-        run: From a row and a seed to the content of a line, or None if that failed.
-        jobs: How many at a time.
-        again: Whether to run what has been run, too.
+        table: Name of the table.
+        run: Function from a row and a seed to the content of a line, or None if the run
+            failed.
+        jobs: Number of parallel runs.
+        again: Whether to repeat finished runs, too.
     """
     plan = study_plan.TABLES[table]
     done = {} if again else study_plan.read(table)
     cells = [(row, seed) for row, spec in plan.rows().items() for seed in spec.seeds]
-    # All rows at one seed before the next: what ends early is still to be compared.
+    # All rows with one seed before the next seed: an interrupted table can be compared.
     missing = sorted(
         (cell for cell in cells if cell not in done), key=lambda cell: cell[1]
     )
@@ -97,14 +107,17 @@ def run_cells(table, run, jobs, again=False):
             sys.stdout.flush()
 
 
-def append(table, content):
+def append(table: str, content: Mapping[str, Any]) -> None:
+    """Appends a line to the file of a table."""
     study_plan.LINES.mkdir(exist_ok=True)
     with open(study_plan.LINES / f"{table}.jsonl", "a") as file:
         file.write(json.dumps(content) + "\n")
 
 
-def run_process(table, row, seed, core, options):
-    """Runs a cell on one core; returns the content of its line, None if it failed."""
+def run_process(
+    table: str, row: str, seed: int, core: int, options: argparse.Namespace
+) -> dict[str, Any] | None:
+    """Runs a cell on one core; returns the content of its line, or None if it failed."""
     directory = cell_directory(options.work, table, row, seed)
     directory.parent.mkdir(parents=True, exist_ok=True)
     command = [
@@ -119,13 +132,14 @@ def run_process(table, row, seed, core, options):
     return json.loads(pathlib.Path(f"{directory}.json").read_text())
 
 
-def cell_directory(work, table, row, seed):
+def cell_directory(work: pathlib.Path, table: str, row: str, seed: int) -> pathlib.Path:
+    """Returns the workdir of a cell."""
     name = f"{row} {seed}".replace(",", "").replace("/", "over").replace(" ", "_")
     return work / "runs" / table / name
 
 
-def run_cell(table, row, seed, work):
-    """Runs a recipe as a row has it, and writes the content of its line."""
+def run_cell(table: str, row: str, seed: int, work: pathlib.Path) -> None:
+    """Runs the recipe with the settings of a row, and writes the content of its line."""
     plan = study_plan.TABLES[table]
     spec = plan.rows()[row]
     directory = cell_directory(work.resolve(), table, row, seed)
@@ -148,11 +162,13 @@ def run_cell(table, row, seed, work):
     pathlib.Path(f"{directory}.json").write_text(json.dumps(content))
 
 
-def config_of(plan, spec, seed, workdir):
-    """The recipe's settings for a run.
+def config_of(
+    plan: study_plan.Table, spec: study_plan.Row, seed: int, workdir: str | os.PathLike
+) -> Any:
+    """Returns the `Config` of the recipe for a run.
 
-    On small images paths change network at every stride, not only at the paper's, unless
-    a row says where.
+    On small images, paths change network at every stride, not only at the paper's, unless
+    a row has other switch points.
     """
     recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
     everywhere = {"switch_points": "all"} if plan.recipe == "imagenet" else {}
@@ -160,18 +176,19 @@ def config_of(plan, spec, seed, workdir):
     return recipe.Config(**everywhere, **settings, workdir=str(workdir))
 
 
-def planned(table, row, seed):
-    """What a line has of its row, besides settings of the recipe."""
+def planned(table: str, row: str, seed: int) -> dict[str, Any]:
+    """Returns what a line records of its row in addition to the recipe's settings."""
     spec = study_plan.TABLES[table].rows()[row]
     names = "hybrid", "loss_factor", "adapter_norm", "adapter_rate"
     return {"row": row, "seed": seed, **{name: getattr(spec, name) for name in names}}
 
 
 @contextlib.contextmanager
-def varied(row):
-    """Recipes build what a row asks for beyond their flags, and evaluate at the end only.
+def varied(row: study_plan.Row) -> Iterator[None]:
+    """Makes recipes do what a row sets beyond their flags, and evaluate only at the end.
 
-    The curves of Fig. 5 and 6 are of the training, and seconds are to be those of it.
+    The curves of Fig. 5 and 6 show the training, and seconds should be those of training
+    alone.
     """
     import keras
 
@@ -202,8 +219,8 @@ def varied(row):
         yield
 
 
-def scaled_hybrid(factor):
-    """`HybridTransfer` that minimises its loss times `factor`."""
+def scaled_hybrid(factor: float) -> type:
+    """Returns a `HybridTransfer` class that minimises its loss times `factor`."""
     from keras_hybrid import HybridTransfer
 
     if factor == 1:
@@ -217,8 +234,11 @@ def scaled_hybrid(factor):
     return ScaledHybrid
 
 
-def adapter_with_norm():
-    """`Adapter` with batch normalization, for the ablation; it keeps no averages."""
+def adapter_with_norm() -> type:
+    """Returns an `Adapter` class with batch normalization, for the ablation.
+
+    It always normalizes with the statistics of the batch.
+    """
     import keras
 
     from keras_hybrid.hybrid.adapters import Adapter
@@ -238,20 +258,31 @@ def adapter_with_norm():
     return AdapterWithNorm
 
 
-def columns(path):
-    """Of a metrics.csv, name -> values."""
+def columns(path: str | os.PathLike) -> dict[str, list[float]]:
+    """Returns the columns of a metrics.csv, by name."""
     from keras_hybrid.callbacks import read_rows
 
     rows = read_rows(path)
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def in_five_digits(columns):
+def in_five_digits(columns: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Rounds columns to five significant digits."""
     return {k: [float(f"{value:.5g}") for value in v] for k, v in columns.items()}
 
 
-def miss_rates(truth, detections, subsets):
-    """Miss rates of a detector at 61 rates of false positives, by subset."""
+def miss_rates(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    subsets: Mapping[str, Any],
+) -> dict[str, list[float]]:
+    """Returns a detector's miss rates at 61 rates of false positives, by subset.
+
+    Args:
+        truth: COCO-style ground truth.
+        detections: COCO-style detections.
+        subsets: Subsets for `miss_rate_curve`, by name.
+    """
     import numpy as np
 
     from keras_hybrid.metrics import miss_rate_curve
@@ -266,8 +297,8 @@ def miss_rates(truth, detections, subsets):
     return curves
 
 
-def machine():
-    """What a run was on; of GPUs JAX alone is asked, since all tables of them are its."""
+def machine() -> dict[str, Any]:
+    """Describes the machine; only JAX is asked for a GPU, since all GPU tables use it."""
     import keras
     from machine import cpu_model
 

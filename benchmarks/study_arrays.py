@@ -1,11 +1,15 @@
-"""Images, crops and figures of the study where TensorFlow is missing.
+"""Images, crops and evaluation of the study without TensorFlow.
 
-NumPy and Pillow do here what the recipes do with `tf.data`: the same crops at random,
-drawn otherwise; the same evaluation.
+NumPy and Pillow do here what the recipes do with `tf.data`: they sample the same kind of
+random crops, with other random numbers, and evaluate in the same way.
 """
 
 import collections
 import concurrent.futures
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,15 +19,15 @@ from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.segmentation.deeplab_v2 import at_size, with_label_map
 
 _TILES = 25, 40  # rows and columns of small images in a file
-_PADDING = 4  # of small images, in pixels
-_SCALE = 0.5, 1.5  # of crops of photographs
-MULTIPLE = 32  # of pixels, to which photographs are padded for evaluation
+_PADDING = 4  # pixels around small images
+_SCALE = 0.5, 1.5  # range of the scales of crops from photographs
+MULTIPLE = 32  # pixels; evaluation pads photographs to multiples of it
 _IGNORED = 255
-_AHEAD, _THREADS = 8, 2  # batches, and those who make them
+_AHEAD, _THREADS = 8, 2  # batches made in advance, and threads that make them
 
 
-def pack_small(path, folder):
-    """Writes an .npz of small images as lossless WebP files of many, half as large."""
+def pack_small(path: str | os.PathLike, folder: pathlib.Path) -> None:
+    """Writes the small images of an .npz as sheets in lossless WebP, half as large."""
     folder.mkdir()
     with np.load(path) as arrays:
         for part in ("train", "test"):
@@ -38,8 +42,8 @@ def pack_small(path, folder):
                 sheet.save(folder / f"{part}_{i:05}.webp", lossless=True, quality=50)
 
 
-def read_small(folder, part):
-    """Images uint8 (N, size, size, 3) and labels (N,)."""
+def read_small(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images uint8 (N, size, size, 3) and labels (N,) that were packed."""
     rows, columns = _TILES
     images = []
     for file in sorted(folder.glob(f"{part}_*.webp")):
@@ -51,22 +55,29 @@ def read_small(folder, part):
 
 
 class SmallImages:
-    """For the recipe `imagenet`: what `pack_small` wrote.
+    """Data set of the recipe `imagenet`, as `pack_small` wrote it.
+
+    Args:
+        config: Fields of the recipe's `Config`.
+        folder: Folder that `pack_small` wrote.
 
     Attributes:
-        epochs: Passes through the training images.
-        steps_per_epoch: Whole batches of a pass.
+        epochs: Number of epochs.
+        steps_per_epoch: Number of full batches per epoch.
     """
 
-    def __init__(self, config, folder):
+    def __init__(self, config: Mapping[str, Any], folder: pathlib.Path) -> None:
         self._images, self._labels = read_small(folder, "train")
         self._test = read_small(folder, "test")
         self._config = config
         self.epochs = config["epochs"]
         self.steps_per_epoch = len(self._images) // config["batch_size"]
 
-    def training_batches(self):
-        """Crops shifted by a few black pixels, and their mirror images."""
+    def training_batches(self) -> Iterator[tuple[np.ndarray, Any]]:
+        """Returns batches of crops shifted by a few pixels.
+
+        They are mirrored in half of the cases.
+        """
         sides = _PADDING, _PADDING
         padded = np.pad(self._images, [(0, 0), sides, sides, (0, 0)])
         size = self._images.shape[1]
@@ -78,8 +89,8 @@ class SmallImages:
 
         return batches(crop, len(self._images), self.epochs, self._config)
 
-    def evaluate(self, student):
-        """Top-1 and top-5 in percent."""
+    def evaluate(self, student: keras.Model) -> dict[str, Any]:
+        """Returns top-1 and top-5 accuracy in percent."""
         images, labels = self._test
         scores = student.predict(images.astype("float32"), batch_size=500, verbose=0)
         better = (scores > np.take_along_axis(scores, labels[:, None], axis=1)).sum(1)
@@ -92,14 +103,18 @@ class SmallImages:
 
 
 class SegmentationDataset:
-    """For the recipe `cityscapes`: folders as CamVid's, images of one size.
+    """Data set of the recipe `cityscapes`: CamVid-style folders, images of one size.
+
+    Args:
+        config: Fields of the recipe's `Config`.
+        folder: Path of the data set.
 
     Attributes:
-        epochs: Passes through the training images, the last one whole.
-        steps_per_epoch: Whole batches of a pass.
+        epochs: Number of epochs: the steps rounded up to a whole one.
+        steps_per_epoch: Number of full batches per epoch.
     """
 
-    def __init__(self, config, folder):
+    def __init__(self, config: Mapping[str, Any], folder: pathlib.Path) -> None:
         names = (folder / "classes.txt").read_text().split()
         self._names = [name for name in names if name != "Void"]
         self._train = self._read(folder, "train")
@@ -109,7 +124,7 @@ class SegmentationDataset:
         self.epochs = -(-config["steps"] // self.steps_per_epoch)
 
     def _read(self, folder, part):
-        """(image, label map) each."""
+        """Returns a list of (image, label map)."""
         pairs = []
         for file in sorted((folder / part).iterdir()):
             labels = np.asarray(Image.open(folder / f"{part}annot" / f"{file.stem}.png"))
@@ -118,8 +133,11 @@ class SegmentationDataset:
             pairs.append((Image.open(file).convert("RGB"), labels))
         return pairs
 
-    def training_batches(self):
-        """Random parts at random scales, and their mirror images."""
+    def training_batches(self) -> Iterator[tuple[np.ndarray, Any]]:
+        """Returns batches of random crops at random scales.
+
+        They are mirrored in half of the cases.
+        """
         size = np.array([self._config["crop_width"], self._config["crop_height"]])
 
         def crop(index, random):
@@ -128,17 +146,20 @@ class SegmentationDataset:
             room = np.maximum(image.size, part) - part + 1
             corner = (random.uniform(size=2) * room).astype(int)
             image = image.crop((*corner, *(corner + part)))
-            beside = Image.new("L", tuple(part), _IGNORED)
-            beside.paste(labels, tuple(-corner))
+            canvas = Image.new("L", tuple(part), _IGNORED)
+            canvas.paste(labels, tuple(-corner))
             image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-            labels = np.asarray(beside.resize(size, Image.Resampling.NEAREST))
+            labels = np.asarray(canvas.resize(size, Image.Resampling.NEAREST))
             step = random.choice([-1, 1])
             return image[:, ::step], labels[:, ::step].astype("int32")
 
         return batches(crop, len(self._train), self.epochs, self._config)
 
-    def evaluate(self, student):
-        """mIoU and IoU of each class in percent; None for classes that do not occur."""
+    def evaluate(self, student: keras.Model) -> dict[str, Any]:
+        """Returns mIoU and IoU of each class in percent.
+
+        The IoU of a class that neither occurs nor is predicted is None.
+        """
         width, height = self._test[0][0].size
         padding = [(0, -height % MULTIPLE), (0, -width % MULTIPLE)]
         size = height + padding[0][1], width + padding[1][1]
@@ -160,14 +181,19 @@ class SegmentationDataset:
         }
 
 
-def batches(crop, count, epochs, config):
-    """Batches of all epochs, a few of which threads make in advance.
+def batches(
+    crop: Callable[[int, np.random.Generator], tuple[np.ndarray, Any]],
+    count: int,
+    epochs: int,
+    config: Mapping[str, Any],
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields the batches of all epochs, a few of which threads make in advance.
 
     Args:
-        crop: From an index and a `np.random.Generator` to an image and its labels.
-        count: Of the images, each of which comes once an epoch at most.
-        epochs: Their number.
-        config: Has "batch_size" and "seed".
+        crop: Function from an index and a random generator to an image and its labels.
+        count: Number of images; an epoch has each one at most once.
+        epochs: Number of epochs.
+        config: Fields of the recipe's `Config`, `"batch_size"` and `"seed"` among them.
     """
     size, seed = config["batch_size"], config["seed"]
 

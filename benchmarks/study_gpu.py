@@ -1,14 +1,14 @@
-"""Tables of the study on a GPU, by Keras's JAX backend; TensorFlow may be missing there.
+"""Runs tables of the study on a GPU with Keras's JAX backend, without TensorFlow.
 
     python benchmarks/study_gpu.py pack TABLE ... --pack=DIR --materials=DIR --work=DIR
     KERAS_BACKEND=jax python benchmarks/study_gpu.py run TABLE ... --pack=DIR
 
-`pack`, where TensorFlow is, has the recipes build and compile the model of each row, and
-writes what it is made of, the teachers' weights in float16, the images, and the anchors
-of detectors, which keras-cv makes by TensorFlow. `run` trains and evaluates cells of it,
-each in a process of its own, `--jobs` at a time. A finished one is appended to
-benchmarks/study/TABLE.jsonl, and not run again. Weights to start from, orders and crops
-are drawn by JAX and NumPy.
+`pack` needs TensorFlow. The recipes build and compile the model of each row; `pack`
+writes the configuration of the models, the teachers' weights in float16, the images, and
+the anchors of detectors, which keras-cv makes with TensorFlow. `run` trains and evaluates
+the packed cells, each in a process of its own, `--jobs` at a time. A finished one is
+appended to benchmarks/study/TABLE.jsonl and not repeated. JAX and NumPy sample initial
+weights, data order and crops.
 """
 
 import argparse
@@ -23,6 +23,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 from unittest import mock
 
 import keras
@@ -35,6 +37,7 @@ import study_plan
 
 from keras_hybrid import HybridTransfer, baselines
 from keras_hybrid.models.detection import anchors
+from keras_hybrid.models.detection.detection_head import DetectionHead
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.training import atomic_write
 
@@ -47,7 +50,7 @@ _DATA = {
 _TUNED, _ANCHORS = "tuned.npz", "anchors.npz"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("pack", "run"))
     tables = [name for name, table in study_plan.TABLES.items() if table.gpu]
@@ -56,7 +59,9 @@ def main():
     parser.add_argument("--materials", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=8)
-    parser.add_argument("--cell", nargs=2, metavar=("ROW", "SEED"), help="run one, here")
+    parser.add_argument(
+        "--cell", nargs=2, metavar=("ROW", "SEED"), help="run one cell in this process"
+    )
     options = parser.parse_args()
     options.pack = options.pack.resolve()
     if options.cell:
@@ -75,16 +80,16 @@ def main():
             study.run_cells(table, run, options.jobs)
 
 
-def pack_teachers(folder):
-    """Writes their weights, path -> float16."""
+def pack_teachers(folder: pathlib.Path) -> None:
+    """Writes the teachers' weights in float16, by path."""
     for name in study_materials.TEACHERS:
         weights = keras.saving.load_model(name).weights
         halves = {w.path: w.numpy().astype("float16") for w in weights}
         np.savez_compressed(folder / f"{name}.npz", **halves)
 
 
-def pack(table, folder):
-    """Writes TABLE.json, row -> what its cells are made of, and their images."""
+def pack(table: str, folder: pathlib.Path) -> None:
+    """Writes TABLE.json, with config and model of each row, and the table's images."""
     plan = study_plan.TABLES[table]
     recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
     rows = {}
@@ -94,7 +99,7 @@ def pack(table, folder):
             *data, model, student = recipe.prepare(config)
         compiled = {**model.get_compile_config(), "jit_compile": "auto"}
         if plan.recipe == "cityscapes":
-            compiled["metrics"] = None  # in training; it takes longer than the step
+            compiled["metrics"] = None  # in training it would take longer than the step
         network = student if config.method == "none" else model
         serialized = keras.saving.serialize_keras_object(network)
         rows[row] = {
@@ -107,15 +112,23 @@ def pack(table, folder):
             pack_images = study_arrays.pack_small if is_small else shutil.copytree
             with atomic_write.staged(images) as new:
                 pack_images(config.data_dir, new)
-    if plan.recipe == "citypersons":  # the same for all rows
+    if plan.recipe == "citypersons":  # data and anchors are the same for all rows
         study_people.pack_people(config, *data, images)
         people = study_people.PeopleBoxes(rows[row]["config"], images)
         pack_anchors(student.head, people.sizes, folder)
     (folder / f"{table}.json").write_text(json.dumps(rows))
 
 
-def pack_anchors(head, sizes, folder):
-    """Writes those of images of such (height, width), by the sizes of their maps."""
+def pack_anchors(
+    head: DetectionHead, sizes: Iterable[tuple[int, int]], folder: pathlib.Path
+) -> None:
+    """Writes the anchors for images of each size, by the sizes of the feature maps.
+
+    Args:
+        head: Head of the detector.
+        sizes: (height, width) of the images.
+        folder: Folder for the file.
+    """
     arrays = {}
     for height, width in sizes:
         cells = [(height // stride, width // stride) for stride in head.strides]
@@ -125,23 +138,25 @@ def pack_anchors(head, sizes, folder):
 
 
 @contextlib.contextmanager
-def packed_anchors(folder):
-    """Detectors take those of `pack_anchors`, if there are any."""
+def packed_anchors(folder: pathlib.Path) -> Iterator[None]:
+    """Makes detectors take the anchors that `pack_anchors` wrote, if it wrote any."""
     if not (folder / _ANCHORS).exists():
         yield
         return
     with np.load(folder / _ANCHORS) as arrays:
-        known = dict(arrays)
+        packed = dict(arrays)
 
     def take(cells, *_):
-        return known[str([tuple(size) for size in cells])]
+        return packed[str([tuple(size) for size in cells])]
 
     with mock.patch.object(anchors, "anchors_of", take):
         yield
 
 
-def run_process(table, options, row, seed):
-    """Runs a cell; returns the content of its line, None if it failed."""
+def run_process(
+    table: str, options: argparse.Namespace, row: str, seed: int
+) -> dict[str, Any] | None:
+    """Runs a cell; returns the content of its line, or None if it failed."""
     command = [sys.executable, __file__, "run", table, "--pack", options.pack]
     environment = {
         **os.environ,
@@ -158,8 +173,8 @@ def run_process(table, options, row, seed):
     return None if process.returncode else json.loads(process.stdout.splitlines()[-1])
 
 
-def run_cell(table, row, seed, folder):
-    """Trains and evaluates a model; returns the content of its line."""
+def run_cell(table: str, row: str, seed: int, folder: pathlib.Path) -> dict[str, Any]:
+    """Trains and evaluates the model of a cell; returns the content of its line."""
     cell = json.loads((folder / f"{table}.json").read_text())[row]
     config = {**cell["config"], "seed": seed}
     keras.utils.set_random_seed(seed)
@@ -173,7 +188,7 @@ def run_cell(table, row, seed, folder):
             data.training_batches(),
             epochs=data.epochs,
             steps_per_epoch=data.steps_per_epoch,
-            shuffle=False,  # the batches are
+            shuffle=False,  # the batches are shuffled already
             callbacks=[seconds],
             verbose=0,
         )
@@ -196,17 +211,20 @@ def run_cell(table, row, seed, folder):
 
 
 class Seconds(keras.callbacks.Callback):
-    """Since the start, at the end of each epoch; `TransferCurves` needs TensorFlow."""
+    """Records the seconds since the start at the end of each epoch.
 
-    def on_train_begin(self, logs=None):
+    `TransferCurves` would need TensorFlow.
+    """
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.at_ends, self._begun = [], time.monotonic()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.at_ends.append(time.monotonic() - self._begun)
 
 
-def start(model, config, folder):
-    """Gives the teacher its weights; all others are at random already."""
+def start(model: keras.Model, config: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Loads the teacher's weights; all other weights are random already."""
     if config["method"] == "none":
         network, file = model, config.get("student", "")
     else:
@@ -216,17 +234,17 @@ def start(model, config, folder):
     elif file == study_plan.GPU_TEACHER:
         assign(network, folder / _TUNED)
     elif file.endswith(".keras"):
-        # All others are made of the first.
-        known = study_materials.TEACHERS
-        assign(network, folder / f"{file if file in known else known[0]}.npz")
+        # All other teachers were made from the first one.
+        packed = study_materials.TEACHERS
+        assign(network, folder / f"{file if file in packed else packed[0]}.npz")
 
 
-def assign(network, path):
-    """Its weights from a file, but for those of a new classifier."""
+def assign(network: keras.Model, path: pathlib.Path) -> None:
+    """Loads a network's weights from a file, except for those of a new classifier."""
     with np.load(path) as weights:
-        known = [weight for weight in network.weights if weight.path in weights]
-        assert len(known) == len(weights.files), f"{path} is of another network"
-        for weight in known:
+        saved = [weight for weight in network.weights if weight.path in weights]
+        assert len(saved) == len(weights.files), f"{path} is of another network"
+        for weight in saved:
             weight.assign(weights[weight.path].astype("float32"))
 
 

@@ -1,4 +1,7 @@
-"""What the runs of the study start from: images, teachers, students."""
+"""Prepares the images, teachers and students from which the runs of the study start."""
+
+import os
+import pathlib
 
 import keras
 import numpy as np
@@ -18,8 +21,8 @@ from keras_hybrid.training import atomic_write
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
 
-def prepare(materials, work):
-    """Links the materials into `work` and takes CIFAR-10's images for the study."""
+def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
+    """Links the materials into `work`, splits CIFAR-10 and saves the initial networks."""
     work.mkdir(parents=True, exist_ok=True)
     links = {name: materials / "teachers" / name for name in TEACHERS}
     links["camvid"] = materials / "camvid"
@@ -43,7 +46,7 @@ def prepare(materials, work):
         forget(teacher)
         save_model(teacher, work / RANDOM_TEACHER)
     if not (work / GPU_TEACHER).exists():
-        # What it is made of; its weights come where the GPU is.
+        # It has the same architecture; its weights are trained on the GPU.
         (work / GPU_TEACHER).symlink_to(IMAGENET_TEACHER)
     for seed in MORE_SEEDS:
         student = work / MOBILENET.format(seed)
@@ -51,17 +54,17 @@ def prepare(materials, work):
             save_model(mobilenet(seed), student)
 
 
-def mobilenet(seed):
-    """A student to start from."""
-    # Needs TensorFlow; what `study_gpu` takes of this module does not.
+def mobilenet(seed: int) -> keras.Model:
+    """Returns a student with initial weights."""
+    # Needs TensorFlow, unlike the parts of this module that `study_gpu.py run` uses.
     from keras_hybrid.recipes import networks
 
     keras.utils.set_random_seed(seed)
     return networks.from_scratch("MobileNet", input_shape=(32, 32, 3), classes=10)
 
 
-def with_classifier(path):
-    """ImageNet's VGG16 with ten classes to learn, for raw RGB."""
+def with_classifier(path: str | os.PathLike) -> keras.Model:
+    """Returns a VGG16 from a file with a new classifier of ten classes, for raw RGB."""
     keras.utils.set_random_seed(0)
     network = keras.saving.load_model(path)
     network.trainable = True
@@ -71,23 +74,30 @@ def with_classifier(path):
     return keras.Model(network.input, x, name="vgg16")
 
 
-def in_bfloat16(network):
-    """Convolutions and pools compute so; weights and other layers stay as they are."""
+def in_bfloat16(network: keras.Model) -> None:
+    """Makes convolutions and max pooling compute in bfloat16.
+
+    Weights and other layers do not change.
+    """
     for layer in network.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.MaxPooling2D)):
             layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
 
 
-def forget(network):
-    """Weights at random, of the scale that keeps that of the maps (He et al., 2015)."""
+def forget(network: keras.Model) -> None:
+    """Reinitialises a network so that feature maps keep their scale (He et al., 2015)."""
     for i, kernel in enumerate(w for w in network.weights if w.name == "kernel"):
         kernel.assign(keras.initializers.HeNormal(seed=i)(kernel.shape))
     for bias in (w for w in network.weights if w.name == "bias"):
         bias.assign(keras.ops.zeros(bias.shape))
 
 
-def split_cifar10(path, work):
-    """The first 5000 images to train on, or 500 ten times; the last 5000 to tune on."""
+def split_cifar10(path: str | os.PathLike, work: pathlib.Path) -> None:
+    """Writes the subsets of CIFAR-10.
+
+    Training images are the first 5000, or the first 500 ten times. Validation images, on
+    which weights are tuned, are the last 5000 training images.
+    """
     with np.load(path) as arrays:
         x, y = arrays["x_train"], arrays["y_train"]
         test = {"x_test": arrays["x_test"], "y_test": arrays["y_test"]}

@@ -1,13 +1,16 @@
-"""People of the study, and who is found, where TensorFlow is missing.
+"""Images with people, crops and evaluation of the study without TensorFlow.
 
-NumPy and Pillow do here what the recipe `citypersons` does with `tf.data`: the same crops
-at random, drawn otherwise; the same evaluation.
+NumPy and Pillow do here what the recipe `citypersons` does with `tf.data`: they sample
+the same kind of random crops, with other random numbers, and evaluate in the same way.
 """
 
 import json
 import math
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 from study_arrays import MULTIPLE, batches
@@ -17,23 +20,23 @@ from keras_hybrid.models.detection.faster_rcnn import with_detections
 
 _FILE = "people.json"
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
-_SCALE, _BRIGHTNESS = (0.4, 1.5), (0.5, 2.0)  # of crops
-_INSIDE = 0.5  # of a person, from which on it is to be found in a crop
+_SCALE, _BRIGHTNESS = (0.4, 1.5), (0.5, 2.0)  # ranges for crops
+_INSIDE = 0.5  # people with less of their area inside a crop are ignored
 
 
-def pack_people(config, data, folder):
-    """Writes who is in the images of `config.data_dir`, whose copy `folder` is.
+def pack_people(config: Any, data: Any, folder: pathlib.Path) -> None:
+    """Writes the annotations of a data set into a copy of its folder.
 
     Args:
-        config: Of the recipe.
-        data: What the recipe opened there.
-        folder: Gets a file more.
+        config: `Config` of the recipe.
+        data: `DetectionDataset` that the recipe opened in `config.data_dir`.
+        folder: Copy of that folder.
     """
 
     def names(source):
         return [str(pathlib.Path(n).relative_to(config.data_dir)) for n in source.names]
 
-    def to_learn(people):
+    def truth_of(people):
         corners = people.boxes[:, :2], people.boxes[:, :2] + people.boxes[:, 2:]
         ignored = people.ignored | (people.boxes[:, 3] < config.min_height)
         return {
@@ -43,7 +46,7 @@ def pack_people(config, data, folder):
 
     content = {
         "train": names(data.train),
-        "people": [to_learn(people) for people in data.train.people],
+        "people": [truth_of(people) for people in data.train.people],
         "test": names(data.test),
         "ground_truth": data.test.ground_truth(),
     }
@@ -51,23 +54,27 @@ def pack_people(config, data, folder):
 
 
 def _padded_size(size, upscale):
-    """(height, width), from (width, height) before it is enlarged."""
+    """Returns the (height, width) of an enlarged, padded image of (width, height)."""
     return tuple(-(-round(n * upscale) // MULTIPLE) * MULTIPLE for n in size[::-1])
 
 
 class PeopleBoxes:
-    """For the recipe `citypersons`: what `pack_people` wrote, and images beside it.
+    """Data set of the recipe `citypersons`, with annotations that `pack_people` wrote.
+
+    Args:
+        config: Fields of the recipe's `Config`.
+        folder: Folder of the images and the annotations.
 
     Attributes:
-        epochs: Passes through the training images, the last one whole.
-        steps_per_epoch: Whole batches of a pass.
-        sizes: (height, width) of crops, and of the images to evaluate, padded.
-        ground_truth: What `log_average_miss_rate` takes.
-        subsets: Names and what it takes for a subset.
-        detections: What `evaluate` found.
+        epochs: Number of epochs: the steps rounded up to a whole one.
+        steps_per_epoch: Number of full batches per epoch.
+        sizes: (height, width) of crops and of padded test images.
+        ground_truth: COCO-style ground truth of the test images.
+        subsets: Subsets for `log_average_miss_rate`, by name.
+        detections: COCO-style detections of the last `evaluate`, or None.
     """
 
-    def __init__(self, config, folder):
+    def __init__(self, config: Mapping[str, Any], folder: pathlib.Path) -> None:
         content = json.loads((folder / _FILE).read_text())
         self._train = [
             (Image.open(folder / name).convert("RGB"), truth)
@@ -77,16 +84,19 @@ class PeopleBoxes:
         self._test = [image.convert("RGB") for image in test]
         self._most = max(len(truth["labels"]) for truth in content["people"])
         self.ground_truth, self.detections = content["ground_truth"], None
-        learned = Subset((config["min_height"], math.inf))
-        self.subsets = {**{name: name for name in _SUBSETS}, "learned": learned}
+        trained_on = Subset((config["min_height"], math.inf))
+        self.subsets = {**{name: name for name in _SUBSETS}, "learned": trained_on}
         self._config = config
         tested = {_padded_size(image.size, config["upscale"]) for image in self._test}
         self.sizes = [(config["crop_height"], config["crop_width"]), *tested]
         self.steps_per_epoch = len(self._train) // config["batch_size"]
         self.epochs = -(-config["steps"] // self.steps_per_epoch)
 
-    def training_batches(self):
-        """Random parts at random scales and brightness, and their mirror images."""
+    def training_batches(self) -> Iterator[tuple[np.ndarray, Any]]:
+        """Returns batches of random crops at random scales and brightness.
+
+        They are mirrored in half of the cases.
+        """
         return batches(self._crop, len(self._train), self.epochs, self._config)
 
     def _crop(self, index, random):
@@ -115,8 +125,8 @@ class PeopleBoxes:
         labels = np.pad(labels, padding)
         return image, {"boxes": inner.astype("float32"), "labels": labels}
 
-    def evaluate(self, student):
-        """MR^-2 in percent of each subset; None for those of which there is nobody."""
+    def evaluate(self, student: keras.Model) -> dict[str, Any]:
+        """Returns MR^-2 in percent on each subset, None for subsets without people."""
         networks, self.detections = {}, []
         upscale = self._config["upscale"]
         for truth, image in zip(self.ground_truth["images"], self._test):
@@ -153,13 +163,13 @@ class PeopleBoxes:
 
 
 def _corner(people, part, room, random):
-    """Left and top of a part with a person in it, drawn at random, if there is one.
+    """Samples left and top of a crop with a randomly sampled person, if there is one.
 
     Args:
-        people: Corners (N, 2, 2) of their boxes.
-        part: Width and height of the part.
-        room: Of its left and top, from 0 on.
-        random: A `np.random.Generator`.
+        people: Corners of people's boxes (N, 2, 2).
+        part: Width and height of the crop.
+        room: Largest left and top.
+        random: Random generator.
     """
     low, high = np.zeros(2), room
     if len(people):

@@ -1,13 +1,15 @@
-"""What the study compares: a table is an experiment of the paper's, a row a method.
+"""Plan of the study: a table is an experiment of the paper, a row is a method.
 
-The rows of a table have data, schedule, student and budget in common but for what a row
-says. `study.py` runs them, `study_report.py` shows them.
+The rows of a table share data, schedule, student and budget, except for what a row
+changes. `study.py` and `study_gpu.py` run them, and `study_report.py` reports them.
 """
 
 import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 LINES = pathlib.Path(__file__).parent / "study"
 SEEDS = 0, 1, 2
@@ -15,7 +17,7 @@ MORE_SEEDS = *SEEDS, 3, 4, 5
 MANY_SEEDS = tuple(range(20))
 NONE, OURS = "none", "ours"
 
-# In half precision: where a processor has units for it, a step takes a third less.
+# Computes in bfloat16: on processors with units for it, a step takes a third less time.
 HALF_VGG16 = "vgg16_imagenet_bfloat16.keras"
 _VGG16 = {"teacher": HALF_VGG16, "teacher_preprocessing": "torch"}
 _POSE = {
@@ -29,20 +31,20 @@ class Row:
     """One row: a run for each seed.
 
     Attributes:
-        settings: Of the recipe's `Config`, besides the table's.
+        settings: Fields of the recipe's `Config`, in addition to those of the table.
         hybrid: Arguments of `HybridTransfer` that the recipe leaves at their defaults.
-        loss_factor: Of the hybrid loss.
+        loss_factor: Factor of the hybrid loss.
         adapter_norm: Whether batch normalization follows each adapter.
         adapter_rate: Factor of the learning rate of the adapters.
-        seeds: Those to run.
+        seeds: Seeds to run.
     """
 
-    settings: dict
-    hybrid: dict = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any]
+    hybrid: dict[str, Any] = dataclasses.field(default_factory=dict)
     loss_factor: float = 1.0
     adapter_norm: bool = False
     adapter_rate: float = 1.0
-    seeds: tuple = SEEDS
+    seeds: tuple[int, ...] = SEEDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +53,40 @@ class Table:
 
     Attributes:
         recipe: Name of the module in keras_hybrid.recipes.
-        settings: Of its `Config`, in all rows.
-        rows: A function without arguments to name -> `Row`; it may read results.
-        result: From a run's results.json to the figure that counts, in percent.
-        better: 1 where more is better, -1 where less is.
-        gpu: Whether it is one of `study_gpu`.
+        settings: Fields of its `Config` that all rows share.
+        rows: Function that returns the rows by name; it may read results.
+        result: Function from the content of results.json to the figure that is compared,
+            in percent.
+        better: 1 if higher is better, -1 if lower is.
+        gpu: Whether `study_gpu.py` runs it.
     """
 
     recipe: str
-    settings: dict
-    rows: object
-    result: object
+    settings: dict[str, Any]
+    rows: Callable[[], dict[str, Row]]
+    result: Callable[[dict[str, Any]], float]
     better: int = 1
     gpu: bool = False
 
 
-def settings_of(table, row, seed):
-    """Of the recipe's `Config`, for one run."""
+def settings_of(table: Table, row: Row, seed: int) -> dict[str, Any]:
+    """Returns the fields of the recipe's `Config` for one run."""
     settings = {**table.settings, **row.settings, "seed": seed}
     if settings.get("student") == MOBILENET:
         settings["student"] = MOBILENET.format(seed)
     return settings
 
 
-def read(table):
-    """The runs of a table: (row, seed) -> what its line has."""
+def read(table: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Reads the lines of a table, by row and seed."""
     path = LINES / f"{table}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     runs = map(json.loads, lines)
     return {(run["row"], run["seed"]): run for run in runs}
 
 
-def results(table):
-    """Row -> its figures, by seed, of the rows that have been run."""
+def results(table: str) -> dict[str, list[float]]:
+    """Returns the figures of each row that has been run, in the order of the seeds."""
     figures = {}
     for (row, _), run in sorted(read(table).items(), key=lambda item: item[0][1]):
         figures.setdefault(row, []).append(TABLES[table].result(run["results"]))
@@ -91,7 +94,7 @@ def results(table):
 
 
 def _weights(grids, teachers):
-    """The tuning of each rival's weight, on validation images."""
+    """Returns the rows that tune the weight of each baseline on validation images."""
     return {
         f"{teacher}{method} {weight:g}": Row(
             {"method": method, "method_weight": weight, **settings}, seeds=(0,)
@@ -102,10 +105,12 @@ def _weights(grids, teachers):
     }
 
 
-def best_weight(table, method):
-    """The weight of `method`, behind its teacher if there are several, that won.
+def best_weight(table: str, method: str) -> float | None:
+    """Returns a baseline's weight with the best figure, None until all have been tried.
 
-    None until all of its weights have been tried.
+    Args:
+        table: Name of the table that tunes the weight.
+        method: Name of the baseline, after that of its teacher if there are several.
     """
     better, figures = TABLES[table].better, results(table)
     rows = [row for row in TABLES[table].rows() if row.rpartition(" ")[0] == method]
@@ -115,8 +120,8 @@ def best_weight(table, method):
     return float(best.rpartition(" ")[2])
 
 
-def _rivals(table, grids, settings, teacher=""):
-    """A row for each method whose weight has been tuned in `table`."""
+def _baselines(table, grids, settings, teacher=""):
+    """Returns a row for each baseline whose weight has been tuned in `table`."""
     weights = {method: best_weight(table, teacher + method) for method in grids}
     return {
         teacher + method: Row({"method": method, "method_weight": weight, **settings})
@@ -125,11 +130,11 @@ def _rivals(table, grids, settings, teacher=""):
     }
 
 
-def epoch_seconds(table, row):
-    """The fastest of all epochs but the first, which has the compilation.
+def epoch_seconds(table: str, row: str) -> float:
+    """Returns the seconds of the fastest epoch, since other work slows epochs down.
 
-    The others waited for other work now and then. Of the first seeds alone, so that a
-    budget stays what it was when more are run.
+    The first epoch does not count, since it includes compilation. Seeds beyond the first
+    three do not count either, so that a budget does not change when more are run.
     """
     runs = read(table)
     runs = [runs[row, seed] for seed in SEEDS if (row, seed) in runs]
@@ -177,7 +182,7 @@ def _cifar10():
         "ours, teacher of ImageNet": Row({**ours, "teacher": IMAGENET_TEACHER}),
         "ours, teacher at random": Row({**ours, "teacher": RANDOM_TEACHER}),
     }
-    rows |= _rivals("cifar10_weights", _CIFAR10_GRIDS, _TUNED)
+    rows |= _baselines("cifar10_weights", _CIFAR10_GRIDS, _TUNED)
     rows |= {
         "none, rate times 3": Row({"method": "none", "learning_rate": 0.3}),
         "none, rate / 3": Row({"method": "none", "learning_rate": 0.1 / 3}),
@@ -207,7 +212,7 @@ def _cifar10():
     return rows
 
 
-# Five times as long, on a GPU.
+# Five times as many epochs, on a GPU.
 
 _CIFAR10_GPU = {**_CIFAR10, "student": "MobileNet", "epochs": 5 * CIFAR10_EPOCHS}
 
@@ -222,7 +227,7 @@ def _cifar10_gpu():
     grids = {method: _CIFAR10_GRIDS[method] for method in ("kd", "at")}
     return {
         NONE: Row({"method": "none"}),
-        **_rivals("cifar10_weights", grids, tuned),
+        **_baselines("cifar10_weights", grids, tuned),
         "ours, plain sum": Row({**ours, "balance": "1"}),
         "ours, teacher at random": Row({**ours, "teacher": RANDOM_TEACHER}),
         OURS: Row(ours),
@@ -243,7 +248,8 @@ _CAMVID = {
     "learning_rate": 0.01,
 }
 _CAMVID_TEACHERS = {"VGG16, ": _VGG16, "pose, ": _POSE}
-# The pose network ends at stride 8; by default so do the paths, five blocks deep.
+# The pose network ends at stride 8. By default, so do the paths, after five blocks of the
+# student.
 _POSE_TO_THE_END = [
     ["MobilenetV1_Conv2d_1_pointwise_Relu", "conv_pw_1_relu"],
     ["MobilenetV1_Conv2d_3_pointwise_Relu", "conv_pw_3_relu"],
@@ -259,7 +265,7 @@ _FEATURE_GRIDS = {
 def _camvid():
     rows = {NONE: Row({"method": "none"})}
     for name, teacher in _CAMVID_TEACHERS.items():
-        rows |= _rivals("camvid_weights", _FEATURE_GRIDS, teacher, name)
+        rows |= _baselines("camvid_weights", _FEATURE_GRIDS, teacher, name)
         rows[f"{name}{OURS}"] = Row({"method": "hybrid", **teacher})
     random = {"method": "hybrid", "teacher": RANDOM_TEACHER}
     rows[f"VGG16 at random, {OURS}"] = Row(random)
@@ -289,13 +295,13 @@ _PEOPLE = {
 
 def _people():
     rows = {NONE: Row({"method": "none"}, seeds=MORE_SEEDS)}
-    rows |= _rivals("people_weights", _FEATURE_GRIDS, _POSE)
+    rows |= _baselines("people_weights", _FEATURE_GRIDS, _POSE)
     rows[OURS] = Row({"method": "hybrid", **_POSE}, seeds=MORE_SEEDS)
     return rows
 
 
 def _people_gpu():
-    """Seeds differ so much that it takes many of them."""
+    """Returns the rows of `_people` with more seeds, since results vary a lot by seed."""
     return {
         name: dataclasses.replace(
             row, seeds=MANY_SEEDS if name in (NONE, OURS) else MORE_SEEDS
@@ -312,11 +318,11 @@ def _miou(results):
     return results["miou"]
 
 
-def _learned(results):
+def _training_subset(results):
     return results["miss_rate"]["learned"]
 
 
-# Weights are tuned on one seed, in a third to a half of the schedule.
+# Weights are tuned with one seed and a third to a half of the schedule.
 _VALIDATION = {"data_dir": "camvid_validation"}
 TABLES = {
     "cifar10_teacher": Table(
@@ -352,11 +358,11 @@ TABLES = {
         "citypersons",
         {**_PEOPLE, **_VALIDATION, "steps": 683},
         functools.partial(_weights, _FEATURE_GRIDS, {"": _POSE}),
-        _learned,
+        _training_subset,
         better=-1,
     ),
-    "people": Table("citypersons", _PEOPLE, _people, _learned, better=-1),
+    "people": Table("citypersons", _PEOPLE, _people, _training_subset, better=-1),
     "people_gpu": Table(
-        "citypersons", _PEOPLE, _people_gpu, _learned, better=-1, gpu=True
+        "citypersons", _PEOPLE, _people_gpu, _training_subset, better=-1, gpu=True
     ),
 }

@@ -1,23 +1,30 @@
 """Plots of docs/results.md, from benchmarks/study/*.jsonl alone."""
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import matplotlib
 import numpy as np
 import study_plan
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study_plan import NONE, OURS, TABLES
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 
 
-def draw_cifar10(path):
-    """Figures of all rows; losses and accuracies in training (Fig. 5, 6); alpha."""
+def draw_cifar10(path: str | os.PathLike) -> None:
+    """Plots figures of all rows, training curves (Fig. 5, 6), and alpha."""
     figure = Figure(figsize=(15, 8), layout="constrained")
     parts = figure.subplot_mosaic([["rows", "loss", "top1"], ["rows", "paths", "alpha"]])
     runs = study_plan.read("cifar10")
-    draw_rows(parts["rows"], ["cifar10"], "top-1 in % of the test images, a dot a seed")
+    draw_rows(
+        parts["rows"], ["cifar10"], "top-1 in % on the test images, one dot per seed"
+    )
     for row, label in ((NONE, "student alone"), (OURS, "hybrid forward")):
         parts["loss"].plot(
-            *mean_curve(runs, row, "loss"), label=f"{label}, what is minimised"
+            *mean_curve(runs, row, "loss"), label=f"{label}, minimised loss"
         )
         parts["top1"].plot(*mean_curve(runs, row, "top1", 100), label=label)
     for path_name in ("student_first", "teacher_first"):
@@ -32,25 +39,25 @@ def draw_cifar10(path):
     titles = {
         "loss": "training loss (Fig. 5)",
         "top1": "training top-1 in % (Fig. 5)",
-        "paths": "training top-1 in % of the paths (Fig. 6)",
+        "paths": "training top-1 of the paths in % (Fig. 6)",
         "alpha": "alpha",
     }
     for name, title in titles.items():
-        parts[name].set(title=title, xlabel="epoch (mean of the seeds)")
+        parts[name].set(title=title, xlabel="epoch (mean over seeds)")
         parts[name].grid(alpha=0.3)
         parts[name].legend()
     figure.savefig(path, dpi=100)
 
 
-def draw_camvid(path):
-    """Figures of all rows; IoU of each class; alpha."""
+def draw_camvid(path: str | os.PathLike) -> None:
+    """Plots figures of all rows, IoU of each class, and alpha."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 2])
     tables = "camvid", "camvid_gpu"
     runs = [
         (*cell, run) for table in tables for cell, run in study_plan.read(table).items()
     ]
-    draw_rows(left, tables, "mIoU in %, a dot a run, orange on a GPU")
+    draw_rows(left, tables, "mIoU in %, one dot per run, orange on a GPU")
     ours = [row for row in TABLES["camvid"].rows() if row == NONE or OURS in row]
     for i, row in enumerate(ours):
         of_row = [run for name, _, run in runs if name == row]
@@ -67,39 +74,40 @@ def draw_camvid(path):
                 alpha = run["epochs"]["balance"]
                 right.plot(np.arange(1, 1 + len(alpha)), alpha, color=_COLOURS[i])
     middle.set_xticks(np.arange(len(iou)), list(iou), rotation=45, ha="right")
-    middle.set(ylabel="IoU in %", title="each class, a dot a run")
+    middle.set(ylabel="IoU in %", title="each class, one dot per run")
     middle.legend(fontsize=8)
-    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a run")
+    right.set(xlabel="epoch", ylabel="alpha", title="alpha, one line per run")
     for axis in (middle, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
-def draw_people(path):
-    """Figures of all rows; miss rates over false positives; alpha."""
+def draw_people(path: str | os.PathLike) -> None:
+    """Plots figures of all rows, miss rates over false positives, and alpha."""
     figure = Figure(figsize=(18, 4.5), layout="constrained")
     left, *rates, right = figure.subplots(1, 4)
     tables = "people", "people_gpu"
     runs = [
         (row, run) for table in tables for (row, _), run in study_plan.read(table).items()
     ]
-    draw_rows(left, tables, "MR^-2 in %, a dot a run, orange on a GPU")
+    draw_rows(left, tables, "MR^-2 in %, one dot per run, orange on a GPU")
     rows = [row for row in TABLES["people"].rows() if row in dict(runs)]
+    subsets = {"learned": "training subset", "reasonable": "reasonable subset"}
     for i, row in enumerate(rows):
         of_row = [run for name, run in runs if name == row]
-        for axis, subset in zip(rates, ("learned", "reasonable"), strict=True):
+        for axis, (subset, name) in zip(rates, subsets.items(), strict=True):
             curves = 100 * np.array([run["curves"][subset] for run in of_row])
             fppi = of_row[0]["curves"]["fppi"]
             axis.plot(fppi, curves.mean(0), color=_COLOURS[i], label=row)
             quarters = np.quantile(curves, [0.25, 0.75], axis=0)
             axis.fill_between(fppi, *quarters, color=_COLOURS[i], alpha=0.15, lw=0)
-            title = f"{subset} people, mean and half of the runs"
+            title = f"{name}, mean and quartiles of runs"
             axis.set(xscale="log", yscale="log", title=title)
             axis.set(xlabel="false positives per image", ylabel="miss rate in %")
         for run in of_row:
             alpha = run["epochs"].get("balance", [])
             right.plot(np.arange(1, 1 + len(alpha)), alpha, color=_COLOURS[i], lw=0.7)
-    right.set(xlabel="epoch", ylabel="alpha", title="alpha, a line a run")
+    right.set(xlabel="epoch", ylabel="alpha", title="alpha, one line per run")
     for axis in (*rates, right):
         axis.grid(alpha=0.3)
     for axis in rates:
@@ -112,11 +120,11 @@ def draw_people(path):
 
 
 PICTURES = {"cifar10": draw_cifar10, "camvid": draw_camvid, "people": draw_people}
-"""Name of the picture, and of the table."""
+"""Function that plots each picture; its name is also that of the table."""
 
 
-def draw_rows(axis, tables, title):
-    """A line a row, a dot a run in the colour of its table, a bar at the mean."""
+def draw_rows(axis: Axes, tables: Sequence[str], title: str) -> None:
+    """Plots a line per row: a dot per run in its table's colour, a bar at the mean."""
     figures = [study_plan.results(table) for table in tables]
     rows = [row for row in TABLES[tables[0]].rows() if any(row in f for f in figures)]
     for i, row in enumerate(rows):
@@ -130,8 +138,13 @@ def draw_rows(axis, tables, title):
     axis.grid(alpha=0.3)
 
 
-def mean_curve(runs, row, name, factor=1):
-    """(epochs, mean over the seeds) of a column of metrics.csv; empty without runs."""
+def mean_curve(
+    runs: Mapping[tuple[str, int], Mapping[str, Any]],
+    row: str,
+    name: str,
+    factor: float = 1,
+) -> tuple[np.ndarray | list[float], np.ndarray | list[float]]:
+    """Returns (epochs, mean over the seeds) of a logged value; empty without runs."""
     curves = [run["epochs"][name] for (r, _), run in runs.items() if r == row]
     if not curves:
         return [], []

@@ -2,14 +2,16 @@
 
     python benchmarks/study_report.py
 
-What stands between `<!-- NAME -->` and `<!-- end -->` in the page is what `BLOCKS[NAME]`
-returns; the rest is prose and stays.
+It replaces the text between `<!-- NAME -->` and `<!-- end -->` on the page by what
+`BLOCKS[NAME]` returns, and keeps all other text.
 """
 
 import functools
 import pathlib
 import re
 import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import study_plan
 import study_plots
@@ -19,15 +21,15 @@ from study_plan import NONE, OURS, TABLES
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-def main():
+def main() -> None:
     page = DOCS / "results.md"
     page.write_text(rendered(page.read_text()))
     for name, draw in study_plots.PICTURES.items():
         draw(DOCS / f"{name}.png")
 
 
-def rendered(page):
-    """`page` with its blocks as the lines have them now."""
+def rendered(page: str) -> str:
+    """Returns `page` with its blocks made from the current lines."""
 
     def block(match):
         name = match[1]
@@ -36,15 +38,21 @@ def rendered(page):
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", block, page, flags=re.S)
 
 
-def table(name, control=NONE, rows=None, figure=None, also=None):
-    """A row a method: its figure at each seed, mean, spread, and the gain on `control`.
+def table(
+    name: str,
+    control: str = NONE,
+    rows: Sequence[str] | None = None,
+    figure: Callable[[dict[str, Any]], float] | None = None,
+    also: str | None = None,
+) -> str:
+    """Returns a table with a row per method: its figures, and its gain over `control`.
 
     Args:
-        name: Of the table.
-        control: The row that the others are compared with, seed by seed.
-        rows: Those to show; all if not given.
-        figure: From results to the figure; the table's own if not given.
-        also: A table of the same rows, whose figures stand behind a stroke.
+        name: Name of the table.
+        control: Row that the others are compared with, seed by seed.
+        rows: Rows to show, or None for all.
+        figure: Function from results to the figure, or None for the table's own.
+        also: Name of a table of the same rows, whose figures follow after a slash.
     """
     plan = TABLES[name]
     figure = figure or plan.result
@@ -88,7 +96,7 @@ def _mean_and_deviation(values):
 
 
 def _interval(gains):
-    """The mean of paired differences and its 95 % confidence interval."""
+    """Formats the mean of paired differences and its 95 % confidence interval."""
     if len(gains) < 2:
         return ""
     student_t = stats.t.ppf(0.975, len(gains) - 1)
@@ -101,8 +109,8 @@ def _seconds(name, row):
     return f"{seconds:.0f}" if seconds >= 2 else f"{seconds:.1f}"
 
 
-def weights(name):
-    """A row a method: its figure on the validation images at each weight."""
+def weights(name: str) -> str:
+    """Returns a table with a row per method: its validation figure at each weight."""
     runs = study_plan.read(name)
     lines = ["| | weight: figure | chosen |", "|---|---|---|"]
     methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
@@ -122,12 +130,13 @@ def _at_weight(name, row, runs):
     return f"{weight}: {TABLES[name].result(runs[row, 0]['results']):.2f}"
 
 
-def reasonable(results):
+def reasonable(results: Mapping[str, Any]) -> float:
+    """Returns MR^-2 on the reasonable subset."""
     return results["miss_rate"]["reasonable"]
 
 
-def machines():
-    """Processors and versions of all runs, and their number."""
+def machines() -> str:
+    """Returns a list of the processors and versions of all runs."""
     kinds = {}
     for name in TABLES:
         for run in study_plan.read(name).values():
@@ -138,7 +147,8 @@ def machines():
     return "\n".join(f"- {count} runs: {kind}" for kind, count in kinds.items())
 
 
-def teacher(name):
+def teacher(name: str) -> str:
+    """Returns a sentence with the accuracy of a teacher."""
     runs = study_plan.read(name).values()
     return "\n".join(
         f"The teacher's own top-1 is {run['results']['top1']:.2f} % of the test images."

@@ -1,9 +1,11 @@
-"""The hybrid step by hand in PyTorch, for ResNet-50 and MobileNet V1.
+"""A hand-written hybrid step in PyTorch, for ResNet-50 and MobileNet V1.
 
-What a user would write without this package. The networks are those of Keras
+It is what a user would write without this package. The networks are those of Keras
 Applications, with their preprocessing, cut at the same layers; paths, adapters and loss
 are those of `HybridTransfer`.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -26,13 +28,13 @@ class ResNet50(nn.Module):
     """Keras's ResNet50 without a top: stride on the first 1x1, biases everywhere.
 
     Attributes:
-        stages: Five, as `keras_hybrid.find_stages` cuts it.
-        widths: Channels of the map at the end of each.
+        stages: The five stages, as `keras_hybrid.find_stages` cuts them.
+        widths: Channels of the feature map at the end of each stage.
     """
 
     widths = 64, 256, 512, 1024, 2048
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         first = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         norm = nn.BatchNorm2d(64, eps=1.001e-5)
@@ -46,16 +48,16 @@ class ResNet50(nn.Module):
         stages[1].insert(0, nn.MaxPool2d(3, stride=2, padding=1))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.Sequential(*self.stages)(x)
 
 
 class MobileNet(nn.Module):
-    """Keras's MobileNet; attributes as `ResNet50`, and `head`."""
+    """Keras's MobileNet, with the attributes of `ResNet50` and a `head`."""
 
     widths = 64, 128, 256, 512, 1024
 
-    def __init__(self, classes=1000):
+    def __init__(self, classes: int = 1000) -> None:
         super().__init__()
         stages, into = [], 32
         for blocks in _MOBILENET:
@@ -74,12 +76,14 @@ class MobileNet(nn.Module):
         pool = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(1e-3)
         self.head = nn.Sequential(*pool, nn.Linear(into, classes))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.Sequential(*self.stages, self.head)(x)
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, into, width, stride):
+    """A residual block of ResNet-50."""
+
+    def __init__(self, into: int, width: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(into, width, 1, stride),
@@ -98,22 +102,26 @@ class Bottleneck(nn.Module):
                 projection, nn.BatchNorm2d(4 * width, eps=1.001e-5)
             )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.body(x) + self.shortcut(x))
 
 
 class CaffePreprocessing(nn.Module):
-    def __init__(self):
+    """Raw RGB to BGR minus the ImageNet mean."""
+
+    def __init__(self) -> None:
         super().__init__()
         mean = torch.tensor(_MEAN_BGR).reshape(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flip(1) - self.mean
 
 
 class TfPreprocessing(nn.Module):
-    def forward(self, x):
+    """Raw RGB to -1..1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / 127.5 - 1
 
 
@@ -123,9 +131,14 @@ def _normed(convolution):
 
 
 class Hybrid(nn.Module):
-    """The student-first, the teacher-first and the plain path to the student's head."""
+    """Runs the student-first, the teacher-first and the plain path to the predictions."""
 
-    def __init__(self, teacher, student, switch_points=STRIDES[:-1]):
+    def __init__(
+        self,
+        teacher: ResNet50,
+        student: MobileNet,
+        switch_points: Sequence[int] = STRIDES[:-1],
+    ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = student
@@ -152,29 +165,33 @@ class Hybrid(nn.Module):
                 self.adapters.append(layers[-1])
         return nn.Sequential(*layers, self.student.head)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [path(x) for path in self.paths]
 
 
-def cross_entropy(y_pred, y):
-    """In float32, whatever the logits are."""
+def cross_entropy(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Computes the cross entropy in float32, for logits of any dtype."""
     return functional.cross_entropy(y_pred.float(), y)
 
 
-def hybrid_loss(predictions, y):
-    """alpha (L1 + L2) + L3 from the logits of the three paths."""
+def hybrid_loss(predictions: Sequence[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+    """Computes alpha (L1 + L2) + L3 from the logits of the three paths."""
     l1, l2, l3 = (cross_entropy(y_pred, y) for y_pred in predictions)
     alpha = (2 * l3 / (l1 + l2)).detach()
     return alpha * (l1 + l2) + l3
 
 
-def training(model, loss_of, compiled=lambda function: function):
-    """A function of a batch that trains `model` by SGD and returns the loss.
+def training(
+    model: nn.Module,
+    loss_of: Callable[..., torch.Tensor],
+    compiled: Callable[[Callable], Callable] = lambda function: function,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Returns a function that trains `model` on a batch with SGD and returns the loss.
 
     Args:
-        model: From images (B, 3, H, W) to predictions.
-        loss_of: From predictions and labels to a scalar.
-        compiled: What to do to the forward pass, such as `torch.compile`.
+        model: Model from images (B, 3, H, W) to predictions.
+        loss_of: Function from predictions and labels to a scalar.
+        compiled: Function that compiles the forward pass, such as `torch.compile`.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.01)
@@ -190,20 +207,20 @@ def training(model, loss_of, compiled=lambda function: function):
     return step
 
 
-def forward_flops(model, images):
-    """Of convolutions and dense layers, for one of the images (B, 3, H, W)."""
+def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
+    """Returns the FLOPs per image (B, 3, H, W) of convolutions and dense layers."""
     return sum(flops for flops, _ in _layer_flops(model, images))
 
 
-def training_flops(model, images):
-    """Likewise of a training step: weights that are frozen need no gradient."""
+def training_flops(model: nn.Module, images: torch.Tensor) -> int:
+    """Returns those of a training step, in which frozen weights need no gradient."""
     return sum(
         (3 if trained else 2) * flops for flops, trained in _layer_flops(model, images)
     )
 
 
 def _layer_flops(model, images):
-    """(FLOPs, whether it is trained) of each call of such a layer."""
+    """Returns (FLOPs, whether the weights are trained) for each call of such a layer."""
     found = []
 
     def count(layer, _, output):

@@ -31,7 +31,7 @@ def load(path: str | os.PathLike, argument: str) -> keras.Model:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{argument} must be a model saved as .keras. Received: {argument}={path}, "
-            f"of which Keras says: {reason}"
+            f"for which Keras reports: {reason}"
         ) from error
 
 
@@ -105,7 +105,7 @@ def _copy_in_float32(student):
             "`model` must be a network that Keras can copy in float32, since it computes "
             "in another precision: custom layers need `get_config`, custom functions "
             "`keras.saving.register_keras_serializable`. Or build it in float32, and "
-            f"load its weights. Received: model={student.name}, of which Keras says: "
+            f"load its weights. Received: model={student.name}, for which Keras reports: "
             f"{type(error).__name__}: {reason[:200]}"
         ) from error
 

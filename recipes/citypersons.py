@@ -1,9 +1,10 @@
 """Table 4 of the paper: a pose network teaches a pedestrian detector.
 
 The paper's student is a Faster R-CNN on MobileNet, or on ResNet-50 (Fig. 8), trained on
-CityPersons; its teacher is the ResNet-50 of OpenPifPaf, which was trained on COCO's key
-points. Of the training it says only that it is the same with the teacher and without;
-the schedule below is ours. Fig. 9, a fixed alpha in place of the dynamic one, is a list:
+CityPersons; its teacher is OpenPifPaf's ResNet-50, trained on COCO keypoints. The paper
+says about the training only that it is the same with and without the teacher; the
+schedule below is ours. The second command reproduces Fig. 9, which compares fixed values
+of alpha with the dynamic one:
 
     python -m keras_hybrid.recipes.citypersons --data_dir=/data/cityscapes \
         --workdir=runs/table4 --teacher=openpifpaf_resnet50.npz
@@ -12,10 +13,11 @@ the schedule below is ours. Fig. 9, a fixed alpha in place of the dynamic one, i
         --balance=0.1,0.3,1,3,dynamic
 
 Paper: MR^-2 of 16.19 on the reasonable subset, 21.12 small, 64.11 heavily occluded, 46.85
-all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured. The same
-on CamVid in docs/results.md. Without --data_dir it runs on drawn streets by day, taught
-by a network that knows people's joints at dusk; a stand-in for trying it out, and
-evidence of nothing. It takes 4 to 6 minutes on two cores, its teacher included:
+all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured;
+docs/results.md has a comparison on CamVid. Without --data_dir, the recipe is a demo on
+synthetic streets by day, with a teacher that was trained to find people's joints at dusk;
+its results mean nothing beyond it. The demo takes 4 to 6 minutes on two cores, including
+the training of the teacher:
 
     python -m keras_hybrid.recipes.citypersons --export=tflite
 """
@@ -24,13 +26,16 @@ import dataclasses
 import functools
 import math
 import pathlib
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data import detection
+from keras_hybrid.data.detection import DetectionDataset
 from keras_hybrid.hybrid import graph
 from keras_hybrid.metrics import Subset, log_average_miss_rate, miss_rate_curve
 from keras_hybrid.models.detection.anchors import CELLS
@@ -48,16 +53,17 @@ from keras_hybrid.recipes import (
     workdir,
 )
 
-# Images are padded to multiples of it for evaluation: all strides divide it.
+# Evaluation pads images to multiples of this many pixels, which all strides divide.
 _MULTIPLE = 32
 _FEATURE_STRIDES = 8, 16, 32
 _ANCHORS = 11
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 CLASS_NAMES = "background", "person"
-"""By the numbers in a detection; the first is that of no detection."""
+"""Names of the class indices in a detection; index 0 means no detection."""
 _STATE_DICTS = ".npz", ".safetensors"
-_DRAWN_CROP = 96, 192  # (height, width) of the parts of drawn streets to train on
-# Of flags that are not given: for photographs, and for drawn streets, in minutes.
+_DRAWN_CROP = 96, 192  # (height, width) of training crops from synthetic streets
+# Defaults of flags for photographs, and for synthetic data, on which training takes
+# minutes.
 _DEFAULTS = {
     "steps": (12_000, 600),
     "batch_size": (8, 2),
@@ -69,67 +75,75 @@ _DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings; the schedule is ours, as the paper gives none for this experiment."""
+    """Settings; the schedule is ours, since the paper gives none for this experiment."""
 
     data_dir: str = ""
-    """Cityscapes with CityPersons, or folders with JSON files as COCO's; else drawn."""
+    """Cityscapes with CityPersons, or folders with COCO-style JSON; synthetic data if not
+    given."""
     workdir: str = "runs/citypersons"
-    """Where config, metrics, pictures, student and exports go."""
+    """Directory for the config, metrics, pictures, student and exports."""
     teacher: str = ""
-    """A .keras file; .npz or .safetensors of a PyTorch ResNet-50; or a name with ImageNet
-    weights."""
+    """A .keras file, a .npz or .safetensors file of a PyTorch ResNet-50, or a Keras
+    Applications network with ImageNet weights."""
     teacher_preprocessing: Literal["inside", "caffe", "tf", "torch", "bgr"] = "inside"
-    """What a teacher from a .keras file needs before it."""
+    """Preprocessing that a .keras file of a teacher needs; inside if it takes raw RGB."""
     teacher_epsilon: float = 0.0
-    """Of its BatchNorms, for a PyTorch file that does not say; 0: as the file says."""
+    """Epsilon of batch normalization for a PyTorch file that does not record it; 0 for
+    that of the file."""
     student_backbone: str = "MobileNet"
-    """Keras Applications network, or .keras file of one, to put Faster R-CNN on."""
+    """Keras Applications network, or .keras file of one, for Faster R-CNN to build on."""
     student_weights: str = "imagenet"
-    """Of that network: imagenet, random or a file; of drawn streets always random."""
+    """Initial weights of that network: imagenet, random or a file; always random on
+    synthetic data."""
     method: settings.Method = "hybrid"
-    """Hybrid forward, the student alone, or one of keras_hybrid.baselines."""
+    """Hybrid forward, none (the student alone), or one of keras_hybrid.baselines."""
     method_weight: float | None = None
-    """Of the loss of such a baseline; its paper's, or 1, if not given."""
+    """Weight of a baseline's loss; that of the baseline's paper, or 1, if not given."""
     balance: str = "dynamic"
-    """"dynamic" or a fixed alpha; several with commas are run one after the other."""
+    """"dynamic" or a fixed alpha; several, with commas, are run one after the other."""
     steps: int | None = None
-    """Batches to train on; 12 000 if not given, 600 of drawn streets."""
+    """Number of training steps; 12 000 if not given, 600 on synthetic data."""
     batch_size: int | None = None
-    """Images a step, of all GPUs together; 8 if not given, 2 of drawn streets."""
+    """Images per training step, over all GPUs together; 8 if not given, 2 on synthetic
+    data."""
     crop_height: int = 640
-    """Pixels of a training crop, and of the exported student's image."""
+    """Height in pixels of the training crops and of the exported student's images."""
     crop_width: int = 1280
-    """Likewise; drawn streets have their own size."""
+    """Width in pixels of both; synthetic data has sizes of its own."""
     upscale: float = 1.3
-    """Factor of all images, in training and test; drawn streets have their own."""
+    """Factor by which all images are enlarged, in training and evaluation; 1 on synthetic
+    data."""
     min_height: float = 50.0
-    """Pixels of the lowest people to learn from, before upscaling."""
+    """Height in pixels of the smallest people to train on, before upscaling; synthetic
+    data has its own."""
     category: str | None = None
-    """Name or id of the category to find in JSON files as COCO's; person or pedestrian if
+    """Name or id of the category to detect in COCO-style JSON; person or pedestrian if
     not given."""
     group_aspect: float = 0.0
-    """Boxes of at least this width per height are ignored, as groups; 0: none."""
+    """Ratio of width to height from which on boxes are ignored, as groups of people; 0 to
+    ignore none."""
     learning_rate: float | None = None
-    """In the beginning; it falls to 0 as (1 - step / steps) ** 0.9. 2e-4 if not given,
-    2e-3 with drawn streets."""
+    """Initial learning rate, which decays to 0 as (1 - step / steps) ** 0.9; 2e-4 if not
+    given, 2e-3 on synthetic data."""
     channels: int | None = None
-    """Width of the student's feature pyramid; 256 if not given, 32 for drawn streets."""
+    """Channels of the feature pyramid; 256 if not given, 32 on synthetic data."""
     units: int | None = None
-    """Width of the two dense layers for each of its proposals; 1024 if not given, 128 for
-    drawn streets."""
+    """Units of the two dense layers that classify proposals; 1024 if not given, 128 on
+    synthetic data."""
     seed: int = 0
-    """Of the student's start, the order of the images and their augmentation."""
+    """Random seed for initial weights, data order and augmentation."""
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
-    """All GPUs of this machine, or of all machines in TF_CONFIG, which share a disk."""
+    """mirrored for all GPUs of this machine; multi_worker for those of all machines in
+    TF_CONFIG, which must share a disk."""
     mixed_precision: bool = False
-    """Compute in float16, keep weights and losses in float32."""
+    """Whether to compute in float16, with weights and losses in float32."""
     export: str = ""
-    """What to ship the student as: saved_model, tflite, or both with a comma."""
+    """Formats to export the student to: saved_model, tflite, or both with a comma."""
 
-    def __post_init__(self):
-        for name, (photographs, drawn) in _DEFAULTS.items():
+    def __post_init__(self) -> None:
+        for name, (photographs, synthetic) in _DEFAULTS.items():
             if getattr(self, name) is None:
-                value = photographs if self.data_dir else drawn
+                value = photographs if self.data_dir else synthetic
                 object.__setattr__(self, name, value)  # the dataclass is frozen
         positive = "steps", "batch_size", "learning_rate", "upscale", "channels", "units"
         settings.check_numbers(self, positive)
@@ -145,30 +159,31 @@ class Config:
         settings.exports_of(self)
 
 
-def main(config):
-    """Trains, evaluates, draws and ships a student.
+def main(config: Config) -> dict[str, Any]:
+    """Trains, evaluates and exports a student, with pictures of its predictions.
 
-    A run that was ended early goes on from its last checkpoint.
+    A run that was interrupted resumes from its last checkpoint.
 
     Args:
-        config: A `Config`.
+        config: Settings of the run.
 
     Returns:
-        The content of results.json: MR^-2 in percent of each subset, times in seconds.
-        Nothing on machines other than the first.
+        The content of results.json: MR^-2 in percent on each subset, times in seconds;
+        for several balances, such results by balance. Empty on machines other than the
+        first.
 
     Raises:
         ValueError, TypeError, OSError: The run cannot start; the message says why.
-        FloatingPointError: The loss became infinite or NaN; no student is left.
+        FloatingPointError: The loss became infinite or NaN; no student is saved.
     """
     return workdir.results_of(config) or train(config, *prepare(config))
 
 
 @devices.leaves_settings
-def prepare(config):
-    """All that can go wrong before training; returns (data, model, student).
+def prepare(config: Config) -> tuple[DetectionDataset, keras.Model, FasterRCNN]:
+    """Does all that can fail before training; returns (data, compiled model, student).
 
-    Of several balances the first is prepared.
+    Of several balances, it prepares the first one.
     """
     config = one_for_each_balance(config)[0]
     workdir.check(config)
@@ -185,8 +200,10 @@ def prepare(config):
 
 
 @devices.leaves_settings
-def train(config, data, model, student):
-    """Fits, evaluates, draws and ships what `prepare` returned; returns the results."""
+def train(
+    config: Config, data: DetectionDataset, model: keras.Model, student: FasterRCNN
+) -> dict[str, Any]:
+    """Fits, evaluates and exports what `prepare` returned; returns the results."""
     if "," in config.balance:
         del data, model, student
         return sweep(config)
@@ -237,8 +254,8 @@ def train(config, data, model, student):
     return workdir.write_results(directory, results)
 
 
-def one_for_each_balance(config):
-    """The `Config`s of a list of balances, each with a workdir of its own within."""
+def one_for_each_balance(config: Config) -> list[Config]:
+    """Returns a `Config` for each balance; several have workdirs inside the given one."""
     if "," not in config.balance:
         return [config]
     return [
@@ -249,8 +266,8 @@ def one_for_each_balance(config):
     ]
 
 
-def sweep(config):
-    """Runs one balance after the other (Fig. 9); returns the results of each."""
+def sweep(config: Config) -> dict[str, Any]:
+    """Runs one balance after the other (Fig. 9); returns the results by balance."""
     results = {one.balance: main(one) for one in one_for_each_balance(config)}
     directory = workdir.create(config)
     pictures.draw_sweep(
@@ -260,7 +277,8 @@ def sweep(config):
     return workdir.write_results(directory, results)
 
 
-def open_data(config):
+def open_data(config: Config) -> DetectionDataset:
+    """Opens the data set in --data_dir, or renders the synthetic one."""
     if config.data_dir:
         return detection.open_dataset(
             config.data_dir,
@@ -269,36 +287,50 @@ def open_data(config):
             config.category,
         )
     logging.warning(
-        "No --data_dir: training on drawn streets, a stand-in and no evidence."
+        "No --data_dir: training on synthetic streets. The results mean nothing beyond "
+        "this demo."
     )
     return embedded.streets_with_people("day")
 
 
-def crop_size(config):
-    """(height, width) of training crops in pixels."""
+def crop_size(config: Config) -> tuple[int, int]:
+    """Returns the (height, width) of training crops in pixels."""
     if config.data_dir:
         return config.crop_height, config.crop_width
     return _DRAWN_CROP
 
 
-def upscale_of(config):
+def upscale_of(config: Config) -> float:
+    """Returns the factor by which images are enlarged, before random scales."""
     return config.upscale if config.data_dir else 1.0
 
 
-def min_height_of(config):
+def min_height_of(config: Config) -> float:
+    """Returns the height in pixels of the smallest people to train on."""
     return config.min_height if config.data_dir else embedded.MIN_HEIGHT
 
 
-def subsets_of(config):
-    """The official four, and the people that the student was to learn."""
+def subsets_of(config: Config) -> dict[str, str | Subset]:
+    """Returns the four official subsets, and the training subset as "learned".
+
+    The latter is all people of at least the minimum height in training.
+    """
     return {
         **{name: name for name in _SUBSETS},
         "learned": Subset((min_height_of(config), math.inf)),
     }
 
 
-def training_batches(config, data, epochs, context=None):
-    """Random parts of the images at random scales, and their mirror images."""
+def training_batches(
+    config: Config,
+    data: DetectionDataset,
+    epochs: range,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Returns batches of random crops at random scales and brightness.
+
+    They are mirrored in half of the cases.
+    """
     transform = detection.augment.random_scale_crop_flip(
         crop_size(config), upscale_of(config)
     )
@@ -307,13 +339,13 @@ def training_batches(config, data, epochs, context=None):
     )
 
 
-def evaluation_batches(config, data):
-    """One test image at a time, as a whole."""
+def evaluation_batches(config: Config, data: DetectionDataset) -> tf.data.Dataset:
+    """Returns batches of one whole test image each."""
     return data.test.batches(1, detection.augment.enlarged(upscale_of(config), _MULTIPLE))
 
 
-def build_student(config, data):
-    """Faster R-CNN with anchors as high as the people to learn are."""
+def build_student(config: Config, data: DetectionDataset) -> FasterRCNN:
+    """Returns a Faster R-CNN whose anchors are as high as the people to train on."""
     return FasterRCNN(
         load_backbone(config),
         feature_strides=_FEATURE_STRIDES,
@@ -323,7 +355,8 @@ def build_student(config, data):
     )
 
 
-def load_backbone(config):
+def load_backbone(config: Config) -> keras.Model:
+    """Returns the network of --student_backbone."""
     if config.student_backbone.endswith(".keras"):
         value, any_size = config.student_backbone, networks.ANY_SIZE
         backbone = networks.from_file("student_backbone", value, any_size)
@@ -334,10 +367,14 @@ def load_backbone(config):
     return networks.backbone(config, "student_backbone")
 
 
-def anchor_heights(config, people):
-    """Pixels, evenly in logarithms, over the heights of nearly all people to learn.
+def anchor_heights(
+    config: Config, people: Sequence[detection.People]
+) -> tuple[float, ...]:
+    """Returns anchor heights in pixels of the enlarged images.
 
-    Every map gets one at least.
+    Evenly spaced in log space, they range from the 1st to the 99th percentile of the
+    heights of people to train on, and further where a feature map would otherwise have no
+    anchor.
     """
     heights = np.concatenate(
         [of_image.boxes[~of_image.ignored, 3] for of_image in people]
@@ -345,7 +382,9 @@ def anchor_heights(config, people):
     heights = heights[heights >= min_height_of(config)]
     if not len(heights):
         settings.refuse(
-            "min_height", "such that there are people of it", min_height_of(config)
+            "min_height",
+            "such that there are people of at least that height",
+            min_height_of(config),
         )
     low, high = upscale_of(config) * np.quantile(heights, [0.01, 0.99])
     low = min(low, CELLS * _FEATURE_STRIDES[1] - 1)
@@ -353,8 +392,8 @@ def anchor_heights(config, people):
     return tuple(np.geomspace(low, high, _ANCHORS).round(1).tolist())
 
 
-def with_embedded_teacher(config):
-    """`config` with a teacher that knows people at dusk, if the data are drawn ones."""
+def with_embedded_teacher(config: Config) -> Config:
+    """Adds a teacher trained to find joints at dusk, if the data is synthetic."""
     if config.method == "none" or config.teacher:
         return config
     if config.data_dir:
@@ -364,31 +403,34 @@ def with_embedded_teacher(config):
     return dataclasses.replace(config, teacher=str(teachers.pose_network()))
 
 
-def load_teacher(config):
+def load_teacher(config: Config) -> keras.Model:
+    """Returns the network of --teacher, which takes raw RGB."""
     if pathlib.Path(config.teacher).suffix in _STATE_DICTS:
         return load_resnet50(config.teacher, config.teacher_epsilon or None)
     return networks.teacher(config, crop_size(config))
 
 
-def build_model(config, student):
-    """What `fit` trains: `student` itself or inside the method."""
+def build_model(config: Config, student: FasterRCNN) -> keras.Model:
+    """Returns the model to fit: `student` itself, or wrapped by the method."""
     if config.method == "none":
         return student
     return run.build_model(config, load_teacher(config), student)
 
 
-def build_optimizer(config):
-    """Adam, as CSP (Liu et al. 2019) has it on CityPersons, and polynomial decay."""
+def build_optimizer(config: Config) -> keras.optimizers.Adam:
+    """Returns Adam, as in CSP (Liu et al. 2019) on CityPersons, with polynomial decay."""
     schedule = keras.optimizers.schedules.PolynomialDecay(
         config.learning_rate, config.steps, end_learning_rate=0.0, power=0.9
     )
     return keras.optimizers.Adam(schedule, global_clipnorm=10.0)
 
 
-def detect(config, data, student):
-    """What the student finds on the test images, in pixels of those, as COCO has it.
+def detect(
+    config: Config, data: DetectionDataset, student: FasterRCNN
+) -> list[dict[str, Any]]:
+    """Returns the student's COCO-style detections, in pixels of the original test images.
 
-    An image's id is its index.
+    The id of an image is its index.
     """
     network = functools.lru_cache(maxsize=16)(
         lambda *size: with_detections(student, *size)
@@ -414,15 +456,21 @@ def detect(config, data, student):
     return detections
 
 
-def in_percent(value):
-    """Rounded, None for NaN, which JSON does not have."""
+def in_percent(value: float) -> float | None:
+    """Rounds a percentage to two digits; None for NaN, which JSON lacks."""
     return None if math.isnan(value) else round(value, 2)
 
 
-def ship(config, data, student, directory):
-    """Exports for one image of the training crops' size, or for a whole drawn street.
+def ship(
+    config: Config, data: DetectionDataset, student: FasterRCNN, directory: pathlib.Path
+) -> dict[str, Any]:
+    """Exports the student for images of the crops' size, or for whole synthetic streets.
 
-    The file is compared with the student on parts of the training images of that size.
+    The TFLite file is compared with the student on crops of that size from the training
+    images.
+
+    Returns:
+        The entries for results.json.
     """
     if not settings.exports_of(config):
         return {}

@@ -1,18 +1,19 @@
-"""Tables 2 and 3 of the paper: teachers of other domains and tasks teach a segmenter.
+"""Tables 2 and 3 of the paper: teachers from other domains and tasks teach a segmenter.
 
-The paper's student is DeepLab v2 on VGG16, trained on Cityscapes with batch 8 and 40 000
-steps from 1e-3, polynomial, the same for all layers. Its teacher for Table 3, a DeepLab
-v2 on ResNet-101 that knows GTA5, comes from the same recipe, and then teaches:
+The paper's student is DeepLab v2 on VGG16, trained on Cityscapes for 40 000 steps with
+batch size 8 and a learning rate of 1e-3 for all layers, with polynomial decay. Its
+teacher for Table 3 is DeepLab v2 on ResNet-101, trained on GTA5. The first command trains
+that teacher, the second one the student:
 
     python -m keras_hybrid.recipes.cityscapes --data_dir=/data/gta5 --workdir=runs/gta5 \
         --method=none --student=ResNet101
     python -m keras_hybrid.recipes.cityscapes --data_dir=/data/cityscapes \
         --workdir=runs/table3 --teacher=runs/gta5/student.keras --also_evaluate=/data/gta5
 
-Paper: mIoU 60.7 with that teacher (Table 2); on GTA5 34.2, and 33.5 without (Table 3).
-Ours: not yet measured. The same on CamVid in docs/results.md. Without --data_dir it runs
-on drawn streets by day, taught by a network that knows streets at dusk; a stand-in for
-trying it out, and evidence of nothing:
+Paper: mIoU 60.7 with that teacher (Table 2); on GTA5, 34.2 with it and 33.5 without
+(Table 3). Ours: not yet measured; docs/results.md has a comparison on CamVid. Without
+--data_dir, the recipe is a demo on synthetic streets by day, with a teacher that was
+trained on streets at dusk; its results mean nothing beyond it:
 
     python -m keras_hybrid.recipes.cityscapes --workdir=runs/streets --student=MobileNet \
         --output_stride=16 --steps=600 --learning_rate=0.03 --export=tflite
@@ -21,13 +22,17 @@ trying it out, and evidence of nothing:
 import dataclasses
 import functools
 import math
-from typing import Literal
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data import segmentation
+from keras_hybrid.data.segmentation import SegmentationDataset
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.segmentation.deeplab_v2 import (
     at_size,
@@ -47,7 +52,7 @@ from keras_hybrid.recipes import (
     workdir,
 )
 
-# Images are padded to multiples of it for evaluation: all strides divide it.
+# Evaluation pads images to multiples of this many pixels, which all strides divide.
 _MULTIPLE = 32
 
 
@@ -56,51 +61,57 @@ class Config:
     """Settings; the defaults are the paper's."""
 
     data_dir: str = ""
-    """Cityscapes, GTA5, folders as CamVid's, or TFDS with cityscapes; else drawn."""
+    """Cityscapes, GTA5, CamVid-style folders, or a TFDS folder with cityscapes; synthetic
+    data if not given."""
     workdir: str = "runs/cityscapes"
-    """Where config, metrics, pictures, student and exports go."""
+    """Directory for the config, metrics, pictures, student and exports."""
     teacher: str = ""
     """A .keras file, or a Keras Applications network with ImageNet weights."""
     teacher_preprocessing: Literal["inside", "caffe", "tf", "torch", "bgr"] = "inside"
-    """What a teacher from a file needs before it."""
+    """Preprocessing that a teacher from a file needs; inside if it takes raw RGB."""
     student: str = "VGG16"
-    """Keras Applications network to put DeepLab v2 on, or .keras file to go on with."""
+    """Keras Applications network for DeepLab v2 to build on, or .keras file to start
+    from."""
     student_weights: str = "imagenet"
-    """Of that network: imagenet, random or a file; of drawn streets always random."""
+    """Initial weights of that network: imagenet, random or a file; always random on
+    synthetic data."""
     output_stride: int = 8
-    """Pixels of the image per pixel of the network's last map."""
+    """Image pixels per pixel of that network's last feature map."""
     method: settings.Method = "hybrid"
-    """Hybrid forward, the student alone, or one of keras_hybrid.baselines."""
+    """Hybrid forward, none (the student alone), or one of keras_hybrid.baselines."""
     method_weight: float | None = None
-    """Of the loss of such a baseline; its paper's, or 1, if not given."""
+    """Weight of a baseline's loss; that of the baseline's paper, or 1, if not given."""
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha."""
     steps: int = 40_000
-    """Batches to train on."""
+    """Number of training steps."""
     batch_size: int = 8
-    """Images a step, of all GPUs together."""
+    """Images per training step, over all GPUs together."""
     crop_height: int = 512
-    """Pixels of a training crop, and of the exported student's image."""
+    """Height in pixels of the training crops and of the exported student's images."""
     crop_width: int = 1024
-    """Likewise; drawn streets have their own size."""
+    """Width in pixels of both; synthetic data has sizes of its own."""
     learning_rate: float = 1e-3
-    """At the beginning; it falls to 0 as (1 - step / steps) ** 0.9."""
+    """Initial learning rate, which decays to 0 as (1 - step / steps) ** 0.9."""
     weight_decay: float = 5e-4
-    """Of the L2 penalty, whose gradient goes through the momentum."""
+    """Factor of the L2 penalty, whose gradient enters the momentum."""
     also_evaluate: str = ""
-    """Another data set of the same classes, such as the teacher's; or "dusk"."""
+    """Another data set of the same classes to evaluate on, such as the teacher's; with
+    synthetic data also "dusk"."""
     seed: int = 0
-    """Of the student's start, the order of the images and their augmentation."""
+    """Random seed for initial weights, data order and augmentation."""
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
-    """All GPUs of this machine, or of all machines in TF_CONFIG, which share a disk."""
+    """mirrored for all GPUs of this machine; multi_worker for those of all machines in
+    TF_CONFIG, which must share a disk."""
     mixed_precision: bool = False
-    """Compute in float16, keep weights and losses in float32."""
+    """Whether to compute in float16, with weights and losses in float32."""
     export: str = ""
-    """What to ship the student as: saved_model, tflite, or both with a comma."""
+    """Formats to export the student to: saved_model, tflite, or both with a comma."""
     export_label_map: bool = False
-    """Ship it with the class of each pixel for output, not with a score of each class."""
+    """Whether to export the class of each pixel as output instead of one score per
+    class."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check_numbers(self, ("steps", "batch_size", "learning_rate"))
         settings.check_numbers(self, ("weight_decay",), "at least 0")
         for name in ("crop_height", "crop_width"):
@@ -112,29 +123,34 @@ class Config:
         settings.exports_of(self)
 
 
-def main(config):
-    """Trains, evaluates, draws and ships a student.
+def main(config: Config) -> dict[str, Any]:
+    """Trains, evaluates and exports a student, with pictures of its predictions.
 
-    A run that was ended early goes on from its last checkpoint.
+    A run that was interrupted resumes from its last checkpoint.
 
     Args:
-        config: A `Config`.
+        config: Settings of the run.
 
     Returns:
-        The content of results.json: mIoU and IoU of each class in percent, on the test
-        images in their full size; times in seconds. Nothing on machines other than the
-        first.
+        The content of results.json: mIoU and IoU of each class in percent on the test
+        images at full size, times in seconds. Empty on machines other than the first.
 
     Raises:
         ValueError, TypeError, OSError: The run cannot start; the message says why.
-        FloatingPointError: The loss became infinite or NaN; no student is left.
+        FloatingPointError: The loss became infinite or NaN; no student is saved.
     """
     return workdir.results_of(config) or train(config, *prepare(config))
 
 
 @devices.leaves_settings
-def prepare(config):
-    """All that can go wrong before training; returns (data, other, model, student)."""
+def prepare(
+    config: Config,
+) -> tuple[SegmentationDataset, SegmentationDataset | None, keras.Model, keras.Model]:
+    """Does all that can fail before training.
+
+    Returns:
+        The data set, that of --also_evaluate or None, the compiled model and the student.
+    """
     workdir.check(config)
     strategy = devices.open_strategy(config.strategy)
     data = open_data(config)
@@ -156,8 +172,14 @@ def prepare(config):
 
 
 @devices.leaves_settings
-def train(config, data, other, model, student):
-    """Fits, evaluates, draws and ships what `prepare` returned; returns the results."""
+def train(
+    config: Config,
+    data: SegmentationDataset,
+    other: SegmentationDataset | None,
+    model: keras.Model,
+    student: keras.Model,
+) -> dict[str, Any]:
+    """Fits, evaluates and exports what `prepare` returned; returns the results."""
     writes = run.is_chief(model)
     directory = workdir.create(config) if writes else workdir.path_of(config)
     steps_per_epoch = len(data.train) // config.batch_size
@@ -200,17 +222,19 @@ def train(config, data, other, model, student):
     return workdir.write_results(directory, results)
 
 
-def open_data(config):
+def open_data(config: Config) -> SegmentationDataset:
+    """Opens the data set in --data_dir, or renders the synthetic one."""
     if config.data_dir:
         return segmentation.open_dataset(config.data_dir, for_training=True)
     logging.warning(
-        "No --data_dir: training on drawn streets, a stand-in and no evidence."
+        "No --data_dir: training on synthetic streets. The results mean nothing beyond "
+        "this demo."
     )
     return embedded.streets_with_labels("day")
 
 
-def open_other(config, data):
-    """The data set of --also_evaluate, or None."""
+def open_other(config: Config, data: SegmentationDataset) -> SegmentationDataset | None:
+    """Opens the data set of --also_evaluate; returns None if there is none."""
     if not config.also_evaluate:
         return None
     if config.also_evaluate == "dusk" and not config.data_dir:
@@ -222,28 +246,36 @@ def open_other(config, data):
     return other
 
 
-def crop_size(config):
-    """(height, width) of training crops in pixels."""
+def crop_size(config: Config) -> tuple[int, int]:
+    """Returns the (height, width) of training crops in pixels."""
     if config.data_dir:
         return config.crop_height, config.crop_width
     return embedded.STREET_CROP
 
 
-def training_batches(config, data, epochs, context=None):
-    """Random parts of the images at random scales, and their mirror images."""
+def training_batches(
+    config: Config,
+    data: SegmentationDataset,
+    epochs: range,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Returns batches of random crops at random scales.
+
+    They are mirrored in half of the cases.
+    """
     transform = segmentation.augment.random_scale_crop_flip(crop_size(config))
     return data.train.training_batches(
         config.batch_size, transform, config.seed, epochs, context
     )
 
 
-def evaluation_batches(data):
-    """One test image at a time, in its full size."""
+def evaluation_batches(data: SegmentationDataset) -> tf.data.Dataset:
+    """Returns batches of one test image each, at full size."""
     return data.test.batches(1, segmentation.augment.padded_to_multiple(_MULTIPLE))
 
 
-def load_student(config, data):
-    """Takes images of any size, in multiples of the output stride."""
+def load_student(config: Config, data: SegmentationDataset) -> keras.Model:
+    """Returns the student, for images whose sides are multiples of the output stride."""
     classes = len(data.class_names)
     if not config.student.endswith(".keras"):
         backbone = networks.backbone(config, "student")
@@ -258,8 +290,8 @@ def load_student(config, data):
     return student
 
 
-def with_embedded_teacher(config):
-    """`config` with a teacher that knows streets at dusk, if the data are drawn ones."""
+def with_embedded_teacher(config: Config) -> Config:
+    """Adds a teacher trained on streets at dusk, if the data is synthetic."""
     if config.method == "none" or config.teacher:
         return config
     if config.data_dir:
@@ -269,8 +301,8 @@ def with_embedded_teacher(config):
     return dataclasses.replace(config, teacher=str(teachers.street_segmenter()))
 
 
-def build_model(config, student):
-    """What `fit` trains: `student` inside the method."""
+def build_model(config: Config, student: keras.Model) -> keras.Model:
+    """Returns the model to fit: `student` wrapped by the method."""
     if config.method == "none":
         return run.Alone(student.input, student.output)
     teacher = networks.teacher(config, crop_size(config))
@@ -278,51 +310,56 @@ def build_model(config, student):
     return run.build_model(config, teacher, student, points)
 
 
-def switch_points(teacher, student):
-    """Pairs of layers where both would be of one stride if they were not dilated."""
+def switch_points(
+    teacher: keras.Model, student: keras.Model
+) -> list[tuple[str, str]] | None:
+    """Returns the pairs of layers that would have equal strides without dilation."""
     ends = {stage.stride: stage.layer_name for stage in undilated_stages(student)}
     pairs = [
         (stage.layer_name, ends[stage.stride])
         for stage in undilated_stages(teacher)
         if stage.stride in ends
     ]
-    # With fewer the constructor shows the stages of both.
+    # With fewer, the error that `HybridTransfer` raises lists the stages of both.
     return pairs if len(pairs) > 1 else None
 
 
-def build_optimizer(config):
-    """SGD and polynomial decay, as Tsai et al. 2018, whose set-up the paper follows.
+def build_optimizer(config: Config) -> keras.optimizers.SGD:
+    """Returns SGD with polynomial decay, as in Tsai et al. (2018), the paper's setup.
 
-    All weights have one rate, as in Tsai's code (AdaptSegNet, `deeplab_vgg.py`) for
-    VGG16, the paper's student, which has no batch normalization. For ResNet-101 that code
-    trains the last layer at ten times the rate, and scale and offset of batch
-    normalization not at all (`deeplab_multi.py`). Here such a network, the paper's
-    teacher, trains as every other: the paper gives no figures for its training, and
-    networks from scratch need scale and offset trained.
+    All weights share one learning rate, as in Tsai's code (AdaptSegNet, `deeplab_vgg.py`)
+    for VGG16, the paper's student, which has no batch normalization. For ResNet-101, the
+    backbone of the paper's teacher, that code trains the last layer at ten times the rate
+    and freezes the scale and offset of batch normalization (`deeplab_multi.py`). Here it
+    is trained like every other network: the paper gives no hyperparameters for the
+    teacher, and networks from scratch need a trained scale and offset.
     """
     momentum = 0.9
     schedule = keras.optimizers.schedules.PolynomialDecay(
         config.learning_rate, config.steps, end_learning_rate=0.0, power=0.9
     )
-    # Keras's decay goes past the momentum, which would have added it up tenfold.
+    # Keras's weight decay bypasses the momentum, which would have amplified it tenfold.
     decay = config.weight_decay / (1 - momentum)
     return keras.optimizers.SGD(
         schedule, momentum=momentum, weight_decay=decay, global_clipnorm=10.0
     )
 
 
-def label_maps_of(student):
-    """A function from images (B, H, W, 3) to label maps (B, H, W).
+def label_maps_of(student: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
+    """Returns a function from images (B, H, W, 3) to label maps (B, H, W).
 
-    It has a graph for each size, and so needs a quarter of what calling the student
-    needs: 1.7 GiB for MobileNet and 2048x1024 pixels, of which eager layers keep 7.5.
+    It runs a graph for each size, which needs a quarter of the memory of eager layers:
+    1.7 instead of 7.5 GiB for MobileNet and 2048x1024 pixels.
     """
     network = functools.cache(lambda *size: with_label_map(at_size(student, *size)))
     return lambda images: network(*images.shape[1:3]).predict_on_batch(images)
 
 
-def evaluate(student, data):
-    """mIoU and IoU of each class in percent; None for classes that do not occur."""
+def evaluate(student: keras.Model, data: SegmentationDataset) -> dict[str, Any]:
+    """Returns mIoU and IoU of each class in percent.
+
+    The IoU of a class that neither occurs nor is predicted is None.
+    """
     metric = MeanIoU(len(data.class_names))
     progress = keras.utils.Progbar(len(data.test), unit_name="image")
     predict = label_maps_of(student)
@@ -336,8 +373,17 @@ def evaluate(student, data):
     }
 
 
-def ship(config, data, student, directory):
-    """Exports for images of the training crops' size, and for whole drawn streets."""
+def ship(
+    config: Config,
+    data: SegmentationDataset,
+    student: keras.Model,
+    directory: pathlib.Path,
+) -> dict[str, Any]:
+    """Exports the student for images of the crops' size, or for whole synthetic streets.
+
+    Returns:
+        The entries for results.json.
+    """
     size = crop_size(config) if config.data_dir else embedded.STREET_SIZE
     network = at_size(student, *size)
     if config.export_label_map:

@@ -69,8 +69,8 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
         except tf.errors.UnknownError as error:  # such as a port that is taken
             raise OSError(
                 "This machine must be able to listen at its address in TF_CONFIG. "
-                f"Received: TF_CONFIG={os.environ['TF_CONFIG']}, of which TensorFlow "
-                f"says: {error.message}"
+                f"Received: TF_CONFIG={os.environ['TF_CONFIG']}, for which TensorFlow "
+                f"reports: {error.message}"
             ) from error
     return tf.distribute.get_strategy()
 

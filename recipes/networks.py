@@ -85,7 +85,7 @@ def by_name(
         reason = " ".join(str(error.__cause__).split())[:300]
         raise ConnectionError(
             f"The ImageNet weights of --{flag}={name} could not be downloaded. Pass "
-            f"{remedy}. The download said: {reason}"
+            f"{remedy}. The download failed with: {reason}"
         ) from error
     except ValueError as error:
         raise ValueError(f"--{flag}={name}: {error}") from error

@@ -48,7 +48,7 @@ def switch_points_of(config: Config) -> tuple[int, ...] | None:
         strides = [int(stride) for stride in strides]
         if sorted(set(strides)) == strides:
             return tuple(strides)
-    rule = 'rising strides such as 2,8,16, or "all"'
+    rule = 'increasing strides such as 2,8,16, or "all"'
     return refuse("switch_points", rule, config.switch_points)
 
 

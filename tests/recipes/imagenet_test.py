@@ -266,7 +266,7 @@ def test_kd_needs_a_teacher_of_the_images_size(files, tmp_path):
 
 @pytest.mark.parametrize("points", ["", "2,", "8,2", "2,2", "two", "2;8", "-2", "all,2"])
 def test_switch_points_that_are_no_strides(points):
-    with pytest.raises(ValueError, match="--switch_points must be rising strides such"):
+    with pytest.raises(ValueError, match="--switch_points must be increasing strides"):
         imagenet.Config(switch_points=points)
 
 
