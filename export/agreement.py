@@ -111,8 +111,8 @@ def require_agreement(
         if y.ndim > 2 and y.shape[-1] > 1:
             same.append((y.argmax(-1) == received[name].argmax(-1)).ravel())
     same_argmax = float(np.concatenate(same).mean()) if same else 1.0
-    largest = tuple(map(max, zip(*errors, strict=True))) or (0.0, 0.0)
-    return Agreement(*largest, same_argmax)
+    max_abs_error, scaled_error = map(max, zip((0.0, 0.0), *errors, strict=True))
+    return Agreement(max_abs_error, scaled_error, same_argmax)
 
 
 def _run(forward, images):

@@ -43,7 +43,7 @@ def lists_of(content: Any, name: str | os.PathLike, *keys: str) -> list[Sequence
     """
     found = type(content).__name__
     if isinstance(content, dict):
-        lists = [content.get(key) for key in keys]
+        lists: list[Any] = [content.get(key) for key in keys]
         if all(isinstance(one, list | tuple) for one in lists):
             return lists
         found += f" with {', '.join(map(repr, list(content)[:10])) or 'nothing'}"
