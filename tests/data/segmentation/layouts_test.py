@@ -226,4 +226,4 @@ def test_empty_splits(city, tmp_path):
 def test_no_known_layout(tmp_path):
     refused(tmp_path / "nowhere", "must be a folder")
     (tmp_path / "photos").mkdir()
-    refused(tmp_path, "with photos. Expected Cityscapes: leftImg8bit/")
+    refused(tmp_path, "with 'photos'. Expected Cityscapes: leftImg8bit/")
