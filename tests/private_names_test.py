@@ -8,14 +8,16 @@ import ast
 import importlib
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.models.functional import Functional
 
 import documented_blocks
 
 # Attribute -> a class that has it, or whose instances do once compiled (None).
 ATTRIBUTES = {
-    "_adjust_input_rank": keras.Model,
+    "_adjust_input_rank": Functional,
     "_aggregate_additional_loss": keras.Model,
     "_assert_input_compatibility": keras.layers.Layer,
     "_clear_losses": keras.layers.Layer,
@@ -29,7 +31,7 @@ ATTRIBUTES = {
     "_losses_override": None,
     "_nodes_by_depth": None,
     "_outputs_struct": None,
-    "_use_merge_call": tf.distribute.StrategyExtended,
+    "_use_merge_call": tf.compat.v1.distribute.StrategyExtended,
 }
 IMPORTS = {
     "keras.src.backend.common.global_state",
@@ -78,7 +80,7 @@ def test_attributes_of_models_exist():
     model.compile("sgd", "mse")
     for name in ("_compile_loss", "_compile_metrics", "_functional", "_losses_override"):
         assert hasattr(model, name)
-    model.fit([[0.0] * 4], [0.0], verbose=0)
+    model.fit(np.zeros((2, 4)), np.zeros(2), verbose=0)
     assert hasattr(model, "_loss_tracker")
     for name in ("_nodes_by_depth", "_outputs_struct"):
         assert hasattr(model._functional, name)
