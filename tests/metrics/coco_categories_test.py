@@ -21,7 +21,7 @@ def of(*ids):
         (categories("person", "car", start=0), of(0, 1), 0),
         ([{"id": "1", "name": "person"}], of("1"), "1"),
         ([{"id": 3.0, "name": " Person "}], of(3.0), 3),
-        (categories("car", "DetectionDataset"), [], 2),
+        (categories("car", "Pedestrians"), [], 2),
         (categories("rider", "pedestrian", "person (other)", "person group"), of(1), 2),
         # As a tool lists the name of a project before its categories.
         (categories("pedestrians", "pedestrian", "car", start=0), of(1, 2), 1),
