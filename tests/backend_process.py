@@ -1,7 +1,7 @@
 """Another backend of Keras: `KERAS_BACKEND=jax python backend_process.py FOLDER`.
 
-Goes on with each FOLDER/*.keras on FOLDER/data.npz, and writes what became of it to
-FOLDER/*.npz; the last one is a detector, on FOLDER/people.npz.
+Goes on with each FOLDER/*.keras on FOLDER/data.npz, with the detector among them on
+FOLDER/people.npz, and writes what became of it to FOLDER/*.npz.
 """
 
 import gc
@@ -47,12 +47,9 @@ def data_of(path):
 
 
 def main(folder):
-    *others, detector = sorted(folder.glob("*.keras"), key=lambda p: p.stem == DETECTOR)
-    for path in others:
+    for path in folder.glob("*.keras"):
         np.savez(path.with_suffix(".npz"), **one_step(path, *data_of(path)))
     assert "tensorflow" not in sys.modules, "imported by keras_hybrid"
-    # keras-cv, which makes the anchors, imports it.
-    np.savez(detector.with_suffix(".npz"), **one_step(detector, *data_of(detector)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import keras
 from keras import ops
 
 from keras_hybrid.training.types import Tensor
@@ -60,6 +61,9 @@ def anchors_of(
 ) -> Tensor:
     """Makes all anchors of an image; those of a cell are next to each other.
 
+    keras-cv makes them on the TensorFlow backend. It imports TensorFlow on every backend,
+    so `map_anchors` makes them on the others.
+
     Args:
         map_sizes: (height, width) of each feature map in cells.
         strides: Stride of each feature map in pixels.
@@ -70,18 +74,51 @@ def anchors_of(
         float32 (A, 4), [x1, y1, x2, y2] in pixels, one feature map after another; A is
         the sum of height * width * number of heights over the maps.
     """
-    import keras_cv  # imports TensorFlow on any backend
+    make = map_anchors
+    if keras.backend.backend() == "tensorflow":
+        make = _map_anchors_of_keras_cv
+    maps = zip(map_sizes, strides, levels, strict=True)
+    return ops.concatenate([make(*settings, height_per_width) for settings in maps])
 
-    boxes = []
-    for (rows, columns), stride, heights in zip(map_sizes, strides, levels, strict=True):
-        generator = keras_cv.layers.AnchorGenerator(
-            "xyxy",
-            # Anchors of size s have the height s / sqrt(width per height).
-            sizes=[heights[0] / math.sqrt(height_per_width)],
-            scales=[height / heights[0] for height in heights],
-            aspect_ratios=[1 / height_per_width],
-            strides=[stride],
-        )
-        by_level = generator(image_shape=(rows * stride, columns * stride, 3))
-        boxes.append(by_level[0])
-    return ops.concatenate(boxes, axis=0)
+
+def map_anchors(
+    map_size: tuple[int, int],
+    stride: int,
+    heights: Sequence[float],
+    height_per_width: float,
+) -> Tensor:
+    """Makes the anchors of one feature map, as keras-cv's `AnchorGenerator` does.
+
+    Args:
+        map_size: (height, width) of the feature map in cells.
+        stride: Stride of the feature map in pixels.
+        heights: Heights of the K anchors of each cell in pixels.
+        height_per_width: Aspect ratio of all anchors.
+
+    Returns:
+        float32 (height * width * K, 4), [x1, y1, x2, y2] in pixels.
+    """
+    rows, columns = map_size
+    x = stride * (ops.arange(columns, dtype="float32") + 0.5)
+    y = stride * (ops.arange(rows, dtype="float32") + 0.5)
+    # (rows, columns, 1, 2), which broadcasts with the (K, 2) of the sizes.
+    middles = ops.expand_dims(ops.stack(ops.meshgrid(x, y), axis=-1), axis=2)
+    sizes = [(height / height_per_width, height) for height in heights]
+    half = ops.convert_to_tensor(sizes, "float32") / 2
+    boxes = ops.concatenate([middles - half, middles + half], axis=-1)
+    return ops.reshape(boxes, (-1, 4))
+
+
+def _map_anchors_of_keras_cv(map_size, stride, heights, height_per_width):
+    import keras_cv
+
+    generator = keras_cv.layers.AnchorGenerator(
+        "xyxy",
+        # Anchors of size s have the height s / sqrt(width per height).
+        sizes=[heights[0] / math.sqrt(height_per_width)],
+        scales=[height / heights[0] for height in heights],
+        aspect_ratios=[1 / height_per_width],
+        strides=[stride],
+    )
+    rows, columns = map_size
+    return generator(image_shape=(rows * stride, columns * stride, 3))[0]

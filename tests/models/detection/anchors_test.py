@@ -1,4 +1,4 @@
-"""Anchors, which keras-cv makes: their places, sizes, shape and order."""
+"""Anchors: their places, sizes, shape and order."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from keras_hybrid.models.detection.anchors import (
     anchors_of,
     heights_by_level,
     level_of,
+    map_anchors,
 )
 
 
@@ -45,3 +46,23 @@ def test_a_hand_sized_example():
     np.testing.assert_allclose(anchors[0], [3, 1, 7, 9], atol=1e-5)
     np.testing.assert_allclose(anchors[1], [1, -3, 9, 13], atol=1e-5)
     np.testing.assert_allclose(anchors[-1], [0, -10, 20, 30], atol=1e-5)
+
+
+@pytest.mark.parametrize("height_per_width", [0.5, 2.44])
+def test_other_backends_make_the_anchors_of_keras_cv(height_per_width):
+    sizes, strides, levels = [(5, 7), (1, 4)], (8, 16), ((37, 50.0, 121.3), (200,))
+    expected = anchors_of(sizes, strides, levels, height_per_width)
+    maps = zip(sizes, strides, levels)
+    received = [map_anchors(*settings, height_per_width) for settings in maps]
+    np.testing.assert_allclose(np.concatenate(received), expected, atol=1e-4)
+
+
+def test_keras_cv_makes_them_on_tensorflow(monkeypatch):
+    def refuse(*_, **__):
+        raise ImportError
+
+    monkeypatch.setattr("keras_cv.layers.AnchorGenerator", refuse)
+    with pytest.raises(ImportError):
+        anchors_of([(2, 3)], (10,), ((8,),))
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    assert anchors_of([(2, 3)], (10,), ((8,),)).shape == (6, 4)
