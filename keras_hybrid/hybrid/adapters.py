@@ -1,6 +1,6 @@
 """Adapters from one network's feature maps to the other network's next stage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -39,17 +39,49 @@ class Adapter(keras.layers.Layer):
         x = self.convolution(x)
         return resize(x, tuple(size)) if self.resizes else x
 
-    def compute_output_shape(
-        self,
-        input_shape: Sequence[int | None],
-        size: Sequence[int | None] = (None, None),
-    ) -> tuple[int | None, ...]:
-        size = size if self.resizes else input_shape[1:3]
-        return (input_shape[0], *size, self.channels)
-
     def get_config(self) -> dict[str, Any]:
         config = {"channels": self.channels, "resizes": self.resizes}
         return {**super().get_config(), **config}
+
+
+def make(
+    adapter: Callable[..., keras.layers.Layer],
+    channels: tuple[int, int],
+    resizes: bool,
+    dtype: keras.DTypePolicy,
+    name: str,
+) -> keras.layers.Layer:
+    """Returns a built adapter.
+
+    Args:
+        adapter: Class or function that makes it, see `HybridTransfer`.
+        channels: Numbers of input and output channels.
+        resizes: Whether the output can differ in size from the input at all.
+        dtype: Dtype policy of the adapter.
+        name: Name of the adapter.
+
+    Raises:
+        TypeError, ValueError: `adapter` does not make such a layer.
+    """
+    wanted = "`adapter` must be a class or a function that makes a layer"
+    if isinstance(adapter, keras.Layer) or not callable(adapter):
+        raise TypeError(f"{wanted}. Received: adapter={adapter!r}")
+    layer = adapter(channels[1], resizes, dtype=dtype, name=name)
+    if type(layer) is Adapter:
+        layer.build((None, None, None, channels[0]))
+        return layer
+    if not isinstance(layer, keras.Layer):
+        raise TypeError(f"{wanted}. Received: adapter={adapter!r}, which made {layer!r}")
+    size = (3, 3) if resizes else (2, 2)
+    maps = keras.KerasTensor((1, 2, 2, channels[0]), dtype.compute_dtype)
+    shape = tuple(layer(maps, size=size).shape)
+    if shape != (1, *size, channels[1]):
+        raise ValueError(
+            f"{wanted} to maps (B, *size, channels). Received: adapter={adapter!r}, "
+            f"whose layer for channels={channels[1]} makes {shape} of "
+            f"{tuple(maps.shape)} with size={size}"
+        )
+    return layer
 
 
 def resize(x: Tensor, size: tuple[int | Tensor, ...]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hybrid.hybrid import adapters
 from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
@@ -29,7 +30,7 @@ class Path:
         name: `"student_first"`, `"teacher_first"` or `"plain"`.
         owners: Network that runs each segment, e.g. `("student", "teacher")`.
         segments: The `Segment`s, in order.
-        adapters: The `Adapter`s, in order.
+        adapters: The adapters, in order.
         weighted_layers: Number of convolutions and dense layers on the longest route
             through the path, without adapters (as the paper counts, Fig. 6).
     """
@@ -51,7 +52,7 @@ class Path:
         return tuple(segment.owner for segment in self.segments)
 
     @property
-    def adapters(self) -> list[Adapter]:
+    def adapters(self) -> list[keras.layers.Layer]:
         return [adapter for segment in self.segments for adapter in segment.adapters]
 
     @property
@@ -134,7 +135,7 @@ class Segment:
     end: Cut
     student_end: Cut
     target: Cut | None
-    adapter: Adapter | None
+    adapter: keras.layers.Layer | None
     features: tuple["Feature", ...]
 
     def run(
@@ -172,7 +173,7 @@ class Segment:
         return self.adapter(x, size=size)
 
     @property
-    def adapters(self) -> list[Adapter]:
+    def adapters(self) -> list[keras.layers.Layer]:
         inner = [feature.adapter for feature in self.features if feature.adapter]
         return inner + ([self.adapter] if self.adapter else [])
 
@@ -190,7 +191,7 @@ class Feature:
 
     wanted: Cut
     found: Cut
-    adapter: Adapter | None
+    adapter: keras.layers.Layer | None
 
     def __call__(
         self,
@@ -243,6 +244,7 @@ def build_paths(
     switches: Sequence[tuple[Cut, Cut]],
     dtype: keras.DTypePolicy,
     teacher_preprocessing: Callable[[Tensor], Tensor] | None = None,
+    adapter: Callable[..., keras.layers.Layer] = Adapter,
 ) -> tuple[Path, Path, Path]:
     """Builds the paths (student-first, teacher-first, plain) with their adapters.
 
@@ -252,9 +254,11 @@ def build_paths(
         dtype: Dtype policy of the adapters.
         teacher_preprocessing: Function applied to the images before the teacher, or
             None.
+        adapter: Class or function that makes an adapter, see `HybridTransfer`.
 
     Raises:
         ValueError: The student's head needs a map that a path does not have.
+        TypeError, ValueError: `adapter` does not make a layer that fits.
     """
     head = Head(student, switches[-1][1])
     wanted = _wanted_cuts(student, head)
@@ -262,9 +266,8 @@ def build_paths(
     def new_adapter(name, source, target):
         same_size = (source.height, source.width) == (target.height, target.width)
         resizes = teacher_preprocessing is not None or not same_size
-        adapter = Adapter(target.channels, resizes, dtype=dtype, name=name)
-        adapter.build((None, None, None, source.channels))
-        return adapter
+        channels = source.channels, target.channels
+        return adapters.make(adapter, channels, resizes, dtype, name)
 
     def new_path(name, *owners):
         owners = [owners[i % 2] for i in range(len(switches))]

@@ -9,6 +9,7 @@ from keras import ops
 from keras_hybrid.hybrid import balance as balances
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid import teacher_student
+from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, Path, build_paths
@@ -66,6 +67,14 @@ class HybridTransfer(TeacherStudent):
             Keras or pass it in `custom_objects`.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
+        adapter: Class or function that makes the adapters, from one network's feature
+            maps to the other network's next stage. It is called as `adapter(channels,
+            resizes, dtype=dtype, name=name)` and returns a layer, which is called as
+            `layer(x, size=(height, width))` and returns maps (B, height, width,
+            channels); `resizes` says whether the size can change at all. By default it is
+            the class `Adapter` of `keras_hybrid.hybrid.adapters`, the paper's 1x1
+            convolution and bilinear resizing. It is saved by its name, as a function is
+            for `teacher_preprocessing`.
         name: Name of the model.
 
     Raises:
@@ -84,6 +93,7 @@ class HybridTransfer(TeacherStudent):
             keras.layers.Layer | Callable[[Tensor], Tensor] | None
         ) = None,
         track_paths: bool = False,
+        adapter: Callable[..., keras.layers.Layer] = Adapter,
         name: str = "hybrid_transfer",
         **kwargs: Any,
     ) -> None:
@@ -105,8 +115,11 @@ class HybridTransfer(TeacherStudent):
         self.balance = balance
         self.student_batch_norm = student_batch_norm
         self.track_paths = track_paths
-        self._paths = build_paths(*networks, switches, self.dtype_policy, preprocess)
-        self.adapters = [adapter for path in self._paths for adapter in path.adapters]
+        self._paths = build_paths(
+            *networks, switches, self.dtype_policy, preprocess, adapter
+        )
+        self.adapter = adapter
+        self.adapters = [layer for path in self._paths for layer in path.adapters]
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -202,4 +215,17 @@ class HybridTransfer(TeacherStudent):
             "balance": serialize(self.balance),
             "student_batch_norm": self.student_batch_norm,
             "track_paths": self.track_paths,
+            "adapter": self._serialized_adapter(),
         }
+
+    def _serialized_adapter(self):
+        if self.adapter is Adapter:
+            return None
+        try:
+            return teacher_student._serialized(self.adapter)
+        except TypeError:
+            raise TypeError(
+                "`adapter` must be a class or a function with a name to be saved: pass "
+                "that to `load_model` in `custom_objects`. Received: "
+                f"adapter={self.adapter!r}"
+            ) from None

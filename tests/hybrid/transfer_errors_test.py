@@ -6,6 +6,7 @@ from keras import layers
 
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.hybrid.adapters import Adapter
 
 
 def refused(message, teacher=None, student=None, error=ValueError, **options):
@@ -189,6 +190,35 @@ def test_bad_batch_norm():
 
 def test_bad_preprocessing():
     refused("`teacher_preprocessing` must be", teacher_preprocessing=3, error=TypeError)
+
+
+class Doubling(Adapter):
+    def call(self, x, size):
+        return 2 * super().call(x, size)
+
+
+@pytest.mark.parametrize("bad", [None, "Adapter", 3, Adapter(4)])
+def test_an_adapter_that_makes_nothing(bad):
+    refused("`adapter` must be a class or a function", adapter=bad, error=TypeError)
+
+
+def test_an_adapter_that_makes_no_layer():
+    refused("which made 6", adapter=lambda channels, *_, **__: channels, error=TypeError)
+
+
+def test_an_adapter_of_other_channels_or_sizes():
+    def halved(channels, resizes, **kwargs):
+        return Doubling(channels // 2, resizes, **kwargs)
+
+    def unresized(channels, resizes, **kwargs):
+        return Doubling(channels, resizes=False, **kwargs)
+
+    refused(r"for channels=6 makes \(1, 2, 2, 3\)", adapter=halved)
+    x = image = keras.Input((32, 32, 3))
+    for _ in range(3):
+        x = layers.Conv2D(4, 3, strides=2)(x)  # 15, 7 and 3 pixels, not 16, 8 and 4
+    teacher = keras.Model(image, x)
+    refused(r"with size=\(3, 3\)", teacher=teacher, adapter=unresized)
 
 
 def test_images_too_small():

@@ -14,6 +14,7 @@ import detectors
 import tiny
 from keras_hybrid import DynamicBalance, FixedBalance, HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.hybrid.adapters import Adapter
 from runs import PATH
 
 
@@ -27,8 +28,21 @@ def dropout_student():
     return keras.Model(image, layers.Dense(4, activation="softmax")(x))
 
 
+@keras.saving.register_keras_serializable("tests")
+class WithNorm(Adapter):
+    """An adapter with batch normalization."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def call(self, x, size):
+        return self.norm(super().call(x, size), training=True)
+
+
 OPTIONS = {
     "defaults": {},
+    "adapter": {"adapter": WithNorm},
     "options": {
         "switch_points": (2,),
         "balance": 0.3,
@@ -65,6 +79,7 @@ def test_save_load_continue_equals_uninterrupted(case, tmp_path):
     loaded = keras.models.load_model(tmp_path / "run.keras")
 
     assert loaded.balance.__dict__ == model.balance.__dict__
+    assert loaded.adapter is model.adapter
     assert [p.owners for p in loaded.paths] == [p.owners for p in model.paths]
     uninterrupted = model.fit(images, labels, epochs=2, **fit).history
     continued = loaded.fit(images, labels, epochs=2, **fit).history
@@ -203,6 +218,29 @@ def test_a_lambda_comes_back_where_it_is_trusted(tmp_path):
 def test_a_function_without_a_name_is_refused(tmp_path):
     model = build({"teacher_preprocessing": functools.partial(keras.ops.multiply, 2.0)})
     with pytest.raises(TypeError, match="a function with a name .* `custom_objects`"):
+        model.save(tmp_path / "run.keras")
+
+
+def unbiased(channels, resizes, **kwargs):
+    adapter = WithNorm(channels, resizes, **kwargs)
+    adapter.convolution.use_bias = False
+    return adapter
+
+
+def test_a_function_that_makes_adapters(tmp_path):
+    model = build({"adapter": unbiased})
+    assert all(len(adapter.convolution.weights) == 1 for adapter in model.adapters)
+    model.save(tmp_path / "run.keras")
+    custom = {"unbiased": unbiased}
+    loaded = keras.saving.load_model(tmp_path / "run.keras", custom_objects=custom)
+    assert loaded.adapter is unbiased
+    images, _ = tiny.batch()
+    np.testing.assert_array_equal(loaded.paths[1](images), model.paths[1](images))
+
+
+def test_adapters_without_a_name_are_not_saved(tmp_path):
+    model = build({"adapter": functools.partial(WithNorm, trainable=True)})
+    with pytest.raises(TypeError, match="`adapter` must be .* a name to be saved"):
         model.save(tmp_path / "run.keras")
 
 
