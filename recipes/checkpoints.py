@@ -43,8 +43,7 @@ class Checkpoints(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._directory = pathlib.Path(directory)
-        self._source, self._skipped_before = source, []
-        self._writes = writes
+        self._source, self._writes = source, writes
         variables = [variable.value for variable in training_state(model, student)]
         self._checkpoint = tf.train.Checkpoint(variables=variables)
         self._manager = tf.train.CheckpointManager(
@@ -56,8 +55,6 @@ class Checkpoints(keras.callbacks.Callback):
         latest = self._manager.latest_checkpoint
         if self._writes:
             self._delete_unfinished(latest)
-        if (self._directory / _SKIPPED).exists():
-            self._skipped_before = read_json(self._directory / _SKIPPED)
         if latest is None:
             return 0
         self._checkpoint.restore(latest).assert_consumed()
@@ -71,17 +68,25 @@ class Checkpoints(keras.callbacks.Callback):
             if not path.name.startswith(tuple(kept)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    @property
-    def skipped(self) -> list[str]:
-        """Names of the training images that this or an earlier process could not read."""
-        return list(dict.fromkeys([*self._skipped_before, *self._source.skipped]))
-
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         if self._writes and math.isfinite(logs["loss"]):
-            if self.skipped:  # first, so that a resumed process misses none
-                write_json(self._directory / _SKIPPED, self.skipped)
+            skipped = skipped_images(self._directory, self._source)
+            if skipped:  # first, so that a resumed process misses none
+                write_json(self._directory / _SKIPPED, skipped)
             with _quiet():
                 self._manager.save(epoch + 1)
+
+
+def skipped_images(directory: pathlib.Path, source: Any) -> list[str]:
+    """Returns the names of the training images that a process of the run could not read.
+
+    Args:
+        directory: Directory of the checkpoints.
+        source: Source of the training images.
+    """
+    path = directory / _SKIPPED
+    earlier = read_json(path) if path.exists() else []
+    return list(dict.fromkeys([*earlier, *source.skipped]))
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
 """The devices of a run, and its settings for the whole process."""
 
+import contextlib
 import functools
 import json
 import os
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 from absl import logging
+
+from keras_hybrid.recipes.settings import Config
 
 _TF_CONFIG = (
     """TF_CONFIG='{"cluster": {"worker": ["one:2222", "two:2222"]}, """
@@ -18,34 +20,29 @@ _TF_CONFIG = (
 _JOBS = "chief", "worker"
 
 
-def leaves_settings(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates `prepare` and `train` to set and restore settings of the whole process.
+@contextlib.contextmanager
+def settings_of(config: Config) -> Iterator[None]:
+    """Sets settings of the whole process for a run, and restores them at the end.
 
     One is Keras's dtype policy, which follows --mixed_precision. The other makes runs on
     a CPU reproducible to the last bit, by switching off TensorFlow's graph optimizer: in
     graphs that TensorFlow 2.21 has rewritten, the order in which gradients are added
     depends on which is computed first. Of its passes only `dependency_optimization` is
     worth having, and with it alone 3 of 8 processes ended 40 steps with other weights.
-    GPUs need the rewriting. At the end, even after an error, both settings are restored.
+    GPUs need the rewriting.
     """
-
-    @functools.wraps(function)
-    def decorated(config, *args):
-        policy = keras.config.dtype_policy()
-        options = tf.config.optimizer.get_experimental_options()
-        try:
-            keras.config.set_dtype_policy(
-                "mixed_float16" if config.mixed_precision else "float32"
-            )
-            if not tf.config.list_physical_devices("GPU"):
-                one_order = {"disable_meta_optimizer": True}
-                tf.config.optimizer.set_experimental_options(one_order)
-            return function(config, *args)
-        finally:
-            keras.config.set_dtype_policy(policy)
-            tf.config.optimizer.set_experimental_options(options)
-
-    return decorated
+    policy = keras.config.dtype_policy()
+    options = tf.config.optimizer.get_experimental_options()
+    try:
+        keras.config.set_dtype_policy(
+            "mixed_float16" if config.mixed_precision else "float32"
+        )
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        tf.config.optimizer.set_experimental_options(options)
 
 
 def open_strategy(name: str) -> tf.distribute.Strategy:
@@ -62,17 +59,23 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker":
-        _check_machines(os.environ.get("TF_CONFIG"))
-        logging.info("Waiting for the other machines in TF_CONFIG")
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except tf.errors.UnknownError as error:  # such as a port that is taken
-            raise OSError(
-                "This machine must be able to listen at its address in TF_CONFIG. "
-                f"Received: TF_CONFIG={os.environ['TF_CONFIG']}, for which TensorFlow "
-                f"reports: {error.message}"
-            ) from error
+        return _all_machines(os.environ.get("TF_CONFIG"))
     return tf.distribute.get_strategy()
+
+
+@functools.cache  # TensorFlow lets a process do it only once.
+def _all_machines(tf_config):
+    """The strategy for the machines of a TF_CONFIG."""
+    _check_machines(tf_config)
+    logging.info("Waiting for the other machines in TF_CONFIG")
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:  # such as a port that is taken
+        raise OSError(
+            "This machine must be able to listen at its address in TF_CONFIG. "
+            f"Received: TF_CONFIG={tf_config}, for which TensorFlow reports: "
+            f"{error.message}"
+        ) from error
 
 
 def _check_machines(tf_config):

@@ -1,17 +1,24 @@
 """The networks that the recipes start from."""
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from keras_hybrid import applications
 from keras_hybrid.export.student import image_input, load
 from keras_hybrid.hybrid import graph
+from keras_hybrid.hybrid.stages import Network
+from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes import settings
 from keras_hybrid.training.types import Tensor
+
+_STATE_DICTS = ".npz", ".safetensors"
+_IMAGENET_CLASSES = 1000  # which the networks of Keras Applications predict
 
 ANY_SIZE = None, None
 """Height and width of images of any size."""
@@ -65,6 +72,8 @@ def teacher(
             rule = "inside with a teacher that is not a Functional model"
             settings.refuse("teacher_preprocessing", rule, scheme)
         network = applications.with_preprocessing(network, scheme)
+    elif pathlib.Path(name).suffix in _STATE_DICTS:
+        network = load_resnet50(name, config.teacher_epsilon or None)
     else:
         network = by_name("teacher", name, **kwargs)
     return _taking("teacher", name, network, size) if config.method == "kd" else network
@@ -134,3 +143,56 @@ def are_probabilities(outputs: Tensor) -> bool:
     """Whether values (..., C) are at least 0 and sum to 1, as after a softmax."""
     outputs = keras.ops.convert_to_numpy(outputs).astype("float32")
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-2))
+
+
+def classifier_to_distil(
+    config: settings.Config, size: tuple[int, int], classes: int
+) -> keras.Model:
+    """Returns the network of --teacher for --method=kd, from raw RGB to logits.
+
+    It refuses a classifier with random weights.
+
+    Args:
+        config: Config of the recipe.
+        size: (height, width) of the images in pixels.
+        classes: Number of classes of the data.
+    """
+    if not config.teacher.endswith(".keras") and classes != _IMAGENET_CLASSES:
+        train = f"--method=none --student={config.teacher} --workdir=runs/teacher"
+        if config.data_dir:
+            train = f"--data_dir={config.data_dir} {train}"
+        settings.refuse(
+            "teacher",
+            f"a .keras file of a network that was trained on the {classes} classes of "
+            "the data, with --method=kd: the networks of Keras Applications were trained "
+            f"on the {_IMAGENET_CLASSES} classes of ImageNet. Train one first, with "
+            f"python -m keras_hybrid.recipes.imagenet {train}, and pass "
+            "--teacher=runs/teacher/student.keras",
+            config.teacher,
+        )
+    # float16 is too coarse for a softmax over 1000 classes.
+    head = {"classes": _IMAGENET_CLASSES, "classifier_activation": None}
+    return teacher(config, size, **head)
+
+
+def switch_points(
+    config: settings.Config, teacher: keras.Model, student: keras.Model
+) -> tuple[int, ...] | None:
+    """Returns the strides of --switch_points, or None for all that both networks have.
+
+    Networks that lack one of the default strides get None. So do the baselines, which
+    compare feature maps at every common stride.
+    """
+    points = settings.switch_points_of(config)
+    if config.method != "hybrid" or points is None:
+        return None
+    both = Network(teacher, "teacher"), Network(student, "student")
+    common = set.intersection(*({cut.stride for cut in n.stage_cuts} for n in both))
+    before_joint = sorted(common)[:-1]
+    if set(points) <= set(before_joint):
+        return points
+    if config.switch_points != type(config).switch_points:
+        rule = f'strides out of {before_joint}, or "all"'
+        settings.refuse("switch_points", rule, config.switch_points)
+    logging.info("Paths change network at every stride that both have: %s", before_joint)
+    return None

@@ -144,20 +144,23 @@ def draw_miss_rates(path: pathlib.Path, curves: Mapping[str, MissRateCurve]) -> 
 
 
 def draw_sweep(
-    path: pathlib.Path, miss_rates: Mapping[str, Mapping[str, float | None]]
+    path: pathlib.Path, scores: Mapping[str, Mapping[str, float | None]], unit: str
 ) -> None:
-    """Writes a plot of the miss rate for each balance (paper, Fig. 9).
+    """Writes a plot that compares runs, such as those of several alphas (paper, Fig. 9).
 
     Args:
         path: Path of the PNG file.
-        miss_rates: MR^-2 in percent or None, by balance and subset.
+        scores: Numbers of each run, by name of the run and of the number; None where
+            there is none.
+        unit: Name and unit of the numbers.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
-    for subset in next(iter(miss_rates.values())):
-        values = [np.nan if r[subset] is None else r[subset] for r in miss_rates.values()]
-        axis.plot(list(miss_rates), values, marker="o", label=subset)
-    axis.set(xlabel="alpha", ylabel="MR$^{-2}$ in %")
+    for name in next(iter(scores.values())):
+        values = [np.nan if run[name] is None else run[name] for run in scores.values()]
+        axis.plot(list(scores), values, marker="o", label=name)
+    axis.set(ylabel=unit)
+    axis.tick_params(axis="x", rotation=30 if len(scores) > 5 else 0)
     axis.grid(alpha=0.3)
     axis.legend()
     with staged(path) as new:

@@ -21,7 +21,7 @@ from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.multi_worker import MultiWorkerFit
 
 
-def ship(
+def export(
     config: settings.Config,
     student: keras.Model,
     directory: pathlib.Path,
@@ -57,8 +57,7 @@ def fit(
     epochs: int,
     steps_per_epoch: int,
     validation_data: tf.data.Dataset | None = None,
-    names_of: Callable[[Any], Sequence[str]] | None = None,
-) -> list[str]:
+) -> None:
     """Runs `model.fit`, resuming from the last checkpoint in `directory`.
 
     Args:
@@ -68,19 +67,15 @@ def fit(
         student: The network to train: `model` itself or a part of it.
         batches: Function of a `range` of epochs and a `tf.distribute.InputContext` that
             returns the context's share of their batches; without a context, all.
-        source: Source of the training images.
+        source: Source of the training images. Its `names_of`, if it has one, is a
+            function from the targets of a batch to the names of the images.
         epochs: Number of epochs, including those of earlier processes.
         steps_per_epoch: Number of training steps in an epoch.
         validation_data: Batches to evaluate on after each epoch, or None.
-        names_of: Function from the targets of a batch to the names of its images, or
-            None.
-
-    Returns:
-        Names of the training images that were skipped, by earlier processes too.
 
     Raises:
-        FloatingPointError: The loss became infinite or NaN; given `names_of`, the message
-            names the batch's images.
+        FloatingPointError: The loss became infinite or NaN; the message names the images
+            of the batch if the source can.
     """
     writes = is_chief(model)
     strategy = model.distribute_strategy
@@ -109,10 +104,9 @@ def fit(
                 ],
             )
         if end.at:
-            raise FloatingPointError(_diverged(*end.at, batches, names_of))
+            raise FloatingPointError(_diverged(*end.at, batches, source))
     elif writes:  # An earlier process may have ended before it plotted them.
         plot(read_rows(directory / "metrics.csv"), directory / "curves.png")
-    return checkpoints.skipped
 
 
 class StopAtNaN(keras.callbacks.TerminateOnNaN):
@@ -141,12 +135,12 @@ def training_seconds(directory: pathlib.Path) -> float:
     return round(read_rows(directory / "metrics.csv")[-1]["seconds"], 1)
 
 
-def _diverged(epoch, step, batches, names_of):
+def _diverged(epoch, step, batches, source):
     message = f"The loss became infinite or NaN in epoch {epoch + 1}"
-    if names_of is not None:
+    if hasattr(source, "names_of"):
         # Batches depend only on the epoch, so that this is the same one again.
         _, targets = next(iter(batches(range(epoch, epoch + 1)).skip(step)))
-        message += f", step {step + 1}, on {', '.join(map(str, names_of(targets)))}"
+        message += f", step {step + 1}, on {', '.join(source.names_of(targets))}"
     return f"{message}. Lower --learning_rate, or try --balance=dynamic."
 
 
@@ -161,17 +155,26 @@ def quiet_about_length() -> Iterator[None]:
         yield
 
 
-def steps_per_epoch(
+def check_batch_size(
     config: settings.Config, images: Sized, strategy: tf.distribute.Strategy
-) -> int:
-    """Returns the number of full batches; refuses a --batch_size that does not fit."""
+) -> None:
+    """Refuses a --batch_size that the images or the devices cannot share."""
     replicas = strategy.num_replicas_in_sync
     if config.batch_size > len(images):
         settings.refuse("batch_size", f"at most {len(images)} images", config.batch_size)
     if config.batch_size % replicas:
         rule = f"a multiple of {replicas} devices"
         settings.refuse("batch_size", rule, config.batch_size)
-    return len(images) // config.batch_size
+
+
+def epochs_of(config: Any, steps_per_epoch: int) -> int:
+    """Returns --epochs, or the number of epochs in which --steps are done.
+
+    In the rest of the last epoch the learning rate is 0.
+    """
+    if hasattr(config, "epochs"):
+        return config.epochs
+    return math.ceil(config.steps / steps_per_epoch)
 
 
 def is_chief(model: keras.Model) -> bool:

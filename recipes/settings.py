@@ -1,16 +1,117 @@
-"""Types and checks of the flags that the recipes have in common."""
+"""The flags that all recipes have, and checks of flags."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import keras_hybrid
 
-Config = Any
-"""The `Config` of a recipe, a dataclass of its flags."""
+METHODS = "hybrid", "none", *keras_hybrid.baselines.METHODS
+"""Hybrid forward, the student alone, and the methods of `keras_hybrid.baselines`."""
+_WITHOUT_WEIGHT = {"hybrid", "none"}
+EXPORTS = "saved_model", "tflite"
+"""Formats that a student is exported to."""
+REDO = "evaluate", "export"
+"""Parts of a finished run that can be done again."""
 
-Method = Literal["hybrid", "none", "kd", "fitnet", "at", "ft", "ab", "overhaul"]
-"""Hybrid forward, the student alone, or a method of `keras_hybrid.baselines`."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of every recipe; a recipe adds its own and the defaults of its paper."""
+
+    data_dir: str = ""
+    """Data set on disk, in one of the layouts that the recipe reads; synthetic data if
+    not given."""
+    workdir: str = ""
+    """Directory for the config, metrics, pictures, student and exports."""
+    teacher: str = ""
+    """Keras Applications network with ImageNet weights, a .keras file, or a .npz or
+    .safetensors file of a PyTorch ResNet-50."""
+    teacher_preprocessing: Literal["inside", "caffe", "tf", "torch", "bgr"] = "inside"
+    """Preprocessing that a .keras file of a teacher needs; inside if it takes raw RGB."""
+    teacher_epsilon: float = 0.0
+    """Epsilon of batch normalization for a PyTorch file that does not record it; 0 for
+    that of the file."""
+    method: str = "hybrid"
+    """Hybrid forward, none (the student alone), or kd, fitnet, at, ft, ab or overhaul;
+    several, with commas, are run one after the other."""
+    method_weight: float | None = None
+    """Weight of a baseline's loss; that of the baseline's paper, or 1, if not given."""
+    balance: str = "dynamic"
+    """"dynamic" or a fixed alpha; several, with commas, are run one after the other."""
+    batch_size: int = 8
+    """Images per training step, over all GPUs together."""
+    seed: int = 0
+    """Random seed for initial weights, data order and augmentation."""
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    """mirrored for all GPUs of this machine; multi_worker for those of all machines in
+    TF_CONFIG, which must share a disk."""
+    mixed_precision: bool = False
+    """Whether to compute in float16, with weights and losses in float32."""
+    export: str = ""
+    """Formats to export the student to: saved_model, tflite, or both with a comma; can be
+    added to a finished run."""
+    redo: str = ""
+    """Parts of a finished run to do again, from its student.keras: evaluate (and draw the
+    pictures), export, or both with a comma."""
+
+    defaults: ClassVar[dict[str, tuple[Any, Any]]] = {}
+    """Default of a flag that is None if not given: with --data_dir, and without it."""
+    evaluation_flags: ClassVar[tuple[str, ...]] = ()
+    """Flags that only the evaluation depends on; it is done again when they change."""
+    export_flags: ClassVar[tuple[str, ...]] = ("export",)
+    """Flags that only the exports depend on."""
+
+    def __post_init__(self) -> None:
+        for name, (with_data, without_data) in self.defaults.items():
+            if getattr(self, name) is None:
+                value = with_data if self.data_dir else without_data
+                object.__setattr__(self, name, value)  # the dataclass is frozen
+        check_numbers(self, ("batch_size",))
+        check_numbers(self, ("teacher_epsilon",), "at least 0")
+        check_list(self, "method", METHODS)
+        check_list(self, "balance")
+        for one in runs_of(self).values():
+            balance_of(one)
+        check_method_weight(self)
+        if self.export:
+            check_list(self, "export", EXPORTS)
+        if self.redo:
+            check_list(self, "redo", REDO)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropConfig(Config):
+    """Settings of a recipe that trains on crops and evaluates whole images."""
+
+    multiple: ClassVar[int] = 32
+    """Evaluation pads images to multiples of it, in pixels; all strides divide it."""
+
+    student_weights: str = "imagenet"
+    """Initial weights of the student's network of Keras Applications: imagenet, random or
+    a file; always random on synthetic data."""
+    steps: int = 40_000
+    """Number of training steps."""
+    learning_rate: float = 1e-3
+    """Initial learning rate, which decays to 0 as (1 - step / steps) ** 0.9."""
+    crop_height: int | None = None
+    """Height in pixels of the training crops and of the exported student's images."""
+    crop_width: int | None = None
+    """Width in pixels of both."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, ("steps", "learning_rate"))
+        for name in ("crop_height", "crop_width"):
+            value = getattr(self, name)
+            if value <= 0 or value % self.multiple:
+                refuse(name, f"a multiple of {self.multiple}", value)
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """(height, width) of the training crops in pixels."""
+        return self.crop_height, self.crop_width
 
 
 def refuse(flag: str, rule: str, value: object) -> NoReturn:
@@ -26,6 +127,62 @@ def check_numbers(config: Config, names: Iterable[str], rule: str = "above 0") -
             refuse(name, rule, value)
         if value == math.inf:
             refuse(name, "finite", value)
+
+
+def check_list(config: Config, name: str, known: tuple[str, ...] = ()) -> None:
+    """Refuses a list with commas that has the same part twice, or one that is not known.
+
+    Args:
+        config: Config of a recipe.
+        name: Name of the flag.
+        known: What its parts can be; anything if empty.
+    """
+    value = getattr(config, name)
+    parts = value.split(",")
+    if known and not set(parts) <= set(known):
+        several = "both" if len(known) == 2 else "several of them with commas"
+        refuse(name, f"{', '.join(known)} or {several}", value)
+    if len(set(parts)) < len(parts):
+        refuse(name, "a list without repetitions", value)
+
+
+def runs_of(config: Config) -> dict[str, Config]:
+    """Returns the `Config` of each run that --method and --balance ask for, by its name.
+
+    Each of several runs has a workdir inside the given one. Alpha belongs to hybrid
+    forward alone, so that the other methods run once, whatever the balances.
+
+    >>> config = Config(workdir="w", method="none,hybrid", balance="1,dynamic")
+    >>> {name: run.workdir for name, run in runs_of(config).items()}
+    {'none': 'w/method_none',
+     'hybrid 1': 'w/method_hybrid_balance_1',
+     'hybrid dynamic': 'w/method_hybrid_balance_dynamic'}
+    """
+    methods, balances = config.method.split(","), config.balance.split(",")
+    default = type(config).balance
+    pairs = [
+        (method, balance)
+        for method in methods
+        for balance in (balances if method == "hybrid" else balances[:1])
+    ]
+    if len(pairs) == 1:
+        return {config.method: config}
+    runs = {}
+    for method, balance in pairs:
+        varied = {}
+        if len(methods) > 1:
+            varied["method"] = method
+        if len(balances) > 1 and method == "hybrid":
+            varied["balance"] = balance
+        folder = "_".join(f"{name}_{value}" for name, value in varied.items())
+        runs[" ".join(varied.values())] = dataclasses.replace(
+            config,
+            method=method,
+            method_weight=None if method in _WITHOUT_WEIGHT else config.method_weight,
+            balance=balance if method == "hybrid" else default,
+            workdir=f"{config.workdir}/{folder}",
+        )
+    return runs
 
 
 def balance_of(config: Config) -> str | float:
@@ -53,11 +210,11 @@ def switch_points_of(config: Config) -> tuple[int, ...] | None:
 
 
 def check_method_weight(config: Config) -> None:
-    """Refuses a --method_weight that --method does not take."""
+    """Refuses a --method_weight that no --method takes."""
     weight = config.method_weight
     if weight is None:
         return
-    if config.method in ("hybrid", "none"):
+    if set(config.method.split(",")) <= _WITHOUT_WEIGHT:
         refuse("method_weight", f"left out with --method={config.method}", weight)
     if not 0 <= weight < math.inf:
         refuse("method_weight", "a number of at least 0", weight)
@@ -65,7 +222,4 @@ def check_method_weight(config: Config) -> None:
 
 def exports_of(config: Config) -> list[str]:
     """Returns the formats in --export."""
-    formats = [part for part in config.export.split(",") if part]
-    if not set(formats) <= {"saved_model", "tflite"}:
-        refuse("export", "saved_model, tflite or both", config.export)
-    return formats
+    return config.export.split(",") if config.export else []

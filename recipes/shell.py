@@ -7,14 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
-from keras_hybrid.recipes import workdir
+from keras_hybrid.recipes.engine import Recipe
 from keras_hybrid.training import startup
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
@@ -22,41 +20,30 @@ _LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
 _DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
-def run(
-    config_class: type,
-    prepare: Callable[[Any], Iterable[Any]],
-    train: Callable[..., Any],
-) -> None:
+def run(recipe: Recipe) -> None:
     """Runs a recipe with the flags of the command line.
 
-    An error in a flag or a file, which `prepare` finds, ends the process with one line
-    instead of a traceback. An error in training is not the user's mistake and keeps its
-    traceback, except for those that `_endings_in_one_line` handles.
-
-    Args:
-        config_class: Dataclass whose fields are the flags.
-        prepare: Function from the config to the further arguments of `train`. It creates
-            no file.
-        train: Function that trains, given the config and what `prepare` returned.
+    An error in a flag or a file, which `recipe.start` finds, ends the process with one
+    line instead of a traceback. An error in training is not the user's mistake and keeps
+    its traceback, except for those that `_endings_in_one_line` handles.
     """
 
     def parse(argv):
         with _mistakes_in_one_line():
-            config = eapp.make_flags_parser(config_class, allow_abbrev=False)(argv)
+            config = eapp.make_flags_parser(recipe.config, allow_abbrev=False)(argv)
         with startup.without_banners():
             tf.config.list_physical_devices()
         return config
 
-    def start(config):
+    def main(config):
         logging.set_verbosity(logging.INFO)
         with _endings_in_one_line(config.workdir):
             with _mistakes_in_one_line():
-                prepared = None if workdir.results_of(config) else prepare(config)
-            if prepared is not None:
-                train(config, *prepared)
+                work = recipe.start(config)
+            work()
 
     gc.freeze()  # The collector then skips imported objects, also when Python exits.
-    app.run(start, flags_parser=parse)
+    app.run(main, flags_parser=parse)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ import math
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 from absl import logging
 
-from keras_hybrid.recipes.settings import Config
+from keras_hybrid.recipes.settings import Config, refuse
 from keras_hybrid.training import atomic_write
 
 
@@ -26,6 +26,35 @@ def check(config: Config) -> None:
 
     It leaves no file behind.
     """
+    _check_writable(config)
+    path = path_of(config)
+    if not (path / "checkpoints").exists() and not (path / "results.json").exists():
+        return
+    there, now = settings_there(config), dataclasses.asdict(config)
+    later = {"workdir", "redo", *config.evaluation_flags, *config.export_flags}
+    differences = [
+        f"--{name}={there.get(name)} there and {now.get(name)} now"
+        for name in sorted((there.keys() | now.keys()) - later)
+        if not _are_same(there.get(name), now.get(name))
+    ]
+    if differences:
+        raise ValueError(
+            "--workdir must be a new directory, or that of a run with the same flags. "
+            f"Received: --workdir={config.workdir}, with {', '.join(differences)}"
+        )
+
+
+def check_for_several(config: Config) -> None:
+    """Raises a one-line error if the workdir cannot hold several runs."""
+    _check_writable(config)
+    if (path_of(config) / "checkpoints").exists():
+        raise ValueError(
+            "--workdir must be a new directory with a list in --method or --balance. "
+            f"Received: --workdir={config.workdir}, which holds a single run"
+        )
+
+
+def _check_writable(config):
     path = path_of(config).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
@@ -40,30 +69,12 @@ def check(config: Config) -> None:
             f"--workdir must be writable. Received: --workdir={config.workdir}, but in "
             f"{existing}: {error.strerror}"
         ) from error
-    _check_same_run(config)
 
 
-def _check_same_run(config):
-    path = path_of(config)
-    if not (path / "checkpoints").exists() and not (path / "results.json").exists():
-        return
-    there, now = _settings_of(path / "config.json", config), dataclasses.asdict(config)
-    differences = [
-        f"--{name}={there.get(name)} there and {now.get(name)} now"
-        for name in sorted((there.keys() | now.keys()) - {"workdir"})
-        if not _are_same(there.get(name), now.get(name))
-    ]
-    if differences:
-        raise ValueError(
-            "--workdir must be a new directory, or that of a run with the same flags. "
-            f"Received: --workdir={config.workdir}, with {', '.join(differences)}"
-        )
-
-
-def _settings_of(path, config):
-    """The flags in a config.json; a flag newer than the file has its default."""
+def settings_there(config: Config) -> dict[str, Any]:
+    """Returns the flags of the run in the workdir; one newer than it has its default."""
     try:
-        there = read_json(path)
+        there = read_json(path_of(config) / "config.json")
         known = {field.name for field in dataclasses.fields(config)}
         filled = type(config)(**{name: there[name] for name in known & there.keys()})
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -88,24 +99,58 @@ def create(config: Config) -> pathlib.Path:
     path.mkdir(parents=True, exist_ok=True)
     for unfinished in path.glob(f"{atomic_write.PREFIX}*"):
         shutil.rmtree(unfinished)  # left by a killed process
-    write_json(path / "config.json", dataclasses.asdict(config))
+    _write_config(config)
     return path
+
+
+def _write_config(config):
+    content = {**dataclasses.asdict(config), "redo": ""}
+    write_json(path_of(config) / "config.json", content)
 
 
 def results_of(config: Config) -> dict[str, Any] | None:
     """Returns the content of results.json if the run has already finished, else None."""
     path = path_of(config) / "results.json"
-    if not path.exists():
-        return None
-    _check_same_run(config)
-    logging.info("This run has already finished, see %s", path)
-    return read_json(path)
+    return read_json(path) if path.exists() else None
 
 
-def write_results(directory: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Writes results.json and returns its content."""
-    results = _strict(results)
+def with_earlier_exports(config: Config) -> Config:
+    """Adds the formats to which a finished run was exported to those in --export."""
+    formats = f"{settings_there(config)['export']},{config.export}".split(",")
+    return dataclasses.replace(
+        config, export=",".join(dict.fromkeys(filter(None, formats)))
+    )
+
+
+def parts_to_do(config: Config) -> list[str]:
+    """Returns what a finished run lacks or --redo names: "evaluate", "export" or both.
+
+    Raises:
+        FileNotFoundError: The student that these parts need is missing.
+        ValueError: There is no format to export to again.
+    """
+    there, now = settings_there(config), dataclasses.asdict(config)
+    parts = set(config.redo.split(",")) - {""}
+    if any(there[name] != now[name] for name in config.evaluation_flags):
+        parts.add("evaluate")
+    if config.export and any(there[name] != now[name] for name in config.export_flags):
+        parts.add("export")
+    if "export" in parts and not config.export:
+        refuse("redo", "evaluate for a run without --export", config.redo)
+    student = path_of(config) / "student.keras"
+    if parts and not student.exists():
+        raise FileNotFoundError(
+            f"--workdir must hold the student.keras of the run to {' and '.join(parts)}. "
+            f"Received: --workdir={config.workdir}"
+        )
+    return sorted(parts)
+
+
+def write_results(config: Config, results: dict[str, Any]) -> dict[str, Any]:
+    """Writes results.json and the config that led to it; returns its content."""
+    results, directory = _strict(results), path_of(config)
     write_json(directory / "results.json", results)
+    _write_config(config)
     logging.info("Results in %s: %s", directory, json.dumps(results))
     return results
 
@@ -142,3 +187,26 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
     with atomic_write.staged(path) as new:
         model.save(new.with_suffix(".keras"))
         new.with_suffix(".keras").rename(new)
+
+
+def write_table(
+    path: pathlib.Path, rows: Mapping[str, Mapping[str, float | None]]
+) -> None:
+    """Writes a table of numbers as text, and logs it.
+
+    Args:
+        path: Path of the text file.
+        rows: Numbers of each row, by name of the row and the column; None where there is
+            none.
+    """
+    columns = list(next(iter(rows.values())))
+    width = max(map(len, ("run", *rows)))
+    lines = [" ".join([f"{'run':{width}}", *columns])]
+    for name, row in rows.items():
+        cells = ["-" if row[c] is None else f"{row[c]:.2f}" for c in columns]
+        cells = [f"{cell:>{len(c)}}" for cell, c in zip(cells, columns)]
+        lines.append(" ".join([f"{name:{width}}", *cells]))
+    text = "\n".join(lines)
+    with atomic_write.staged(path) as new:
+        new.write_text(f"{text}\n")
+    logging.info("All runs, in %s:\n%s", path, text)

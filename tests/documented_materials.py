@@ -11,7 +11,7 @@ import tiny
 import torch_weights
 import trees
 from keras_hybrid.models.state_dict import EPSILON_KEY
-from keras_hybrid.recipes import teachers
+from keras_hybrid.recipes import synthetic_teachers
 
 CLASSES = "ant", "bee", "cow", "dog"
 
@@ -74,7 +74,7 @@ def _teachers(folder):
     """Of the embedded world, under the names that the recipes look for."""
     network = _features()
     for name in ("street_classifier_32px", "street_segmenter", "pose_network"):
-        network.save(folder / f"{name}_v{teachers._VERSION}.keras")
+        network.save(folder / f"{name}_v{synthetic_teachers._VERSION}.keras")
 
 
 def _features():
@@ -111,7 +111,7 @@ def _checkpoints(folder):
 
 
 def _study(folder):
-    """What benchmarks/study.py starts from."""
+    """What benchmarks.study.run starts from."""
     images, labels = np.zeros((5000, 32, 32, 3), "uint8"), np.arange(5000) % 10
     folder.mkdir()
     np.savez_compressed(

@@ -16,7 +16,14 @@ import tiny
 from detectors import backbone, save_people
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
-from keras_hybrid.recipes import citypersons, embedded, teachers
+from keras_hybrid.recipes import (
+    citypersons,
+    evaluation,
+    students,
+    synthetic,
+    synthetic_teachers,
+    workdir,
+)
 
 
 def among_categories(path):
@@ -115,9 +122,10 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
 
         return Middle()
 
-    monkeypatch.setattr(citypersons, "with_detections", in_the_middle)
+    monkeypatch.setattr(evaluation, "with_detections", in_the_middle)
     settings = config(files, tmp_path)
-    detections = citypersons.detect(settings, citypersons.open_data(settings), None)
+    batches = citypersons.evaluation_batches(settings, citypersons.open_data(settings))
+    detections = evaluation.detections_of(None, batches, 3)
     assert [one["image_id"] for one in detections] == [0, 1, 2]
     np.testing.assert_allclose(detections[2]["bbox"], [24, 16, 48, 32])
 
@@ -147,7 +155,7 @@ def test_several_balances_are_one_command(files, tmp_path, eager):
 def test_anchors_are_as_high_as_people_are(files, tmp_path):
     settings = config(files, tmp_path)
     data = citypersons.open_data(settings)
-    heights = citypersons.anchor_heights(settings, data.train.people)
+    heights = students.anchor_heights(settings, data.train)
     assert len(heights) == 11
     real = [box[3] for of_image in data.train.people for box in of_image.boxes]
     assert heights[0] == pytest.approx(1.5 * min(real), rel=0.05)
@@ -156,7 +164,7 @@ def test_anchors_are_as_high_as_people_are(files, tmp_path):
 
 def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
     random = {"student_backbone": "MobileNet", "student_weights": "random"}
-    network = citypersons.load_backbone(config(files, tmp_path, **random))
+    network = students.detector_backbone(config(files, tmp_path, **random))
     norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert len(norms) == 27
     assert {norm.momentum for norm in norms} == {0.9}
@@ -178,7 +186,7 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     settings = {"steps": 4, "data_dir": str(tmp_path / "data")}
     citypersons.main(config(files, tmp_path / "alone", **settings))
     with monkeypatch.context() as patch:
-        patch.setattr(citypersons.workdir, "save_model", lambda *_: 1 / 0)
+        patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             citypersons.main(config(files, tmp_path / "ended", **settings))
     results = citypersons.main(config(files, tmp_path / "ended", **settings))
@@ -200,15 +208,16 @@ def test_without_data_it_runs_on_drawn_streets(
     """By day, with a teacher that was taught joints at dusk, made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
-        embedded.streets_with_people, training_images=8, test_images=2
+        synthetic.streets_with_people, training_images=8, test_images=2
     )
-    monkeypatch.setattr(embedded, "streets_with_people", few)
-    monkeypatch.setattr(embedded, "STREET_SIZE", (64, 128))
-    monkeypatch.setattr(embedded, "STREET_CROP", (32, 64))
-    monkeypatch.setattr(citypersons, "_DRAWN_CROP", (32, 64))
-    joints = functools.partial(teachers.joints_at_dusk, 4)
-    monkeypatch.setattr(teachers, "joints_at_dusk", lambda _: joints())
-    settings = config(files, tmp_path / "run", data_dir="", teacher="", export="tflite")
+    monkeypatch.setattr(synthetic, "streets_with_people", few)
+    monkeypatch.setattr(synthetic, "STREET_SIZE", (64, 128))
+    monkeypatch.setattr(synthetic, "STREET_CROP", (32, 64))
+    joints = functools.partial(synthetic_teachers.joints_at_dusk, 4)
+    monkeypatch.setattr(synthetic_teachers, "joints_at_dusk", lambda _: joints())
+    flags = {"data_dir": "", "teacher": "", "export": "tflite"}
+    flags |= {"crop_height": 32, "crop_width": 64, "upscale": 1.0, "min_height": 16.0}
+    settings = config(files, tmp_path / "run", **flags)
     results = citypersons.main(settings)
     assert results["training_images"] == 8
     file = Interpreter(str(tmp_path / "run" / "student.tflite")).get_signature_runner()
@@ -219,9 +228,9 @@ def test_without_data_it_runs_on_drawn_streets(
 
 
 def test_drawn_people_are_those_of_the_scenes():
-    data = embedded.streets_with_people("day", training_images=3, test_images=1)
+    data = synthetic.streets_with_people("day", training_images=3, test_images=1)
     for i, of_image in enumerate(data.train.people):
-        scene = streets.scene(i, size=embedded.STREET_SIZE, domain="day", seed=0)
+        scene = streets.scene(i, size=synthetic.STREET_SIZE, domain="day", seed=0)
         walkers = np.sum(scene.classes == streets.THINGS.index("pedestrian"))
         assert np.sum(~of_image.ignored) == walkers
         assert np.all(of_image.visibility <= 1)
@@ -252,10 +261,9 @@ def test_drawn_people_are_those_of_the_scenes():
 def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     files, tmp_path, changes, message
 ):
-    workdir = tmp_path / "run"
     with pytest.raises((ValueError, OSError), match=message):
-        citypersons.main(config(files, workdir, **changes))
-    assert not workdir.exists()
+        citypersons.main(config(files, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rival_trains_the_detector(files, tmp_path, eager):

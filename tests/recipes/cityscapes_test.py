@@ -18,7 +18,7 @@ from detectors import small
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes import cityscapes, embedded
+from keras_hybrid.recipes import cityscapes, students, synthetic, workdir
 from runs import PATH, flags
 from trees import add_cityscapes, grey, halves, save
 
@@ -71,8 +71,8 @@ def config(files, workdir, **changes):
     return cityscapes.Config(**{**settings, **changes})
 
 
-def predictions(workdir, images):
-    student = keras.saving.load_model(workdir / "student.keras", compile=False)
+def predictions(directory, images):
+    student = keras.saving.load_model(directory / "student.keras", compile=False)
     return np.argmax(student(images.astype("float32")), axis=-1)
 
 
@@ -119,7 +119,7 @@ def test_a_student_teaches_the_next_one(files, tmp_path, eager):
     taught = config(
         files, tmp_path / "two", teacher=teacher, also_evaluate=str(tmp_path / "other")
     )
-    _, _, model, _ = cityscapes.prepare(taught)
+    _, model, _ = cityscapes.prepare(taught)
     assert [path.owners for path in model.paths[:2]] == [
         ("student", "teacher"),
         ("teacher", "student"),
@@ -156,7 +156,7 @@ def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
 
 def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
     settings = config(files, tmp_path, student="MobileNet", student_weights="random")
-    student = cityscapes.load_student(settings, cityscapes.open_data(settings))
+    student = students.segmenter(settings, classes=19)
     norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert len(norms) == 27
     assert {norm.momentum for norm in norms} == {0.9}
@@ -190,7 +190,7 @@ def test_ships_a_label_map(files, tmp_path, eager):
 def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     cityscapes.main(config(files, tmp_path / "alone"))
     with monkeypatch.context() as patch:
-        patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
+        patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cityscapes.main(config(files, tmp_path / "ended"))
     cityscapes.main(config(files, tmp_path / "ended"))
@@ -207,17 +207,19 @@ def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow, e
     """By day, with a teacher for dusk that is made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
-        embedded.streets_with_labels, training_images=8, test_images=2
+        synthetic.streets_with_labels, training_images=8, test_images=2
     )
-    monkeypatch.setattr(embedded, "streets_with_labels", few)
-    monkeypatch.setattr(embedded, "STREET_SIZE", (32, 64))
-    monkeypatch.setattr(embedded, "STREET_CROP", (32, 32))
+    monkeypatch.setattr(synthetic, "streets_with_labels", few)
+    monkeypatch.setattr(synthetic, "STREET_SIZE", (32, 64))
+    monkeypatch.setattr(synthetic, "STREET_CROP", (32, 32))
     save_student(tmp_path / "student.keras", classes=len(streets.LABELS))
     settings = cityscapes.Config(
         workdir=str(tmp_path / "run"),
         student=str(tmp_path / "student.keras"),
         steps=2,
         batch_size=4,
+        crop_height=32,
+        crop_width=32,
         also_evaluate="dusk",
     )
     results = cityscapes.main(settings)
@@ -304,7 +306,7 @@ def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch, eage
     roots = {"data_dir": tmp_path / "data", "also_evaluate": tmp_path / "other"}
     changes = {"batch_size": 4, **{name: str(root) for name, root in roots.items()}}
     with monkeypatch.context() as patch:
-        patch.setattr(cityscapes.workdir, "save_model", lambda *_: 1 / 0)
+        patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cityscapes.main(config(files, tmp_path / "run", **changes))
     results = cityscapes.main(config(files, tmp_path / "run", **changes))

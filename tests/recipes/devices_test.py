@@ -1,5 +1,6 @@
 """TF_CONFIG is checked before waiting; the process is left as it was found."""
 
+import contextlib
 import json
 import types
 
@@ -11,6 +12,13 @@ from keras_hybrid.recipes import devices, imagenet
 
 CLUSTER = {"worker": ["one:2222", "two:2222"]}
 TASK = {"type": "worker", "index": 0}
+
+
+@pytest.fixture(autouse=True)
+def another_process():
+    """None has been connected to other machines yet."""
+    yield
+    devices._all_machines.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -91,18 +99,15 @@ def test_the_process_is_left_as_it_was(policy, rewriting):
         found = settings()
         within = []
 
-        @devices.leaves_settings
-        def work(config, fails):
-            within.append(settings())
-            if fails:
-                raise ValueError("no")
-
         config = types.SimpleNamespace(mixed_precision=True)
-        work(config, False)
+        with devices.settings_of(config):
+            within.append(settings())
         assert settings() == found
-        with pytest.raises(ValueError, match="no"):
-            work(config, True)
+        with contextlib.suppress(ValueError), devices.settings_of(config):
+            within.append(settings())
+            raise ValueError
         assert settings() == found
+        assert len(within) == 2
         for name, options in within:
             assert name == "mixed_float16"
             assert options["disable_meta_optimizer"]

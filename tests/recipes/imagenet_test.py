@@ -20,7 +20,7 @@ from PIL import Image
 import mistakes_process
 import tiny
 from keras_hybrid import applications
-from keras_hybrid.recipes import imagenet, workdir
+from keras_hybrid.recipes import imagenet, students, workdir
 from runs import PATH, config
 
 
@@ -67,7 +67,7 @@ def test_a_rival_trains_the_student(method, files, tmp_path, eager):
 
 def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
     settings = config(files, tmp_path, student="MobileNet")
-    student = imagenet.load_student(settings, imagenet.open_data(settings))
+    student = students.classifier(settings, size=32, classes=4)
     norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert len(norms) == 27
     assert {norm.momentum for norm in norms} == {0.9}
@@ -122,9 +122,7 @@ def test_folder_with_corrupt_images(files, tmp_path, monkeypatch, eager):
 
 
 def weighted_layers(settings):
-    data = imagenet.open_data(settings)
-    student = imagenet.load_student(settings, data)
-    model = imagenet.build_model(settings, data, student)
+    _, model = imagenet.build(settings, imagenet.open_data(settings))
     return [path.weighted_layers for path in model.paths]
 
 
@@ -289,9 +287,8 @@ def test_kd_needs_a_teacher_that_knows_the_classes(files, tmp_path):
     flags = dict(flag.removeprefix("--").split("=") for flag in command.split())
     assert flags["data_dir"] == settings.data_dir
     assert (flags["method"], flags["student"]) == ("none", "VGG16")
-    student = imagenet.load_student(
-        dataclasses.replace(settings, **flags), imagenet.open_data(settings)
-    )
+    settings = dataclasses.replace(settings, **flags)
+    student = students.classifier(settings, size=32, classes=4)
     assert student.output_shape == (None, 4)
 
 

@@ -9,7 +9,7 @@ from keras.src.utils import file_utils
 
 from detectors import backbone
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
-from keras_hybrid.recipes import citypersons, networks
+from keras_hybrid.recipes import networks, students
 
 
 def config(**changes):
@@ -34,7 +34,7 @@ def config(**changes):
             "--teacher=FILE",
         ),
         (lambda: networks.backbone(config(), "student"), "--student_weights=random, or"),
-        (lambda: citypersons.load_backbone(config()), "--student_weights=random, or a "),
+        (lambda: students.detector_backbone(config()), "--student_weights=random, or a "),
     ],
 )
 def test_a_download_that_fails_advises_flags(load, advice, tmp_path, monkeypatch):
@@ -114,4 +114,4 @@ def test_a_detector_is_a_teacher_but_no_backbone(tmp_path):
     with pytest.raises(ValueError, match="--teacher_preprocessing must be inside with"):
         networks.teacher(scaled, None)
     with pytest.raises(ValueError, match="--student_backbone must be a Functional"):
-        citypersons.load_backbone(config(student_backbone=path))
+        students.detector_backbone(config(student_backbone=path))

@@ -81,5 +81,6 @@ def test_a_sweep_with_an_unknown_rate(tmp_path):
     pictures.draw_sweep(
         path,
         {"0.1": {"all": 40.0, "heavy": None}, "dynamic": {"all": 30.0, "heavy": None}},
+        "MR in %",
     )
     assert pixels(path).shape == (500, 700, 3)

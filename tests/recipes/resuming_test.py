@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 import tiny
 from keras_hybrid.callbacks import read_rows
-from keras_hybrid.recipes import imagenet, run, workdir
+from keras_hybrid.recipes import engine, imagenet, run, workdir
 from keras_hybrid.recipes import shell as shell_lib
 from runs import config, flags, shell, tf_configs
 
@@ -112,7 +113,7 @@ def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eage
 
 def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch, eager):
     results = imagenet.main(config(files, tmp_path))
-    monkeypatch.setattr(imagenet, "prepare", None)
+    monkeypatch.setattr(engine.Recipe, "prepare", None)
     assert imagenet.main(config(files, tmp_path)) == results
 
 
@@ -161,15 +162,16 @@ def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    def train(config):
+    def work():
         Finalized()
         time.sleep(60)
 
+    recipe = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
     monkeypatch.setattr(sys, "argv", ["recipe", f"--workdir={tmp_path}"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as end:
-            shell_lib.run(imagenet.Config, lambda config: [], train)
+            shell_lib.run(recipe)
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.value.code == 130

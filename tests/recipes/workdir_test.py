@@ -15,8 +15,14 @@ RESULTS = {"top1": 50.0}
 def finished(config):
     """Leaves a run with results."""
     directory = workdir.create(config)
-    workdir.write_results(directory, RESULTS)
+    workdir.write_results(config, RESULTS)
     return directory
+
+
+def found(config):
+    """Results of a finished run, as a recipe finds them before it starts."""
+    workdir.check(config)
+    return workdir.results_of(config)
 
 
 @pytest.mark.parametrize("name", ["runs/a/", "./runs/a", "runs/../runs/a", "absolute"])
@@ -24,14 +30,14 @@ def test_a_run_goes_on_however_its_workdir_is_spelled(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     finished(imagenet.Config(workdir="runs/a"))
     name = str(tmp_path / "runs/a") if name == "absolute" else name
-    assert workdir.results_of(imagenet.Config(workdir=name)) == RESULTS
+    assert found(imagenet.Config(workdir=name)) == RESULTS
     workdir.check(imagenet.Config(workdir=name))
 
 
 def test_a_run_goes_on_where_its_workdir_was_moved_to(tmp_path):
     directory = finished(imagenet.Config(workdir=str(tmp_path / "a")))
     shutil.move(directory, tmp_path / "b")
-    assert workdir.results_of(imagenet.Config(workdir=str(tmp_path / "b"))) == RESULTS
+    assert found(imagenet.Config(workdir=str(tmp_path / "b"))) == RESULTS
 
 
 def test_home_is_the_users(tmp_path, monkeypatch):
@@ -39,7 +45,7 @@ def test_home_is_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finished(imagenet.Config(workdir="~/a"))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert workdir.results_of(imagenet.Config(workdir="~/a")) == RESULTS
+    assert found(imagenet.Config(workdir="~/a")) == RESULTS
 
 
 def test_a_file_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
@@ -53,12 +59,12 @@ def test_a_file_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
         {"data_dir": "data/", "teacher": "./teacher.keras"},
         {"data_dir": str(tmp_path / "data"), "teacher": "link.keras"},
     ):
-        assert workdir.results_of(dataclasses.replace(first, **changes)) == RESULTS
+        assert found(dataclasses.replace(first, **changes)) == RESULTS
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="--data_dir=data there and other now"):
-        workdir.results_of(dataclasses.replace(first, data_dir="other"))
+        found(dataclasses.replace(first, data_dir="other"))
     with pytest.raises(ValueError, match="--data_dir=data there and missing now"):
-        workdir.results_of(dataclasses.replace(first, data_dir="missing"))
+        found(dataclasses.replace(first, data_dir="missing"))
 
 
 def test_a_flag_newer_than_the_run_has_its_default(tmp_path):
@@ -67,13 +73,13 @@ def test_a_flag_newer_than_the_run_has_its_default(tmp_path):
     older = dataclasses.asdict(config)
     del older["weight_decay"]
     workdir.write_json(directory / "config.json", older)
-    assert workdir.results_of(config) == RESULTS
+    assert found(config) == RESULTS
     changed = dataclasses.replace(config, weight_decay=0.5)
     with pytest.raises(ValueError, match="--weight_decay=0.0001 there and 0.5 now"):
-        workdir.results_of(changed)
+        found(changed)
     workdir.write_json(directory / "config.json", {**older, "gone": 1})
     with pytest.raises(ValueError, match="--gone=1 there and None now"):
-        workdir.results_of(config)
+        found(config)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"epochs": "many"}'])
@@ -85,7 +91,7 @@ def test_results_without_the_config_of_a_run(content, tmp_path):
     with pytest.raises(
         ValueError, match="--workdir must be a new .*config.json"
     ) as error:
-        workdir.results_of(config)
+        found(config)
     assert "\n" not in str(error.value)
 
 
@@ -97,14 +103,15 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
     expected = {"iou": {"b": None, "a": 1.5}, "boxes": [[None, 2], None, None]}
     assert json.loads(text) == expected
     assert list(json.loads(text)["iou"]) == ["b", "a"]
-    assert workdir.write_results(tmp_path, values) == expected
+    config = imagenet.Config(workdir=str(tmp_path))
+    assert workdir.write_results(config, values) == expected
 
 
 def test_results_of_an_older_version_may_have_nan(tmp_path):
     config = imagenet.Config(workdir=str(tmp_path))
     directory = finished(config)
     (directory / "results.json").write_text('{"miou": NaN}')
-    assert workdir.results_of(config) == {"miou": None}
+    assert found(config) == {"miou": None}
 
 
 @pytest.mark.parametrize(

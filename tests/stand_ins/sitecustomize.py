@@ -8,7 +8,7 @@ package's own and Keras's own:
   to three blocks and all channels, since docstrings show them.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
-- Embedded data sets are of a few drawn streets.
+- Synthetic data sets are of a few drawn streets.
 - `fit` stops after one epoch, and TensorFlow runs functions and ops as they are: that one
   step is done before its graph would have been traced.
 - Of each table of the study there is the first row, at a seed at which it has been run.
@@ -68,16 +68,19 @@ def _streets(streets):
     streets.crops = lambda count, **kwargs: crops(min(count, 8), **kwargs)
 
 
-def _embedded(embedded):
-    for draw in (embedded.streets_with_labels, embedded.streets_with_people):
-        draw.__defaults__ = 2, 1
+def _synthetic(synthetic):
+    for draw in (synthetic.streets_with_labels, synthetic.streets_with_people):
+        draw.__defaults__ = 2, 1, *draw.__defaults__[2:]
 
 
-def _study_plan(plan):
-    first = {name: _first(t.rows(), plan.read(name)) for name, t in plan.TABLES.items()}
-    for name, table in plan.TABLES.items():
+def _study_tables(module):
+    from benchmarks.study import plan
+
+    tables = module.TABLES
+    first = {name: _first(t.rows(), plan.read(name)) for name, t in tables.items()}
+    for name, table in tables.items():
         rows = functools.partial(dict, first[name])
-        plan.TABLES[name] = dataclasses.replace(table, rows=rows)
+        tables[name] = dataclasses.replace(table, rows=rows)
 
 
 def _first(rows, runs):
@@ -94,8 +97,8 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         "keras": _keras,
         "keras_hybrid.data.streets": _streets,
         "keras_hybrid.models.torch_resnet50": _torch_resnet50,
-        "keras_hybrid.recipes.embedded": _embedded,
-        "study_plan": _study_plan,
+        "keras_hybrid.recipes.synthetic": _synthetic,
+        "benchmarks.study.tables": _study_tables,
     }
 
     def find_spec(self, name, path, target=None):

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +39,9 @@ class People:
 @dataclasses.dataclass(frozen=True)
 class DetectionDataset:
     """Training and test images of a data set."""
+
+    class_names: ClassVar[tuple[str, ...]] = ("background", "person")
+    """Names of the class indices in a detection; index 0 means no detection."""
 
     train: "DetectionSource"
     test: "DetectionSource"
@@ -139,6 +142,10 @@ class DetectionSource:
             }
 
         return Transform(box, finish)
+
+    def names_of(self, truth: Mapping[str, Any]) -> list[str]:
+        """Names of the images of a batch, given its dictionary."""
+        return [self.names[index] for index in truth["index"]]
 
     @property
     def category_id(self) -> int | str:

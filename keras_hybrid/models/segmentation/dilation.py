@@ -113,6 +113,23 @@ def undilated_stages(model: keras.Model) -> list[Stage]:
     ]
 
 
+def undilated_switch_points(
+    teacher: keras.Model, student: keras.Model
+) -> list[tuple[str, str]] | None:
+    """Returns the pairs of layers that would have equal strides without dilation.
+
+    None if there are fewer than two: the error that `HybridTransfer` then raises lists the
+    stages of both networks.
+    """
+    ends = {stage.stride: stage.layer_name for stage in undilated_stages(student)}
+    pairs = [
+        (stage.layer_name, ends[stage.stride])
+        for stage in undilated_stages(teacher)
+        if stage.stride in ends
+    ]
+    return pairs if len(pairs) > 1 else None
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class _Resolution:
     """Stride of a tensor in the dilated network, and dilation of the kernels there."""

@@ -13,7 +13,7 @@ from keras_hybrid import applications, find_stages
 from keras_hybrid.data import classification, segmentation, streets
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.models.torch_resnet50 import resnet50
-from keras_hybrid.recipes import embedded, networks, run
+from keras_hybrid.recipes import networks, run, synthetic
 from keras_hybrid.recipes.workdir import save_model
 
 # Increase it with every change of the synthetic data or of a teacher's training.
@@ -66,7 +66,7 @@ def street_segmenter() -> pathlib.Path:
     """
 
     def train():
-        data = embedded.streets_with_labels("dusk")
+        data = synthetic.streets_with_labels("dusk")
         backbone = networks.from_scratch("DenseNet121")
         model = deeplab_v2(backbone, len(data.class_names), output_stride=16)
         batch_size, epochs = 4, 8
@@ -76,7 +76,7 @@ def street_segmenter() -> pathlib.Path:
         steps = epochs * (len(data.train) // batch_size)
         trained = run.Alone(model.input, model.output)
         trained.compile(_optimizer(steps), loss=loss, metrics=["accuracy"])
-        transform = segmentation.augment.random_scale_crop_flip(embedded.STREET_CROP)
+        transform = segmentation.augment.random_scale_crop_flip(synthetic.STREET_CROP)
         _fit(trained, data.train, transform, batch_size, epochs)
         return model
 
@@ -138,13 +138,13 @@ def _optimizer(steps, peak=5e-4):
 def joints_at_dusk(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns crops of `count` streets (N, 64, 128, 3) and their joints (N, 4, 8, 17)."""
     images, joints = [], []
-    height, width = embedded.STREET_CROP
+    height, width = synthetic.STREET_CROP
     for i in range(count):
-        scene = streets.scene(i, size=embedded.STREET_SIZE, domain="dusk", seed=0)
+        scene = streets.scene(i, size=synthetic.STREET_SIZE, domain="dusk", seed=0)
         cells = _cells_with_joints(scene.keypoints)
         # Heads are in the middle of the picture, feet in its lower half.
-        top = height // 2 if i % 2 else embedded.STREET_SIZE[0] - height
-        for left in range(0, embedded.STREET_SIZE[1], width):
+        top = height // 2 if i % 2 else synthetic.STREET_SIZE[0] - height
+        for left in range(0, synthetic.STREET_SIZE[1], width):
             rows, columns = slice(top, top + height), slice(left, left + width)
             images.append(scene.image[rows, columns])
             joints.append(cells[_in_cells(rows), _in_cells(columns)])
@@ -157,7 +157,7 @@ def _in_cells(pixels):
 
 def _cells_with_joints(keypoints):
     """uint8 (H / 16, W / 16, 17), 1 in the cells of joints of keypoints (N, 17, 3)."""
-    rows, columns = (n // _JOINT_STRIDE for n in embedded.STREET_SIZE)
+    rows, columns = (n // _JOINT_STRIDE for n in synthetic.STREET_SIZE)
     cells = np.zeros((rows, columns, keypoints.shape[1]), "uint8")
     person, joint = np.nonzero(keypoints[..., 2])
     column, row = (keypoints[person, joint, :2] // _JOINT_STRIDE).astype(int).T

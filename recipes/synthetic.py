@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_hybrid.data import detection, segmentation, streets
+from keras_hybrid.data import classification, detection, segmentation, streets
 from keras_hybrid.data.sources import ArraySource
 
 STREET_SIZE = 128, 256
@@ -13,6 +13,18 @@ MIN_HEIGHT = 16
 """Height in pixels of the smallest people to train on."""
 
 _PERSONS = "pedestrian", "rider"
+
+
+def street_crops(
+    training_images: int = 4000, test_images: int = 1000
+) -> classification.ClassificationDataset:
+    """Returns crops (32, 32) of single things on streets, with their classes."""
+    size = 32
+    train, test = (
+        classification.ArraySource(*streets.crops(count, size=size, seed=seed))
+        for seed, count in enumerate((training_images, test_images))
+    )
+    return classification.ClassificationDataset(train, test, streets.CLASSES, size)
 
 
 def streets_with_labels(
@@ -35,9 +47,15 @@ def streets_with_labels(
 
 
 def streets_with_people(
-    domain: str, training_images: int = 400, test_images: int = 100
+    domain: str,
+    training_images: int = 400,
+    test_images: int = 100,
+    min_height: float = MIN_HEIGHT,
 ) -> detection.DetectionDataset:
-    """Returns streets of a domain, `"day"` or `"dusk"`, with boxes around people."""
+    """Returns streets of a domain, `"day"` or `"dusk"`, with boxes around people.
+
+    People of less than `min_height` pixels are ignored in training.
+    """
 
     def source(count, seed):
         scenes = [
@@ -48,7 +66,7 @@ def streets_with_people(
             ArraySource(np.stack([scene.image for scene in scenes]), np.arange(count)),
             [f"{domain} street {i}" for i in range(count)],
             [_people_of(scene) for scene in scenes],
-            min_height=MIN_HEIGHT,
+            min_height=min_height,
         )
 
     return detection.DetectionDataset(source(training_images, 0), source(test_images, 1))
