@@ -1,0 +1,158 @@
+"""Parts of a finished run are done by themselves; lists of methods and balances."""
+
+import dataclasses
+import json
+
+import pytest
+from PIL import Image
+
+from keras_hybrid.recipes import cityscapes, imagenet, run, settings, workdir
+from runs import config
+
+
+@pytest.fixture
+def finished(files, tmp_path, eager):
+    """The config of a finished run, and its results."""
+    done = config(files, tmp_path / "run")
+    return done, imagenet.main(done)
+
+
+def read(directory, name):
+    return json.loads((directory / name).read_text())
+
+
+def test_a_forgotten_export_is_added_without_training(finished, tmp_path, monkeypatch):
+    done, results = finished
+    monkeypatch.setattr(run, "fit", None)
+    monkeypatch.setattr(imagenet.RECIPE.__class__, "prepare", None)
+    more = imagenet.main(dataclasses.replace(done, export="tflite"))
+    assert (tmp_path / "run" / "student.tflite").exists()
+    added = "tflite_bytes", "tflite_max_abs_error", "tflite_top1"
+    assert more == {**results, **{name: more[name] for name in added}}
+    assert more["tflite_top1"] == pytest.approx(results["top1"], abs=0.1)
+    assert read(tmp_path / "run", "results.json") == more
+    assert read(tmp_path / "run", "config.json")["export"] == "tflite"
+    # The formats add up, and a command without them finds the run as it is.
+    imagenet.main(dataclasses.replace(done, export="saved_model"))
+    assert (tmp_path / "run" / "saved_model").is_dir()
+    assert read(tmp_path / "run", "config.json")["export"] == "tflite,saved_model"
+    kept = read(tmp_path / "run", "results.json")
+    monkeypatch.setattr(imagenet.RECIPE.__class__, "finish", None)
+    assert imagenet.main(done) == kept
+
+
+def test_an_evaluation_is_done_again(finished, tmp_path, monkeypatch):
+    done, results = finished
+    directory = tmp_path / "run"
+    wrong = {**results, "top1": -1.0, "tflite_top1": 7.0}
+    workdir.write_results(done, wrong)
+    monkeypatch.setattr(run, "fit", None)
+    again = imagenet.main(dataclasses.replace(done, redo="evaluate"))
+    assert again == {**results, "tflite_top1": 7.0}
+    assert read(directory, "config.json")["redo"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, []),
+        ({"redo": "evaluate"}, ["evaluate"]),
+        ({"redo": "export"}, ["export"]),
+        ({"redo": "export,evaluate"}, ["evaluate", "export"]),
+        ({"also_evaluate": "elsewhere"}, ["evaluate"]),
+        ({"export_label_map": True}, ["export"]),
+        ({"export": "tflite,saved_model"}, ["export"]),
+    ],
+)
+def test_what_a_finished_run_lacks(changes, parts, tmp_path):
+    done = cityscapes.Config(workdir=str(tmp_path), export="tflite")
+    directory = workdir.create(done)
+    workdir.write_results(done, {})
+    (directory / "student.keras").touch()
+    now = dataclasses.replace(done, **changes)
+    workdir.check(now)
+    assert workdir.parts_to_do(workdir.with_earlier_exports(now)) == parts
+
+
+def test_no_format_to_export_to_again(finished):
+    done, _ = finished
+    with pytest.raises(ValueError, match="--redo must be evaluate for a run without"):
+        imagenet.main(dataclasses.replace(done, redo="export"))
+
+
+def test_the_student_of_a_finished_run_is_gone(finished, tmp_path):
+    done, _ = finished
+    (tmp_path / "run" / "student.keras").unlink()
+    with pytest.raises(FileNotFoundError, match="must hold the student.keras .* export"):
+        imagenet.main(dataclasses.replace(done, export="tflite"))
+
+
+def test_a_list_of_methods_and_balances(files, tmp_path, eager):
+    lists = {"method": "none,at,hybrid", "balance": "0.5,dynamic", "method_weight": 3.0}
+    several = config(files, tmp_path / "all", epochs=1, **lists)
+    results = imagenet.main(several)
+    names = ["none", "at", "hybrid 0.5", "hybrid dynamic"]
+    assert list(results) == names
+    directory = tmp_path / "all"
+    assert read(directory, "results.json") == results
+    folders = ["none", "at", "hybrid_balance_0.5", "hybrid_balance_dynamic"]
+    for name, folder in zip(names, folders, strict=True):
+        assert read(directory / f"method_{folder}", "results.json") == results[name]
+    weights = [
+        read(directory / f"method_{folder}", "config.json")["method_weight"]
+        for folder in folders
+    ]
+    assert weights == [None, 3.0, None, None]
+    header, *rows = (directory / "sweep.txt").read_text().splitlines()
+    assert header.split() == ["run", "top-1", "top-5"]
+    for row, (name, result) in zip(rows, results.items(), strict=True):
+        assert row.split() == [*name.split(), f"{result['top1']:.2f}", "100.00"]
+    with Image.open(directory / "sweep.png") as picture:
+        assert picture.size == (700, 500)
+    # One more is run by itself.
+    more = dataclasses.replace(several, method="none,at,hybrid,fitnet")
+    assert list(imagenet.main(more)) == [*names, "fitnet"]
+
+
+def test_a_mistake_of_one_method_is_found_before_the_first_runs(files, tmp_path):
+    several = config(files, tmp_path / "all", method="none,kd")  # a teacher without head
+    with pytest.raises(ValueError, match="of the same classes"):
+        imagenet.main(several)
+    assert not (tmp_path / "all").exists()
+
+
+def test_several_runs_have_a_directory_of_their_own(finished):
+    done, _ = finished
+    with pytest.raises(ValueError, match="--workdir must be a new .* a single run"):
+        imagenet.main(dataclasses.replace(done, balance="1,2"))
+
+
+def test_alpha_belongs_to_hybrid_forward():
+    several = imagenet.Config(method="none,hybrid", balance="1,dynamic", workdir="w")
+    runs = settings.runs_of(several)
+    found = {name: (one.workdir, one.balance) for name, one in runs.items()}
+    assert found == {
+        "none": ("w/method_none", "1"),
+        "hybrid 1": ("w/method_hybrid_balance_1", "1"),
+        "hybrid dynamic": ("w/method_hybrid_balance_dynamic", "dynamic"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"method": "none,none"}, "--method must be a list without repetitions"),
+        ({"balance": "1,2,1"}, "--balance must be a list without repetitions"),
+        ({"method": "none,magic"}, "--method must be hybrid, none, kd, .* with commas"),
+        ({"method": ""}, "--method must be hybrid"),
+        ({"balance": "1,"}, '--balance must be "dynamic" or a number'),
+        ({"redo": "train"}, "--redo must be evaluate, export or both"),
+        (
+            {"method": "none,hybrid", "method_weight": 2.0},
+            "--method_weight must be left out with --method=none,hybrid",
+        ),
+    ],
+)
+def test_lists_that_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        imagenet.Config(**flags)
