@@ -7,6 +7,7 @@ setup(
     packages=[
         *find_packages(include=["keras_hybrid", "keras_hybrid.*"]),
         "keras_hybrid.recipes",
+        "keras_hybrid.recipes.engine",
         "keras_hybrid.export",
     ],
     package_dir={"keras_hybrid.recipes": "recipes", "keras_hybrid.export": "export"},

@@ -33,26 +33,13 @@ from keras_hybrid.data import detection
 from keras_hybrid.data.detection import DetectionDataset, augment
 from keras_hybrid.metrics import Subset
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN, with_detections
-from keras_hybrid.recipes import (
-    evaluation,
-    networks,
-    optimizers,
-    pictures,
-    run,
-    settings,
-    shell,
-    students,
-    synthetic,
-    synthetic_teachers,
-    workdir,
-)
-from keras_hybrid.recipes.engine import Recipe
+from keras_hybrid.recipes import engine
 
 _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.CropConfig):
+class Config(engine.settings.CropConfig):
     """Settings; the schedule is ours, since the paper gives none for this experiment."""
 
     defaults: ClassVar = {
@@ -62,7 +49,7 @@ class Config(settings.CropConfig):
         "crop_height": (640, 96),
         "crop_width": (1280, 192),
         "upscale": (1.3, 1.0),
-        "min_height": (50.0, synthetic.MIN_HEIGHT),
+        "min_height": (50.0, engine.synthetic.MIN_HEIGHT),
         "channels": (256, 32),
         "units": (1024, 128),
     }
@@ -98,8 +85,8 @@ class Config(settings.CropConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settings.check_numbers(self, ("upscale", "channels", "units"))
-        settings.check_numbers(self, ("min_height", "group_aspect"), "at least 0")
+        engine.settings.check_numbers(self, ("upscale", "channels", "units"))
+        engine.settings.check_numbers(self, ("min_height", "group_aspect"), "at least 0")
 
 
 def open_data(config: Config) -> DetectionDataset:
@@ -107,7 +94,7 @@ def open_data(config: Config) -> DetectionDataset:
     if config.data_dir:
         flags = config.min_height, config.group_aspect or None, config.category
         return detection.open_dataset(config.data_dir, *flags)
-    return synthetic.streets_with_people("day", min_height=config.min_height)
+    return engine.synthetic.streets_with_people("day", min_height=config.min_height)
 
 
 def training_batches(
@@ -130,18 +117,18 @@ def evaluation_batches(config: Config, data: DetectionDataset) -> tf.data.Datase
 
 def build(config: Config, data: DetectionDataset) -> tuple[keras.Model, keras.Model]:
     """Returns the student and the compiled model that trains it."""
-    model = student = students.detector(config, data.train)
+    model = student = engine.students.detector(config, data.train)
     if config.method != "none":
-        teacher = networks.teacher(config, config.crop_size)
-        model = run.build_model(config, teacher, student)
+        teacher = engine.networks.teacher(config, config.crop_size)
+        model = engine.run.build_model(config, teacher, student)
     model.compile(optimizer=build_optimizer(config))
     return student, model
 
 
 def build_optimizer(config: Config) -> keras.optimizers.Adam:
     """Returns Adam, as in CSP (Liu et al. 2019) on CityPersons, with polynomial decay."""
-    schedule = optimizers.polynomial_decay(config.learning_rate, config.steps)
-    return keras.optimizers.Adam(schedule, global_clipnorm=optimizers.CLIP_NORM)
+    schedule = engine.optimizers.polynomial_decay(config.learning_rate, config.steps)
+    return keras.optimizers.Adam(schedule, global_clipnorm=engine.optimizers.CLIP_NORM)
 
 
 def subsets_of(config: Config) -> dict[str, str | Subset]:
@@ -158,11 +145,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns MR^-2 in percent on each subset; draws curves and predictions."""
     batches, test = evaluation_batches(config, data), data.test
-    detections = evaluation.detections_of(student, batches, len(test))
-    workdir.write_json(directory / "detections.json", test.with_given_ids(detections))
-    rates, curves = evaluation.miss_rates(test, detections, subsets_of(config))
-    pictures.draw_miss_rates(directory / "miss_rates.png", curves)
-    pictures.draw_people(directory / "predictions.png", batches, data, detections)
+    detections = engine.evaluation.detections_of(student, batches, len(test))
+    engine.workdir.write_json(
+        directory / "detections.json", test.with_given_ids(detections)
+    )
+    rates, curves = engine.evaluation.miss_rates(test, detections, subsets_of(config))
+    engine.pictures.draw_miss_rates(directory / "miss_rates.png", curves)
+    engine.pictures.draw_people(directory / "predictions.png", batches, data, detections)
     return {"miss_rate": rates, "skipped_images": test.skipped}
 
 
@@ -174,10 +163,10 @@ def export(
     The TFLite file is compared with the student on training crops of that size.
     """
     if not config.data_dir:
-        height, width = synthetic.STREET_SIZE
+        height, width = engine.synthetic.STREET_SIZE
         config = dataclasses.replace(config, crop_height=height, crop_width=width)
     images, _ = next(iter(training_batches(config, data, range(1))))
-    return run.export(
+    return engine.run.export(
         config,
         with_detections(student, *config.crop_size),
         directory,
@@ -186,10 +175,10 @@ def export(
     )
 
 
-RECIPE = Recipe(
+RECIPE = engine.Recipe(
     config=Config,
     open_data=open_data,
-    synthetic_teacher=lambda data: synthetic_teachers.pose_network(),
+    synthetic_teacher=lambda data: engine.teachers.pose_network(),
     build=build,
     training_batches=training_batches,
     evaluate=evaluate,
@@ -200,4 +189,4 @@ RECIPE = Recipe(
 main, prepare, train = RECIPE.main, RECIPE.prepare, RECIPE.train
 
 if __name__ == "__main__":
-    shell.run(RECIPE)
+    engine.shell.run(RECIPE)

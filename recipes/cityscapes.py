@@ -31,23 +31,11 @@ from keras_hybrid.data.segmentation import SegmentationDataset, augment
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.segmentation.deeplab_v2 import at_size, with_label_map
 from keras_hybrid.models.segmentation.dilation import undilated_switch_points
-from keras_hybrid.recipes import (
-    evaluation,
-    networks,
-    optimizers,
-    pictures,
-    run,
-    settings,
-    shell,
-    students,
-    synthetic,
-    synthetic_teachers,
-)
-from keras_hybrid.recipes.engine import Recipe
+from keras_hybrid.recipes import engine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.CropConfig):
+class Config(engine.settings.CropConfig):
     """Settings; the defaults are the paper's."""
 
     defaults: ClassVar = {"crop_height": (512, 64), "crop_width": (1024, 128)}
@@ -75,7 +63,7 @@ class Config(settings.CropConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settings.check_numbers(self, ("weight_decay",), "at least 0")
+        engine.settings.check_numbers(self, ("weight_decay",), "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +78,15 @@ def open_data(config: Config) -> Data:
     if config.data_dir:
         data = segmentation.open_dataset(config.data_dir, for_training=True)
     else:
-        data = synthetic.streets_with_labels("day")
+        data = engine.synthetic.streets_with_labels("day")
     other = None
     if config.also_evaluate == "dusk" and not config.data_dir:
-        other = synthetic.streets_with_labels("dusk")
+        other = engine.synthetic.streets_with_labels("dusk")
     elif config.also_evaluate:
         other = segmentation.open_dataset(config.also_evaluate)
         if other.class_names != data.class_names:
             rule = f"a data set of the classes {', '.join(data.class_names)}"
-            settings.refuse("also_evaluate", rule, config.also_evaluate)
+            engine.settings.refuse("also_evaluate", rule, config.also_evaluate)
     return Data(data.train, data.test, data.class_names, other)
 
 
@@ -122,13 +110,13 @@ def evaluation_batches(data: SegmentationDataset) -> tf.data.Dataset:
 
 def build(config: Config, data: Data) -> tuple[keras.Model, keras.Model]:
     """Returns the student and the compiled model that trains it."""
-    student = students.segmenter(config, len(data.class_names))
+    student = engine.students.segmenter(config, len(data.class_names))
     if config.method == "none":
-        model = run.Alone(student.input, student.output)
+        model = engine.run.Alone(student.input, student.output)
     else:
-        teacher = networks.teacher(config, config.crop_size)
+        teacher = engine.networks.teacher(config, config.crop_size)
         points = undilated_switch_points(teacher, student)
-        model = run.build_model(config, teacher, student, points)
+        model = engine.run.build_model(config, teacher, student, points)
     model.compile(
         optimizer=build_optimizer(config),
         loss=keras.losses.SparseCategoricalCrossentropy(
@@ -147,8 +135,8 @@ def build_optimizer(config: Config) -> keras.optimizers.SGD:
     ten times the rate and freezes batch normalization (`deeplab_multi.py`); here it is
     trained like VGG16, since the paper gives no hyperparameters for the teacher.
     """
-    schedule = optimizers.polynomial_decay(config.learning_rate, config.steps)
-    return optimizers.sgd(schedule, config.weight_decay)
+    schedule = engine.optimizers.polynomial_decay(config.learning_rate, config.steps)
+    return engine.optimizers.sgd(schedule, config.weight_decay)
 
 
 def evaluate(
@@ -159,16 +147,16 @@ def evaluate(
     def scores(dataset):
         batches = evaluation_batches(dataset)
         classes = dataset.class_names
-        return evaluation.mean_iou(student, batches, len(dataset.test), classes)
+        return engine.evaluation.mean_iou(student, batches, len(dataset.test), classes)
 
     results = scores(data)
     skipped = data.test.skipped
     if data.other:
         results["also_evaluate"] = scores(data.other)
         skipped = [*skipped, *data.other.test.skipped]
-    pictures.draw_label_maps(
+    engine.pictures.draw_label_maps(
         directory / "predictions.png",
-        evaluation.label_maps_of(student),
+        engine.evaluation.label_maps_of(student),
         evaluation_batches(data),
         len(data.test),
         data.class_names,
@@ -180,17 +168,17 @@ def export(
     config: Config, data: Data, student: keras.Model, directory: pathlib.Path
 ) -> dict[str, Any]:
     """Exports the student for images of the crops' size, or whole synthetic streets."""
-    size = config.crop_size if config.data_dir else synthetic.STREET_SIZE
+    size = config.crop_size if config.data_dir else engine.synthetic.STREET_SIZE
     network = at_size(student, *size)
     if config.export_label_map:
         network = with_label_map(network)
-    return run.export(config, network, directory, labels=data.class_names)
+    return engine.run.export(config, network, directory, labels=data.class_names)
 
 
-RECIPE = Recipe(
+RECIPE = engine.Recipe(
     config=Config,
     open_data=open_data,
-    synthetic_teacher=lambda data: synthetic_teachers.street_segmenter(),
+    synthetic_teacher=lambda data: engine.teachers.street_segmenter(),
     build=build,
     training_batches=training_batches,
     evaluate=evaluate,
@@ -201,4 +189,4 @@ RECIPE = Recipe(
 main, prepare, train = RECIPE.main, RECIPE.prepare, RECIPE.train
 
 if __name__ == "__main__":
-    shell.run(RECIPE)
+    engine.shell.run(RECIPE)

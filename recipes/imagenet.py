@@ -26,24 +26,13 @@ import tensorflow as tf
 from keras_hybrid.data import classification
 from keras_hybrid.data.classification import ClassificationDataset, augment
 from keras_hybrid.models.segmentation.deeplab_v2 import at_size
-from keras_hybrid.recipes import (
-    evaluation,
-    networks,
-    optimizers,
-    run,
-    settings,
-    shell,
-    students,
-    synthetic,
-    synthetic_teachers,
-)
-from keras_hybrid.recipes.engine import Recipe
+from keras_hybrid.recipes import engine
 
 _PHOTOGRAPH_SIZE = 224  # height and width in pixels of crops from photographs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.Config):
+class Config(engine.settings.Config):
     """Settings; the defaults are the paper's."""
 
     workdir: str = "runs/imagenet"
@@ -66,16 +55,16 @@ class Config(settings.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settings.check_numbers(self, ("epochs", "learning_rate"))
-        settings.check_numbers(self, ("weight_decay",), "at least 0")
-        settings.switch_points_of(self)
+        engine.settings.check_numbers(self, ("epochs", "learning_rate"))
+        engine.settings.check_numbers(self, ("weight_decay",), "at least 0")
+        engine.settings.switch_points_of(self)
 
 
 def open_data(config: Config) -> ClassificationDataset:
     """Opens the data set in --data_dir, or renders the synthetic crops."""
     if config.data_dir:
         return classification.open_dataset(config.data_dir)
-    return synthetic.street_crops()
+    return engine.synthetic.street_crops()
 
 
 def image_size(data: ClassificationDataset) -> int:
@@ -112,16 +101,16 @@ def evaluation_batches(
 def build(config: Config, data: ClassificationDataset) -> tuple[keras.Model, keras.Model]:
     """Returns the student and the compiled model that trains it."""
     size, classes = image_size(data), len(data.class_names)
-    student = students.classifier(config, size, classes)
+    student = engine.students.classifier(config, size, classes)
     if config.method == "none":
-        model = run.Alone(student.input, student.output)
+        model = engine.run.Alone(student.input, student.output)
     else:
         if config.method == "kd":
-            teacher = networks.classifier_to_distil(config, (size, size), classes)
+            teacher = engine.networks.classifier_to_distil(config, (size, size), classes)
         else:
-            teacher = networks.teacher(config, (size, size))
-        points = networks.switch_points(config, teacher, student)
-        model = run.build_model(config, teacher, student, points)
+            teacher = engine.networks.teacher(config, (size, size))
+        points = engine.networks.switch_points(config, teacher, student)
+        model = engine.run.build_model(config, teacher, student, points)
     model.compile(
         optimizer=build_optimizer(config, len(data.train) // config.batch_size),
         loss="sparse_categorical_crossentropy",
@@ -137,7 +126,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.SG
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         thirds, [peak, peak / 10, peak / 100]
     )
-    return optimizers.sgd(schedule, config.weight_decay)
+    return engine.optimizers.sgd(schedule, config.weight_decay)
 
 
 def accuracies() -> list[keras.metrics.Metric]:
@@ -156,7 +145,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns top-1 and top-5 accuracy of the student on the test images in percent."""
     student.compile(loss="sparse_categorical_crossentropy", metrics=accuracies())
-    with run.quiet_about_length():
+    with engine.run.quiet_about_length():
         values = student.evaluate(evaluation_batches(config, data), return_dict=True)
     scores = {name: round(100 * float(values[name]), 3) for name in ("top1", "top5")}
     return {**scores, "skipped_images": data.test.skipped}
@@ -170,9 +159,9 @@ def export(
 ) -> dict[str, Any]:
     """Exports the student; a TFLite file is evaluated on all test images."""
     network = at_size(student, image_size(data), image_size(data))
-    results = run.export(config, network, directory, labels=data.class_names)
-    if "tflite" in settings.exports_of(config):
-        results["tflite_top1"] = evaluation.top1_of_file(
+    results = engine.run.export(config, network, directory, labels=data.class_names)
+    if "tflite" in engine.settings.exports_of(config):
+        results["tflite_top1"] = engine.evaluation.top1_of_file(
             directory / "student.tflite",
             evaluation_batches(config, data, batch_size=1),
             len(data.test),
@@ -180,10 +169,10 @@ def export(
     return results
 
 
-RECIPE = Recipe(
+RECIPE = engine.Recipe(
     config=Config,
     open_data=open_data,
-    synthetic_teacher=lambda data: synthetic_teachers.street_classifier(
+    synthetic_teacher=lambda data: engine.teachers.street_classifier(
         data.train, len(data.class_names), data.image_size
     ),
     build=build,
@@ -197,4 +186,4 @@ RECIPE = Recipe(
 main, prepare, train = RECIPE.main, RECIPE.prepare, RECIPE.train
 
 if __name__ == "__main__":
-    shell.run(RECIPE)
+    engine.shell.run(RECIPE)

@@ -11,7 +11,7 @@ import tiny
 import torch_weights
 import trees
 from keras_hybrid.models.state_dict import EPSILON_KEY
-from keras_hybrid.recipes import synthetic_teachers
+from keras_hybrid.recipes.engine import teachers
 
 CLASSES = "ant", "bee", "cow", "dog"
 
@@ -74,7 +74,7 @@ def _teachers(folder):
     """Of the embedded world, under the names that the recipes look for."""
     network = _features()
     for name in ("street_classifier_32px", "street_segmenter", "pose_network"):
-        network.save(folder / f"{name}_v{synthetic_teachers._VERSION}.keras")
+        network.save(folder / f"{name}_v{teachers._VERSION}.keras")
 
 
 def _features():

@@ -16,14 +16,8 @@ import tiny
 from detectors import backbone, save_people
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
-from keras_hybrid.recipes import (
-    citypersons,
-    evaluation,
-    students,
-    synthetic,
-    synthetic_teachers,
-    workdir,
-)
+from keras_hybrid.recipes import citypersons
+from keras_hybrid.recipes.engine import evaluation, students, synthetic, teachers, workdir
 
 
 def among_categories(path):
@@ -213,8 +207,8 @@ def test_without_data_it_runs_on_drawn_streets(
     monkeypatch.setattr(synthetic, "streets_with_people", few)
     monkeypatch.setattr(synthetic, "STREET_SIZE", (64, 128))
     monkeypatch.setattr(synthetic, "STREET_CROP", (32, 64))
-    joints = functools.partial(synthetic_teachers.joints_at_dusk, 4)
-    monkeypatch.setattr(synthetic_teachers, "joints_at_dusk", lambda _: joints())
+    joints = functools.partial(teachers.joints_at_dusk, 4)
+    monkeypatch.setattr(teachers, "joints_at_dusk", lambda _: joints())
     flags = {"data_dir": "", "teacher": "", "export": "tflite"}
     flags |= {"crop_height": 32, "crop_width": 64, "upscale": 1.0, "min_height": 16.0}
     settings = config(files, tmp_path / "run", **flags)

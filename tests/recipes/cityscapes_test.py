@@ -18,7 +18,8 @@ from detectors import small
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import MeanIoU
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes import cityscapes, students, synthetic, workdir
+from keras_hybrid.recipes import cityscapes
+from keras_hybrid.recipes.engine import students, synthetic, workdir
 from runs import PATH, flags
 from trees import add_cityscapes, grey, halves, save
 

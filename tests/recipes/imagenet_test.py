@@ -20,7 +20,8 @@ from PIL import Image
 import mistakes_process
 import tiny
 from keras_hybrid import applications
-from keras_hybrid.recipes import imagenet, students, workdir
+from keras_hybrid.recipes import imagenet
+from keras_hybrid.recipes.engine import students, workdir
 from runs import PATH, config
 
 

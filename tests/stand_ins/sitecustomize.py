@@ -97,7 +97,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         "keras": _keras,
         "keras_hybrid.data.streets": _streets,
         "keras_hybrid.models.torch_resnet50": _torch_resnet50,
-        "keras_hybrid.recipes.synthetic": _synthetic,
+        "keras_hybrid.recipes.engine.synthetic": _synthetic,
         "benchmarks.study.tables": _study_tables,
     }
 

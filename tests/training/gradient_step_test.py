@@ -10,7 +10,7 @@ import steps
 import tiny
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
-from keras_hybrid.recipes.run import Alone
+from keras_hybrid.recipes.engine.run import Alone
 from keras_hybrid.training.gradient_step import GradientStep
 from replicas import strategy
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from absl import logging
 
-from keras_hybrid.recipes.settings import Config, refuse
+from keras_hybrid.recipes.engine.settings import Config, refuse
 from keras_hybrid.training import atomic_write
 
 

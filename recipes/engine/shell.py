@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
-from keras_hybrid.recipes.engine import Recipe
+from keras_hybrid.recipes.engine.recipe import Recipe
 from keras_hybrid.training import startup
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error

@@ -6,7 +6,7 @@ from PIL import Image
 
 from keras_hybrid.data.detection.dataset import DetectionDataset, People
 from keras_hybrid.metrics import MissRateCurve
-from keras_hybrid.recipes import pictures
+from keras_hybrid.recipes.engine import pictures
 
 
 def pixels(path):

@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from keras_hybrid.recipes import cityscapes, imagenet, run, settings, workdir
+from keras_hybrid.recipes import cityscapes, imagenet
+from keras_hybrid.recipes.engine import run, settings, workdir
 from runs import config
 
 

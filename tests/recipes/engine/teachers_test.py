@@ -2,14 +2,14 @@
 
 import keras
 
-from keras_hybrid.recipes import synthetic_teachers
+from keras_hybrid.recipes.engine import teachers
 
 
 def test_a_teacher_is_trained_in_float32_whatever_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keras.config.set_dtype_policy("mixed_float16")
     image = keras.Input((4, 4, 3))
-    path = synthetic_teachers._cached(
+    path = teachers._cached(
         "tiny", lambda: keras.Model(image, keras.layers.Conv2D(2, 1, name="a")(image))
     )
     assert keras.config.dtype_policy().name == "mixed_float16"

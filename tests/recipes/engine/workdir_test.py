@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from keras_hybrid.recipes import imagenet, workdir
+from keras_hybrid.recipes import imagenet
+from keras_hybrid.recipes.engine import workdir
 
 RESULTS = {"top1": 50.0}
 

@@ -14,7 +14,7 @@ from keras_hybrid.export.student import image_input, load
 from keras_hybrid.hybrid import graph
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.models.torch_resnet50 import load_resnet50
-from keras_hybrid.recipes import settings
+from keras_hybrid.recipes.engine import settings
 from keras_hybrid.training.types import Tensor
 
 _STATE_DICTS = ".npz", ".safetensors"

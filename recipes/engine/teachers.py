@@ -13,8 +13,8 @@ from keras_hybrid import applications, find_stages
 from keras_hybrid.data import classification, segmentation, streets
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.models.torch_resnet50 import resnet50
-from keras_hybrid.recipes import networks, run, synthetic
-from keras_hybrid.recipes.workdir import save_model
+from keras_hybrid.recipes.engine import networks, run, synthetic
+from keras_hybrid.recipes.engine.workdir import save_model
 
 # Increase it with every change of the synthetic data or of a teacher's training.
 _VERSION = 7

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.recipes import (
+from keras_hybrid.recipes.engine import (
     devices,
     networks,
     pictures,
@@ -18,8 +18,8 @@ from keras_hybrid.recipes import (
     settings,
     workdir,
 )
-from keras_hybrid.recipes.checkpoints import skipped_images
-from keras_hybrid.recipes.settings import Config
+from keras_hybrid.recipes.engine.checkpoints import skipped_images
+from keras_hybrid.recipes.engine.settings import Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ import pytest
 
 import tiny
 from keras_hybrid.callbacks import read_rows
-from keras_hybrid.recipes import engine, imagenet, run, workdir
-from keras_hybrid.recipes import shell as shell_lib
+from keras_hybrid.recipes import imagenet
+from keras_hybrid.recipes.engine import recipe, run, workdir
+from keras_hybrid.recipes.engine import shell as shell_lib
 from runs import config, flags, shell, tf_configs
 
 
@@ -113,7 +114,7 @@ def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eage
 
 def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch, eager):
     results = imagenet.main(config(files, tmp_path))
-    monkeypatch.setattr(engine.Recipe, "prepare", None)
+    monkeypatch.setattr(recipe.Recipe, "prepare", None)
     assert imagenet.main(config(files, tmp_path)) == results
 
 
@@ -166,12 +167,12 @@ def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
         Finalized()
         time.sleep(60)
 
-    recipe = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
+    ends = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
     monkeypatch.setattr(sys, "argv", ["recipe", f"--workdir={tmp_path}"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as end:
-            shell_lib.run(recipe)
+            shell_lib.run(ends)
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.value.code == 130

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.recipes.workdir import read_json, write_json
+from keras_hybrid.recipes.engine.workdir import read_json, write_json
 
 _SKIPPED = "skipped_images.json"
 

@@ -8,7 +8,7 @@ from keras_hybrid.hybrid import graph
 from keras_hybrid.models.detection.anchors import CELLS
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
-from keras_hybrid.recipes import networks, settings
+from keras_hybrid.recipes.engine import networks, settings
 
 _FEATURE_STRIDES = 8, 16, 32
 _ANCHORS = 11

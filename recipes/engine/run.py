@@ -15,8 +15,8 @@ import keras_hybrid
 from keras_hybrid import baselines
 from keras_hybrid.callbacks import TransferCurves, plot, read_rows
 from keras_hybrid.hybrid import graph as graph_lib
-from keras_hybrid.recipes import settings
-from keras_hybrid.recipes.checkpoints import Checkpoints
+from keras_hybrid.recipes.engine import settings
+from keras_hybrid.recipes.engine.checkpoints import Checkpoints
 from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.multi_worker import MultiWorkerFit
 

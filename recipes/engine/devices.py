@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.recipes.settings import Config
+from keras_hybrid.recipes.engine.settings import Config
 
 _TF_CONFIG = (
     """TF_CONFIG='{"cluster": {"worker": ["one:2222", "two:2222"]}, """

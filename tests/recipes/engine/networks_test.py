@@ -9,7 +9,7 @@ from keras.src.utils import file_utils
 
 from detectors import backbone
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
-from keras_hybrid.recipes import networks, students
+from keras_hybrid.recipes.engine import networks, students
 
 
 def config(**changes):

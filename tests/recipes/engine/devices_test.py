@@ -8,7 +8,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from keras_hybrid.recipes import devices, imagenet
+from keras_hybrid.recipes import imagenet
+from keras_hybrid.recipes.engine import devices
 
 CLUSTER = {"worker": ["one:2222", "two:2222"]}
 TASK = {"type": "worker", "index": 0}
