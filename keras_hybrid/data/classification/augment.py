@@ -11,6 +11,7 @@ import math
 
 import tensorflow as tf
 
+from keras_hybrid.data import random_crops
 from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
 from keras_hybrid.training.types import Tensor
 
@@ -96,7 +97,7 @@ def resize_center_crop(size: int) -> Transform:
     return Transform(whole, finish)
 
 
-def pad_crop_flip(size: int, padding: int = 4) -> Transform:
+def pad_crop_flip(size: int, padding: int = random_crops.PADDING) -> Transform:
     """A crop shifted by up to `padding` pixels, mirrored in half of the cases: CIFAR.
 
     He et al., "Deep Residual Learning", section 4.2; torchvision's
@@ -107,12 +108,9 @@ def pad_crop_flip(size: int, padding: int = 4) -> Transform:
         del box
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = tf.ensure_shape(image, (size, size, 3))
-        image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
-        top, left = tf.unstack(
-            tf.random.stateless_uniform((2,), crop_seed, 0, 2 * padding + 1, "int32")
-        )
-        image = image[top : top + size, left : left + size]
-        return _as_square(_flip(image, flip_seed), size), label
+        corner = tf.random.stateless_uniform((2,), crop_seed, 0, 2 * padding + 1, "int32")
+        image = random_crops.shifted(image, corner, padding, _is_mirrored(flip_seed))
+        return _as_square(image, size), label
 
     return Transform(whole, finish)
 
@@ -144,7 +142,11 @@ def _between(uniform, low, high):
 
 
 def _flip(image, seed):
-    return mirrored_if(tf.random.stateless_uniform((), seed) < 0.5, image)
+    return mirrored_if(_is_mirrored(seed), image)
+
+
+def _is_mirrored(seed):
+    return tf.random.stateless_uniform((), seed) < 0.5
 
 
 def _as_square(image, size):

@@ -4,15 +4,13 @@ Each function returns a `Transform` from an image uint8 (H, W, 3) and its label 
 (H, W) to float32 (h, w, 3) in 0..255 and uint8 (h, w). Both may also be one array
 (H, W, 4) with the label as the last channel; the result is then float32 (h, w, 4). Images
 are resized bilinearly, label maps by nearest neighbour; padding is black and has the
-label `IGNORED`.
+label 255.
 """
 
 import tensorflow as tf
 
-from keras_hybrid.data.segmentation.dataset import IGNORED
-from keras_hybrid.data.transforms import Transform, mirrored_if, resized, whole
-
-_SCALE = 0.5, 1.5
+from keras_hybrid.data import random_crops
+from keras_hybrid.data.transforms import Transform, whole
 
 
 def random_scale_crop_flip(size: tuple[int, int]) -> Transform:
@@ -28,20 +26,17 @@ def random_scale_crop_flip(size: tuple[int, int]) -> Transform:
     def box(image_size, label, seed):
         del label
         scale_seed, corner_seed, _ = tf.unstack(tf.random.split(seed, 3))
-        scale = tf.random.stateless_uniform((), scale_seed, *_SCALE)
-        part = tf.cast(tf.round(tf.cast(size, "float32") / scale), "int32")
-        room = tf.cast(tf.maximum(image_size - part, 0) + 1, "float32")
-        corner = tf.random.stateless_uniform((2,), corner_seed) * room
-        return tf.concat([tf.cast(corner, "int32"), part], axis=0)
+        scale = tf.random.stateless_uniform(
+            (), scale_seed, *random_crops.LABEL_MAP_SCALES
+        )
+        place = tf.random.stateless_uniform((2,), corner_seed)
+        return random_crops.box_anywhere(image_size, size, scale, place)
 
     def finish(image, labels, box, seed):
-        image, labels = _padded(image, labels, box[2:])
-        image = resized(image, size)
-        labels = tf.image.resize(labels[..., None], size, "nearest")
         flip_seed = tf.random.split(seed, 3)[2]
         mirrored = tf.random.stateless_uniform((), flip_seed) < 0.5
-        image, labels = mirrored_if(mirrored, image), mirrored_if(mirrored, labels)
-        return tf.ensure_shape(image, (*size, 3)), tf.ensure_shape(labels[..., 0], size)
+        image, labels = random_crops.with_label_map(image, labels, box, size, mirrored)
+        return tf.ensure_shape(image, (*size, 3)), tf.ensure_shape(labels, size)
 
     return _of_both(box, finish)
 
@@ -51,7 +46,8 @@ def padded_to_multiple(number: int) -> Transform:
 
     def finish(image, labels, box, seed):
         del seed
-        image, labels = _padded(image, labels, -(-box[2:] // number) * number)
+        least = -(-box[2:] // number) * number
+        image, labels = random_crops.padded_with_labels(image, labels, least)
         return tf.cast(image, "float32"), labels
 
     return _of_both(whole, finish)
@@ -68,17 +64,3 @@ def _of_both(box, finish):
         return tf.concat([image, labels], axis=-1), label
 
     return Transform(box, finish_both)
-
-
-def _padded(image, labels, least):
-    """Pads at the right and at the bottom to at least `least` (height, width)."""
-    after = tf.maximum(least - tf.shape(labels), 0)
-    padding = [[0, after[0]], [0, after[1]]]
-    return tf.cond(
-        tf.reduce_any(after > 0),
-        lambda: (
-            tf.pad(image, [*padding, [0, 0]]),
-            tf.pad(labels, padding, constant_values=IGNORED),
-        ),
-        lambda: (image, labels),
-    )
