@@ -51,15 +51,16 @@ def test_other_backends_leave_the_switch_alone(monkeypatch, backend, named_by):
 
 _BENCHMARKS = _ROOT / "benchmarks"
 _KERAS = "keras", "tensorflow", "keras_hybrid"
-_ON_JAX = "gpu_step.py", "study_gpu.py"
+_ON_JAX = "speed/gpu_step.py", "study/gpu.py"
 
 
 @pytest.mark.skipif(not _BENCHMARKS.exists(), reason="needs a checkout")
 def test_benchmarks_import_the_package_first():
     scripts = [
         path
-        for path in sorted(_BENCHMARKS.glob("*.py"))
-        if "__main__" in path.read_text() and path.name not in _ON_JAX
+        for path in sorted(_BENCHMARKS.rglob("*.py"))
+        if "__main__" in path.read_text()
+        and path.relative_to(_BENCHMARKS).as_posix() not in _ON_JAX
     ]
     assert scripts
     for script in scripts:
@@ -74,10 +75,14 @@ def imported(script):
         if isinstance(statement, ast.Import):
             names = [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):
-            names = [statement.module]
+            names = [f"{statement.module}.{alias.name}" for alias in statement.names]
         for name in names:
-            beside = script.with_name(f"{name}.py")
-            yield from imported(beside) if beside.exists() else [name.split(".")[0]]
+            if name.startswith("benchmarks."):
+                module = _ROOT / name.replace(".", "/")
+                paths = module.with_suffix(".py"), module.parent.with_suffix(".py")
+                yield from imported(next(path for path in paths if path.exists()))
+            else:
+                yield name.split(".")[0]
 
 
 @pytest.mark.parametrize(

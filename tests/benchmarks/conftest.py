@@ -1,4 +1,4 @@
-"""The modules of benchmarks/, which no package has."""
+"""The modules of benchmarks/, which is not installed."""
 
 import importlib
 import pathlib
@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
 def module(monkeypatch):
-    """`module(name)`: one of benchmarks/, as they import each other."""
-    monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module
-    for path in FOLDER.glob("*.py"):
-        sys.modules.pop(path.stem, None)
+    """`module("speed.step_time")`: a module of benchmarks/, imported anew."""
+    monkeypatch.syspath_prepend(ROOT)
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
+        del sys.modules[name]

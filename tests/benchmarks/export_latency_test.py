@@ -9,7 +9,7 @@ import tiny
 
 
 def test_table(module):
-    latency = module("export_latency")
+    latency = module("speed.export_latency")
     student, images = tiny.student(), latency.noise(32, count=2)
     assert images.shape == (2, 32, 32, 3)
     assert images.min() >= 0

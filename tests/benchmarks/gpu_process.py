@@ -1,10 +1,9 @@
-"""`benchmarks/gpu_step.py` with tiny networks, where TensorFlow must stay away."""
+"""`benchmarks.speed.gpu_step` with tiny networks, where TensorFlow must stay away."""
 
 import sys
 
-import gpu_step
-
 import tiny
+from benchmarks.speed import gpu_step
 
 
 def networks(size):

@@ -14,14 +14,14 @@ SIZE = "--image_size=16", "--batch_size=4", "--steps=1", "--rounds=1"
 
 @pytest.fixture
 def gpu(module):
-    return module("gpu_step")
+    return module("speed.gpu_step")
 
 
 @pytest.fixture
 def small_networks(module, monkeypatch):
     """One block in each stage of PyTorch's networks, where it is installed."""
     torch = pytest.importorskip("torch")
-    by_hand = module("torch_hybrid")
+    by_hand = module("speed.torch_hybrid")
     resnet = [(width, 1, stride) for width, _, stride in by_hand._RESNET]
     monkeypatch.setattr(by_hand, "_RESNET", resnet)
     mobilenet = [blocks[:1] for blocks in by_hand._MOBILENET]
@@ -34,10 +34,10 @@ def small_networks(module, monkeypatch):
 
 def test_processes_on_jax(gpu, monkeypatch, tmp_path, capsys):
     here = pathlib.Path(__file__)
-    paths = map(str, (here.parents[2], here.parents[1], here.parents[2] / "benchmarks"))
+    paths = map(str, (here.parents[2], here.parents[1]))
     monkeypatch.setenv("PYTHONPATH", ":".join(paths))
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.setattr(gpu, "__file__", str(here.with_name("gpu_process.py")))
+    monkeypatch.setattr(gpu, "PROGRAM", [str(here.with_name("gpu_process.py"))])
     file = tmp_path / "rows.jsonl"
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     arguments = [*SIZE, "--dtypes=bfloat16", "--libraries=keras_hybrid"]
@@ -83,7 +83,7 @@ def test_flops(gpu):
 @pytest.mark.usefixtures("small_networks")
 def test_flops_in_pytorch(module):
     """A stage of MobileNet as above: 1x1 after a depthwise 3x3."""
-    torch, by_hand = pytest.importorskip("torch"), module("torch_hybrid")
+    torch, by_hand = pytest.importorskip("torch"), module("speed.torch_hybrid")
     teacher, student = by_hand.ResNet50(), by_hand.MobileNet()
     images = torch.zeros(2, 3, 32, 32)
     # 3x3 to 32 channels, depthwise, to 64, at 16x16; then by halves to 1024 at 1x1.

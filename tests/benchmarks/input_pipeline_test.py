@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def benchmark(module):
-    return module("input_pipeline")
+    return module("speed.input_pipeline")
 
 
 def quick(benchmark, **changes):

@@ -5,7 +5,7 @@ import pytest
 
 
 def test_ratios_are_of_one_round(module, monkeypatch):
-    times = module("step_time")
+    times = module("speed.step_time")
     monkeypatch.setattr(times.machine, "describe", lambda *packages: str(packages))
     seconds = {
         times.PLAIN: [1.0, 2.0, 1.0],
@@ -29,7 +29,7 @@ def test_ratios_are_of_one_round(module, monkeypatch):
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
 def test_batches(module, task):
-    pair = module("step_pairs").build(task, "ResNet50", "MobileNet", 64, 3, (2,))
+    pair = module("speed.step_pairs").build(task, "ResNet50", "MobileNet", 64, 3, (2,))
     assert pair.images.shape == (3, 64, 64 if task == "classification" else 128, 3)
     if task == "classification":
         assert pair.targets.shape == (3,)

@@ -2,9 +2,12 @@
 
 import types
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
+
+from keras_hybrid.models.segmentation import evaluation
 
 CLASSES = 3
 
@@ -26,7 +29,7 @@ def small(module, tmp_path):
         arrays[f"x_{part}"] = images.astype("uint8")
     arrays["y_test"] %= 10
     np.savez(tmp_path / "images.npz", **arrays)
-    module("study_arrays").pack_small(tmp_path / "images.npz", tmp_path / "small")
+    module("study.arrays").pack_small(tmp_path / "images.npz", tmp_path / "small")
     return types.SimpleNamespace(folder=tmp_path / "small", **arrays)
 
 
@@ -49,16 +52,16 @@ def maps(tmp_path):
 
 def test_small_images_come_back_as_they_were(module, small):
     for part in ("train", "test"):
-        images, labels = module("study_arrays").read_small(small.folder, part)
+        images, labels = module("study.arrays").read_small(small.folder, part)
         np.testing.assert_array_equal(images, getattr(small, f"x_{part}"))
         np.testing.assert_array_equal(labels, getattr(small, f"y_{part}")[:, 0])
 
 
 def test_small_crops_are_shifted_mirrored_and_all_there(module, small):
-    config = {"batch_size": 500, "seed": 1, "epochs": 2}
-    data = module("study_arrays").SmallImages(config, small.folder)
-    assert (data.epochs, data.steps_per_epoch) == (2, 4)
-    batches = list(data.training_batches())
+    config = {"batch_size": 500, "seed": 1}
+    data = module("study.arrays").SmallImages(config, small.folder)
+    assert data.steps_per_epoch == 4
+    batches = list(data.training_batches(2))
     assert len(batches) == 8
     padded = np.pad(small.x_train, [(0, 0), (4, 4), (4, 4), (0, 0)])
     seen, shifts, mirrored = [], set(), 0
@@ -82,31 +85,37 @@ def test_small_crops_are_shifted_mirrored_and_all_there(module, small):
     assert 900 < mirrored < 1100
     # Of the second epoch in another order, of the same seed the same.
     assert (batches[0][1] != batches[4][1]).any()
-    again = next(iter(data.training_batches()))
+    again = next(iter(data.training_batches(2)))
     np.testing.assert_array_equal(again[0], batches[0][0])
 
 
 def test_top1_and_top5(module, small):
-    data = module("study_arrays").SmallImages(
-        {"batch_size": 500, "seed": 0, "epochs": 1}, small.folder
-    )
-    labels = small.y_test[:, 0]
+    config = {"batch_size": 500, "seed": 0}
+    data = module("study.arrays").SmallImages(config, small.folder)
+    # The first pixel of image i is (1 + i // 200, 1 + i % 200, 1), and its class i % 10.
+    image = keras.Input((8, 8, 3))
+    number = 200 * image[:, 0, 0, 0] + image[:, 0, 0, 1] - 201
     # The truth is in place 1 of the first 300, in place 3 of 200 more, else in place 6.
-    place = np.repeat([0, 2, 5], [300, 200, 500])
-    order = (np.arange(10)[None] - place[:, None] + labels[:, None]) % 10
-    scores = np.empty((1000, 10))
-    np.put_along_axis(scores, order, np.arange(10, 0, -1.0)[None], axis=1)
-    student = types.SimpleNamespace(predict=lambda images, **_: scores)
-    results = data.evaluate(student)
+    place = 2 * keras.ops.cast(number >= 300, "float32")
+    place += 3 * keras.ops.cast(number >= 500, "float32")
+    better = (number[:, None] - keras.ops.arange(10, dtype="float32")) % 10
+    scores = -((better + place[:, None]) % 10)
+    model = keras.Model(image, keras.ops.softmax(scores))
+    metrics = [
+        keras.metrics.SparseCategoricalAccuracy(name="top1"),
+        keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
+    ]
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=metrics)
+    results = data.evaluate(model)
     assert (results["top1"], results["top5"]) == (30.0, 50.0)
 
 
 def test_label_maps_go_with_their_crops(module, maps):
     size = {"crop_height": 32, "crop_width": 40}
-    config = {"batch_size": 2, "seed": 0, "steps": 21, **size}
-    data = module("study_arrays").SegmentationDataset(config, maps)
-    assert (data.epochs, data.steps_per_epoch) == (11, 2)
-    images, labels = (np.concatenate(x) for x in zip(*data.training_batches()))
+    config = {"batch_size": 2, "seed": 0, **size}
+    data = module("study.arrays").LabelMaps(config, maps)
+    assert data.steps_per_epoch == 2
+    images, labels = (np.concatenate(x) for x in zip(*data.training_batches(11)))
     assert images.shape == (44, 32, 40, 3)
     assert labels.shape == (44, 32, 40)
     # Away from edges the colour is the class's, or black beside the image.
@@ -117,9 +126,8 @@ def test_label_maps_go_with_their_crops(module, maps):
 
 
 def test_mean_iou_of_whole_images(module, maps, monkeypatch):
-    arrays = module("study_arrays")
-    config = {"batch_size": 1, "seed": 0, "steps": 1, "crop_height": 8, "crop_width": 8}
-    data = arrays.SegmentationDataset(config, maps)
+    config = {"batch_size": 1, "seed": 0, "crop_height": 8, "crop_width": 8}
+    data = module("study.arrays").LabelMaps(config, maps)
     sizes = []
 
     def predict(images):
@@ -129,8 +137,8 @@ def test_mean_iou_of_whole_images(module, maps, monkeypatch):
         return np.where(labels == 1, 2, labels)
 
     network = types.SimpleNamespace(predict_on_batch=predict)
-    monkeypatch.setattr(arrays, "at_size", lambda student, *size: student)
-    monkeypatch.setattr(arrays, "with_label_map", lambda student: student)
+    monkeypatch.setattr(evaluation, "at_size", lambda student, *size: student)
+    monkeypatch.setattr(evaluation, "with_label_map", lambda student: student)
     results = data.evaluate(network)
     assert sizes == [(1, 64, 64, 3)] * 2  # of 36x60
     truth = [np.asarray(Image.open(maps / "testannot" / f"{i}.png")) for i in range(2)]

@@ -1,6 +1,10 @@
 """A cell that is packed here and run there is the one that its row plans."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,30 +12,29 @@ import pytest
 
 import tiny
 from detectors import backbone, save_people
-from keras_hybrid.models.detection import anchors
 
 
 @pytest.fixture
 def pack(module, monkeypatch, tmp_path):
-    """`pack(recipe, settings, rows)`: a table "tiny" to tmp_path/pack."""
+    """`pack(recipe, settings, rows)`: a table "tiny", packed to tmp_path/pack."""
 
     def pack(recipe, settings, rows):
-        gpu, plan = module("study_gpu"), module("study_plan")
-        table = plan.Table(recipe, settings, lambda: rows, lambda results: 0)
-        monkeypatch.setitem(plan.TABLES, "tiny", table)
-        monkeypatch.setattr(module("study_materials"), "TEACHERS", ["teacher.keras"])
+        gpu, plan = module("study.gpu"), module("study.plan")
+        table = plan.Table("tiny", recipe, settings, lambda: rows, lambda results: 0)
+        monkeypatch.setattr(module("study.materials"), "TEACHERS", ["teacher.keras"])
         monkeypatch.chdir(tmp_path)
         (tmp_path / "pack").mkdir()
         gpu.pack_teachers(tmp_path / "pack")
-        gpu.pack("tiny", tmp_path / "pack")
+        gpu.pack(table, tmp_path / "pack")
+        return table
 
     return pack
 
 
 @pytest.fixture
 def packed(module, pack, tmp_path):
-    """(study_gpu, pack's folder) of a table with two rows, whose teacher is a file."""
-    gpu, plan = module("study_gpu"), module("study_plan")
+    """(module, table, pack's folder) of two rows, whose teacher is a file."""
+    gpu, plan = module("study.gpu"), module("study.plan")
     tiny.student(channels=(6, 8, 10)).save(tmp_path / "teacher.keras")
     tiny.student().save(tmp_path / "student.keras")
     random = np.random.default_rng(0)
@@ -46,19 +49,19 @@ def packed(module, pack, tmp_path):
         "none": plan.Row({"method": "none", "student": "teacher.keras"}),
         "ours": plan.Row({"method": "hybrid", **taught}, {"switch_points": [4]}),
     }
-    pack("imagenet", settings, rows)
+    table = pack("imagenet", settings, rows)
     cells = (tmp_path / "pack" / "tiny.json").read_text()
     # XLA takes a minute here.
     cells = cells.replace('"jit_compile": "auto"', '"jit_compile": false')
     (tmp_path / "pack" / "tiny.json").write_text(cells)
-    return gpu, tmp_path / "pack"
+    return gpu, table, tmp_path / "pack"
 
 
 def test_lines(packed):
-    gpu, folder = packed
+    gpu, table, folder = packed
     monitored = {}
     for row, seed in (("none", 0), ("ours", 3)):
-        line = gpu.run_cell("tiny", row, seed, folder)
+        line = gpu.run_cell(table, row, seed, folder)
         assert (line["row"], line["seed"], line["config"]["seed"]) == (row, seed, seed)
         assert line["config"]["method"] == {"none": "none", "ours": "hybrid"}[row]
         assert line["results"]["training_images"] == 1000
@@ -73,7 +76,7 @@ def test_lines(packed):
 
 
 def test_the_model_is_what_the_recipe_made(packed):
-    gpu, folder = packed
+    gpu, table, folder = packed
     cell = json.loads((folder / "tiny.json").read_text())["ours"]
     model = keras.saving.deserialize_keras_object(cell["model"])
     gpu.start(model, cell["config"], folder)
@@ -93,7 +96,7 @@ def test_weights_of_another_network(module, tmp_path):
     student = tiny.student()
     kernel = student.weights[0].numpy()
     np.savez(tmp_path / "some.npz", **{student.weights[0].path: kernel + 1})
-    assign = module("study_gpu").assign
+    assign = module("study.gpu").assign
     assign(student, tmp_path / "some.npz")
     np.testing.assert_array_equal(student.weights[0], kernel + 1)
     np.savez(tmp_path / "other.npz", **{"conv1/kernel": kernel, "conv9/kernel": kernel})
@@ -101,8 +104,8 @@ def test_weights_of_another_network(module, tmp_path):
         assign(student, tmp_path / "other.npz")
 
 
-def test_a_line_of_people(module, pack, monkeypatch, tmp_path):
-    gpu, plan = module("study_gpu"), module("study_plan")
+def test_a_line_of_people(module, pack, tmp_path):
+    gpu, plan = module("study.gpu"), module("study.plan")
     for part in ("train", "test"):
         save_people(tmp_path / "images", part, 4)
     backbone((4, 8, 8, 8, 8), 1 / 255).save(tmp_path / "backbone.keras")
@@ -120,15 +123,21 @@ def test_a_line_of_people(module, pack, monkeypatch, tmp_path):
         "units": 16,
     }
     rows = {"ours": plan.Row({"method": "hybrid"})}
-    pack("citypersons", settings, rows)
-
-    def refuse(*_):
-        raise AssertionError("keras-cv is not there")
-
-    monkeypatch.setattr(anchors, "anchors_of", refuse)
-    line = gpu.run_cell("tiny", "ours", 3, tmp_path / "pack")
+    table = pack("citypersons", settings, rows)
+    line = gpu.run_cell(table, "ours", 3, tmp_path / "pack")
     assert line["results"]["test_images"] == 4
     assert line["results"]["miss_rate"]["learned"] <= 100
     assert len(line["curves"]["fppi"]) == len(line["curves"]["learned"]) == 61
     assert {"balance", "student_loss", "student_first_loss"} <= set(line["epochs"])
     json.dumps(line)
+
+
+def test_a_run_needs_no_tensorflow():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_datasets")))
+import benchmarks.study.gpu
+"""
+    root = pathlib.Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "KERAS_BACKEND": "jax"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, check=True)

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture
 def lines(module, monkeypatch, tmp_path):
     """A table of CamVid with a line a tuple (row, seed, mIoU, seconds)."""
-    plan = module("study_plan")
+    plan = module("study.plan")
     monkeypatch.setattr(plan, "LINES", tmp_path)
 
     def write(*runs, table="camvid"):
@@ -25,15 +25,15 @@ def lines(module, monkeypatch, tmp_path):
 
 
 def test_the_page_is_what_the_lines_say(module):
-    report = module("study_report")
+    report = module("study.report")
     page = (ROOT / "docs" / "results.md").read_text()
-    assert report.rendered(page) == page, "run benchmarks/study_report.py"
+    assert report.rendered(page) == page, "run benchmarks.study.report"
     for name in report.BLOCKS:
         assert f"<!-- {name} -->" in page
 
 
 def test_a_block_is_replaced_and_prose_stays(module, monkeypatch):
-    report = module("study_report")
+    report = module("study.report")
     monkeypatch.setattr(report, "BLOCKS", {"one": lambda: "new", "two": lambda: "newer"})
     page = "a\n<!-- one -->\n{}<!-- end -->\nb\n<!-- two -->\n{}<!-- end -->\nc\n"
     page, expected = page.format("", "old\nolder\n"), page.format("new\n", "newer\n")
@@ -42,7 +42,7 @@ def test_a_block_is_replaced_and_prose_stays(module, monkeypatch):
 
 
 def test_gains_are_paired_by_seed(module, lines):
-    report = module("study_report")
+    report = module("study.report")
     none = [("none", 0, 20.0, [3, 5, 7]), ("none", 1, 30.0, [3, 5, 7])]
     ours = [("pose, ours", 0, 21.0, [9, 19, 29]), ("pose, ours", 1, 33.0, [9, 19, 29])]
     # The runs that were done first stand last.
@@ -57,7 +57,7 @@ def test_gains_are_paired_by_seed(module, lines):
 
 
 def test_figures_of_two_machines_are_paired_on_each(module, lines):
-    report = module("study_report")
+    report = module("study.report")
     lines(("none", 0, 20.0, [3, 5]), ("pose, ours", 0, 21.0, [9, 19]))
     there = ("none", 0, 30.0, [1, 2]), ("pose, ours", 0, 33.0, [1, 2])
     lines(*there, ("VGG16, ours", 0, 29.0, [1, 2]), table="camvid_gpu")
@@ -69,22 +69,22 @@ def test_figures_of_two_machines_are_paired_on_each(module, lines):
 
 
 def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
-    plan = module("study_plan")
-    rows = plan.TABLES["people_weights"].rows()
+    plan, tables = module("study.plan"), module("study.tables").TABLES
+    rows = tables["people_weights"].rows()
     at = [row for row in rows if row.startswith("at ")]
     figures = {row: [60.0] for row in at} | {at[1]: [59.0]}
     monkeypatch.setattr(plan, "results", lambda table: figures)
     # Of miss rates the lowest.
-    assert plan.best_weight("people_weights", "at") == float(at[1].split()[1])
-    assert "at" in plan.TABLES["people"].rows()
+    assert plan.best_weight(tables["people_weights"], "at") == float(at[1].split()[1])
+    assert "at" in tables["people"].rows()
     del figures[at[0]]
-    assert plan.best_weight("people_weights", "at") is None
-    assert "at" not in plan.TABLES["people"].rows()
+    assert plan.best_weight(tables["people_weights"], "at") is None
+    assert "at" not in tables["people"].rows()
 
 
 def test_every_line_is_the_run_that_its_row_plans(module):
-    plan = module("study_plan")
-    for name, table in plan.TABLES.items():
+    plan = module("study.plan")
+    for name, table in module("study.tables").TABLES.items():
         rows = table.rows()
         for (row, seed), run in plan.read(name).items():
             assert seed in rows[row].seeds
@@ -97,7 +97,7 @@ def test_every_line_is_the_run_that_its_row_plans(module):
 
 
 def test_pictures(module, tmp_path):
-    plots = module("study_plots")
+    plots = module("study.plots")
     for name, draw in plots.PICTURES.items():
         draw(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ def by_hand(module):
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more wait for each other where cores are busy
-    yield module("torch_hybrid")
+    yield module("speed.torch_hybrid")
     torch.set_num_threads(threads)
 
 

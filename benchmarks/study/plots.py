@@ -6,10 +6,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import study_plan
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study_plan import NONE, OURS, TABLES
+
+from benchmarks.study import plan
+from benchmarks.study.plan import NONE, OURS
+from benchmarks.study.tables import TABLES
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 
@@ -18,7 +20,7 @@ def draw_cifar10(path: str | os.PathLike) -> None:
     """Plots figures of all rows, training curves (Fig. 5, 6), and alpha."""
     figure = Figure(figsize=(15, 8), layout="constrained")
     parts = figure.subplot_mosaic([["rows", "loss", "top1"], ["rows", "paths", "alpha"]])
-    runs = study_plan.read("cifar10")
+    runs = plan.read("cifar10")
     draw_rows(
         parts["rows"], ["cifar10"], "top-1 in % on the test images, one dot per seed"
     )
@@ -54,9 +56,7 @@ def draw_camvid(path: str | os.PathLike) -> None:
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[2, 3, 2])
     tables = "camvid", "camvid_gpu"
-    runs = [
-        (*cell, run) for table in tables for cell, run in study_plan.read(table).items()
-    ]
+    runs = [(*cell, run) for table in tables for cell, run in plan.read(table).items()]
     draw_rows(left, tables, "mIoU in %, one dot per run, orange on a GPU")
     ours = [row for row in TABLES["camvid"].rows() if row == NONE or OURS in row]
     for i, row in enumerate(ours):
@@ -87,9 +87,7 @@ def draw_people(path: str | os.PathLike) -> None:
     figure = Figure(figsize=(18, 4.5), layout="constrained")
     left, *rates, right = figure.subplots(1, 4)
     tables = "people", "people_gpu"
-    runs = [
-        (row, run) for table in tables for (row, _), run in study_plan.read(table).items()
-    ]
+    runs = [(row, run) for table in tables for (row, _), run in plan.read(table).items()]
     draw_rows(left, tables, "MR^-2 in %, one dot per run, orange on a GPU")
     rows = [row for row in TABLES["people"].rows() if row in dict(runs)]
     subsets = {"learned": "training subset", "reasonable": "reasonable subset"}
@@ -125,7 +123,7 @@ PICTURES = {"cifar10": draw_cifar10, "camvid": draw_camvid, "people": draw_peopl
 
 def draw_rows(axis: Axes, tables: Sequence[str], title: str) -> None:
     """Plots a line per row: a dot per run in its table's colour, a bar at the mean."""
-    figures = [study_plan.results(table) for table in tables]
+    figures = [plan.results(TABLES[table]) for table in tables]
     rows = [row for row in TABLES[tables[0]].rows() if any(row in f for f in figures)]
     for i, row in enumerate(rows):
         of_row = [of_table.get(row, []) for of_table in figures]

@@ -1,8 +1,8 @@
 """Time of a hybrid training step, compared with the steps that it is made of.
 
-    python benchmarks/step_time.py
-    python benchmarks/step_time.py --student=MobileNetV2
-    python benchmarks/step_time.py --task=detection --image_size=256 --batch_size=2
+    python -m benchmarks.speed.step_time
+    python -m benchmarks.speed.step_time --student=MobileNetV2
+    python -m benchmarks.speed.step_time --task=detection --image_size=256 --batch_size=2
 
 By default, ResNet-50 teaches MobileNet V1 at 224x224 with batch size 16. Weights and
 images are random. All contenders take turns in one process, so that a slow minute of the
@@ -33,13 +33,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
-import machine
-import step_pairs
 import tensorflow as tf
 from absl import app
 from etils import eapp
 
-from keras_hybrid.recipes import devices, run
+from benchmarks import machine
+from benchmarks.speed import step_pairs
+from keras_hybrid.recipes.engine import devices, run
 
 PLAIN, FORWARD, GRADIENT = "plain student", "teacher forward", "teacher input gradient"
 DISTILLER, NAIVE, HYBRID = "keras Distiller", "naive hybrid", "keras_hybrid"
@@ -141,8 +141,11 @@ def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
         return training(method(teacher, student, switch_points=points))
 
     def recipe(step):
-        in_recipe = devices.leaves_settings(lambda _: step())
-        return lambda: in_recipe(types.SimpleNamespace(mixed_precision=False))
+        def in_recipe():
+            with devices.settings_of(types.SimpleNamespace(mixed_precision=False)):
+                return step()
+
+        return in_recipe
 
     def alone():
         student = pair.student()
@@ -175,7 +178,8 @@ def in_torch(
     PyTorch's convolutions are faster in it.
     """
     import torch
-    import torch_hybrid
+
+    from benchmarks.speed import torch_hybrid
 
     layout = torch.channels_last
     images = torch.from_numpy(pair.images).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """Overfits Faster R-CNN to four images, on both backbones of the paper.
 
-    python benchmarks/overfit.py > benchmarks/overfit.txt
+    python -m benchmarks.checks.overfit > benchmarks/checks/overfit.txt
 
 The networks have their full width and train from scratch on the first four synthetic
 streets with people, for some minutes each on two cores. Prints the loss before and after,
@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_hybrid.data import detection
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
-from keras_hybrid.recipes import embedded, networks
+from keras_hybrid.recipes.engine import networks, synthetic
 
 _STEPS = {"MobileNet": 300, "ResNet50": 400}
 _LEARNING_RATE = 2e-3
@@ -25,7 +25,7 @@ _SCORE, _IOU = 0.5, 0.5
 
 
 def main() -> None:
-    data = embedded.streets_with_people("day", training_images=4, test_images=1)
+    data = synthetic.streets_with_people("day", training_images=4, test_images=1)
     images, truth = next(iter(data.train.batches(4, detection.augment.enlarged(1.0, 32))))
     truth = {name: truth[name] for name in ("boxes", "labels")}
     for name, steps in _STEPS.items():

@@ -1,6 +1,6 @@
 """Throughput of the input pipelines, compared with two hand-written ones.
 
-    python benchmarks/input_pipeline.py
+    python -m benchmarks.speed.input_pipeline
 
 They read synthetic photographs of realistic file sizes from a temporary folder: class
 folders, images with label maps, and images with boxes in COCO-style JSON. Of the two
@@ -26,15 +26,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-import hand_written
 import keras
-import machine
 import numpy as np
-import photographs
 import tensorflow as tf
 from absl import app
 from etils import eapp
 
+from benchmarks import machine
+from benchmarks.speed import hand_written, photographs
 from keras_hybrid.data import classification, detection, segmentation
 
 OURS, WHOLE, CROP = "keras_hybrid", "by hand, whole images", "by hand, crop first"

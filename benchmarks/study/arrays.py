@@ -1,7 +1,7 @@
-"""Images, crops and evaluation of the study without TensorFlow.
+"""Data sets of the study where TensorFlow is missing.
 
-NumPy and Pillow do here what the recipes do with `tf.data`: they sample the same kind of
-random crops, with other random numbers, and evaluate in the same way.
+Crops and evaluation are those of the recipes. NumPy draws the random numbers, which are
+others than TensorFlow's.
 """
 
 import collections
@@ -15,14 +15,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_hybrid.metrics import MeanIoU
-from keras_hybrid.models.segmentation.deeplab_v2 import at_size, with_label_map
+from keras_hybrid.data import random_crops
+from keras_hybrid.models.segmentation import evaluation
 
 _TILES = 25, 40  # rows and columns of small images in a file
-_PADDING = 4  # pixels around small images
-_SCALE = 0.5, 1.5  # range of the scales of crops from photographs
 MULTIPLE = 32  # pixels; evaluation pads photographs to multiples of it
-_IGNORED = 255
 _AHEAD, _THREADS = 8, 2  # batches made in advance, and threads that make them
 
 
@@ -62,7 +59,6 @@ class SmallImages:
         folder: Folder that `pack_small` wrote.
 
     Attributes:
-        epochs: Number of epochs.
         steps_per_epoch: Number of full batches per epoch.
     """
 
@@ -70,115 +66,105 @@ class SmallImages:
         self._images, self._labels = read_small(folder, "train")
         self._test = read_small(folder, "test")
         self._config = config
-        self.epochs = config["epochs"]
         self.steps_per_epoch = len(self._images) // config["batch_size"]
 
-    def training_batches(self) -> Iterator[tuple[np.ndarray, Any]]:
+    def training_batches(self, epochs: int) -> Iterator[tuple[np.ndarray, Any]]:
         """Returns batches of crops shifted by a few pixels.
 
         They are mirrored in half of the cases.
         """
-        sides = _PADDING, _PADDING
-        padded = np.pad(self._images, [(0, 0), sides, sides, (0, 0)])
-        size = self._images.shape[1]
 
         def crop(index, random):
-            top, left = random.integers(0, 2 * _PADDING + 1, 2)
-            image = padded[index, top : top + size, left : left + size]
-            return image[:, :: random.choice([-1, 1])], self._labels[index]
+            corner = random.integers(0, 2 * random_crops.PADDING + 1, 2)
+            mirrored = random.choice([-1, 1]) < 0
+            image = random_crops.shifted(
+                self._images[index], corner, random_crops.PADDING, mirrored
+            )
+            return image, self._labels[index]
 
-        return batches(crop, len(self._images), self.epochs, self._config)
+        return batches(crop, len(self._images), epochs, self._config)
 
-    def evaluate(self, student: keras.Model) -> dict[str, Any]:
-        """Returns top-1 and top-5 accuracy in percent."""
+    def evaluate(self, model: keras.Model) -> dict[str, Any]:
+        """Returns top-1 and top-5 accuracy in percent, the metrics of the model."""
         images, labels = self._test
-        scores = student.predict(images.astype("float32"), batch_size=500, verbose=0)
-        better = (scores > np.take_along_axis(scores, labels[:, None], axis=1)).sum(1)
+        values = model.evaluate(
+            images.astype("float32"), labels, batch_size=500, return_dict=True, verbose=0
+        )
         return {
             "training_images": len(self._images),
             "test_images": len(images),
-            "top1": round(100 * float(np.mean(better < 1)), 3),
-            "top5": round(100 * float(np.mean(better < 5)), 3),
+            **{name: round(100 * float(values[name]), 3) for name in ("top1", "top5")},
         }
 
 
-class SegmentationDataset:
-    """Data set of the recipe `cityscapes`: CamVid-style folders, images of one size.
+class LabelMaps:
+    """Data set of the recipe `cityscapes`: CamVid-style folders.
 
     Args:
         config: Fields of the recipe's `Config`.
         folder: Path of the data set.
 
     Attributes:
-        epochs: Number of epochs: the steps rounded up to a whole one.
         steps_per_epoch: Number of full batches per epoch.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: pathlib.Path) -> None:
         names = (folder / "classes.txt").read_text().split()
-        self._names = [name for name in names if name != "Void"]
+        self._names = tuple(name for name in names if name != "Void")
         self._train = self._read(folder, "train")
         self._test = self._read(folder, "test")
         self._config = config
         self.steps_per_epoch = len(self._train) // config["batch_size"]
-        self.epochs = -(-config["steps"] // self.steps_per_epoch)
 
     def _read(self, folder, part):
         """Returns a list of (image, label map)."""
         pairs = []
         for file in sorted((folder / part).iterdir()):
             labels = np.asarray(Image.open(folder / f"{part}annot" / f"{file.stem}.png"))
-            labels = np.where(labels < len(self._names), labels, _IGNORED)
-            labels = Image.fromarray(labels.astype("uint8"))
-            pairs.append((Image.open(file).convert("RGB"), labels))
+            labels = np.where(labels < len(self._names), labels, random_crops.IGNORED)
+            image = np.asarray(Image.open(file).convert("RGB"))
+            pairs.append((image, labels.astype("uint8")))
         return pairs
 
-    def training_batches(self) -> Iterator[tuple[np.ndarray, Any]]:
+    def training_batches(self, epochs: int) -> Iterator[tuple[np.ndarray, Any]]:
         """Returns batches of random crops at random scales.
 
         They are mirrored in half of the cases.
         """
-        size = np.array([self._config["crop_width"], self._config["crop_height"]])
+        size = self._config["crop_height"], self._config["crop_width"]
 
         def crop(index, random):
             image, labels = self._train[index]
-            part = np.round(size / random.uniform(*_SCALE)).astype(int)
-            room = np.maximum(image.size, part) - part + 1
-            corner = (random.uniform(size=2) * room).astype(int)
-            image = image.crop((*corner, *(corner + part)))
-            canvas = Image.new("L", tuple(part), _IGNORED)
-            canvas.paste(labels, tuple(-corner))
-            image = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-            labels = np.asarray(canvas.resize(size, Image.Resampling.NEAREST))
-            step = random.choice([-1, 1])
-            return image[:, ::step], labels[:, ::step].astype("int32")
+            image_size = np.array(labels.shape)
+            scale = random.uniform(*random_crops.LABEL_MAP_SCALES)
+            place = random.uniform(size=2)[::-1]
+            mirrored = random.choice([-1, 1]) < 0
+            box = random_crops.box_anywhere(image_size, size, scale, place)
+            parts = random_crops.cut(image, box), random_crops.cut(labels, box)
+            image, labels = random_crops.with_label_map(*parts, box, size, mirrored)
+            return image, labels.astype("int32")
 
-        return batches(crop, len(self._train), self.epochs, self._config)
+        return batches(crop, len(self._train), epochs, self._config)
 
-    def evaluate(self, student: keras.Model) -> dict[str, Any]:
-        """Returns mIoU and IoU of each class in percent.
-
-        The IoU of a class that neither occurs nor is predicted is None.
-        """
-        width, height = self._test[0][0].size
-        padding = [(0, -height % MULTIPLE), (0, -width % MULTIPLE)]
-        size = height + padding[0][1], width + padding[1][1]
-        network = with_label_map(at_size(student, *size))
-        metric = MeanIoU(len(self._names))
-        for image, labels in self._test:
-            image = np.pad(np.asarray(image, "float32"), [*padding, (0, 0)])
-            labels = np.pad(np.asarray(labels), padding, constant_values=_IGNORED)
-            metric.update_state(labels[None], network.predict_on_batch(image[None]))
-        iou = dict(zip(self._names, 100 * metric.result_per_class()))
+    def evaluate(self, model: keras.Model) -> dict[str, Any]:
+        """Returns mIoU and IoU of each class in percent."""
+        results = evaluation.mean_iou(
+            getattr(model, "student", model),
+            self._test_batches(),
+            len(self._test),
+            self._names,
+        )
         return {
             "training_images": len(self._train),
             "test_images": len(self._test),
-            "miou": round(100 * float(metric.result()), 3),
-            "iou": {
-                name: None if np.isnan(value) else round(float(value), 3)
-                for name, value in iou.items()
-            },
+            **results,
         }
+
+    def _test_batches(self):
+        for image, labels in self._test:
+            least = -(-np.array(labels.shape) // MULTIPLE) * MULTIPLE
+            image, labels = random_crops.padded_with_labels(image, labels, least)
+            yield image[None].astype("float32"), labels[None]
 
 
 def batches(

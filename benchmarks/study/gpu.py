@@ -1,18 +1,16 @@
 """Runs tables of the study on a GPU with Keras's JAX backend, without TensorFlow.
 
-    python benchmarks/study_gpu.py pack TABLE ... --pack=DIR --materials=DIR --work=DIR
-    KERAS_BACKEND=jax python benchmarks/study_gpu.py run TABLE ... --pack=DIR
+    python -m benchmarks.study.gpu pack TABLE ... --pack=DIR --materials=DIR --work=DIR
+    KERAS_BACKEND=jax python -m benchmarks.study.gpu run TABLE ... --pack=DIR
 
 `pack` needs TensorFlow. The recipes build and compile the model of each row; `pack`
-writes the configuration of the models, the teachers' weights in float16, the images, and
-the anchors of detectors, which keras-cv makes with TensorFlow. `run` trains and evaluates
-the packed cells, each in a process of its own, `--jobs` at a time. A finished one is
-appended to benchmarks/study/TABLE.jsonl and not repeated. JAX and NumPy sample initial
-weights, data order and crops.
+writes the configuration of the models, the teachers' weights in float16 and the images.
+`run` trains and evaluates the packed cells, each in a process of its own, `--jobs` at a
+time. A finished one is appended to benchmarks/study/TABLE.jsonl and not repeated. JAX and
+NumPy sample initial weights, data order and crops.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,37 +21,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
-import study
-import study_arrays
-import study_materials
-import study_people
-import study_plan
 
+from benchmarks.study import arrays, cifar10, materials, people_arrays, plan, run
+from benchmarks.study.tables import TABLES
 from keras_hybrid import HybridTransfer, baselines
-from keras_hybrid.models.detection import anchors
-from keras_hybrid.models.detection.detection_head import DetectionHead
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.training import atomic_write
 
 _KINDS = {k.__name__: k for k in (HybridTransfer, baselines.FeatureTransfer, FasterRCNN)}
 _DATA = {
-    "imagenet": study_arrays.SmallImages,
-    "cityscapes": study_arrays.SegmentationDataset,
-    "citypersons": study_people.PeopleBoxes,
+    "imagenet": arrays.SmallImages,
+    "cityscapes": arrays.LabelMaps,
+    "citypersons": people_arrays.PeopleBoxes,
 }
-_TUNED, _ANCHORS = "tuned.npz", "anchors.npz"
+_TUNED = "tuned.npz"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("pack", "run"))
-    tables = [name for name, table in study_plan.TABLES.items() if table.gpu]
+    tables = [name for name, table in TABLES.items() if table.gpu]
     parser.add_argument("tables", nargs="+", choices=tables)
     parser.add_argument("--pack", type=pathlib.Path, required=True)
     parser.add_argument("--materials", type=pathlib.Path)
@@ -66,98 +58,66 @@ def main() -> None:
     options.pack = options.pack.resolve()
     if options.cell:
         row, seed = options.cell
-        print(json.dumps(run_cell(*options.tables, row, int(seed), options.pack)))
+        cell = run_cell(TABLES[options.tables[0]], row, int(seed), options.pack)
+        print(json.dumps(cell))
     elif options.command == "pack":
-        study_materials.prepare(options.materials.resolve(), options.work)
+        materials.prepare(options.materials.resolve(), options.work)
         options.pack.mkdir(parents=True, exist_ok=True)
         os.chdir(options.work)
         pack_teachers(options.pack)
-        for table in options.tables:
-            pack(table, options.pack)
+        for name in options.tables:
+            pack(TABLES[name], options.pack)
     else:
-        for table in options.tables:
-            run = functools.partial(run_process, table, options)
-            study.run_cells(table, run, options.jobs)
+        for name in options.tables:
+            cell = functools.partial(run_process, name, options)
+            run.run_cells(TABLES[name], cell, options.jobs)
 
 
 def pack_teachers(folder: pathlib.Path) -> None:
     """Writes the teachers' weights in float16, by path."""
-    for name in study_materials.TEACHERS:
+    for name in materials.TEACHERS:
         weights = keras.saving.load_model(name).weights
         halves = {w.path: w.numpy().astype("float16") for w in weights}
         np.savez_compressed(folder / f"{name}.npz", **halves)
 
 
-def pack(table: str, folder: pathlib.Path) -> None:
+def pack(table: plan.Table, folder: pathlib.Path) -> None:
     """Writes TABLE.json, with config and model of each row, and the table's images."""
-    plan = study_plan.TABLES[table]
-    recipe = importlib.import_module(f"keras_hybrid.recipes.{plan.recipe}")
+    # Only here, since it needs TensorFlow.
+    from keras_hybrid.recipes.engine.run import epochs_of
+
+    module = importlib.import_module(f"keras_hybrid.recipes.{table.recipe}")
     rows = {}
-    for row, spec in plan.rows().items():
-        config = study.config_of(plan, spec, 0, f"runs/{table}")
-        with study.varied(spec):
-            *data, model, student = recipe.prepare(config)
+    for row, spec in table.rows().items():
+        config = run.config_of(table, spec, 0, f"runs/{table.name}")
+        data, model, student = module.prepare(config)
+        model = run.varied(model, spec)
         compiled = {**model.get_compile_config(), "jit_compile": "auto"}
-        if plan.recipe == "cityscapes":
+        if table.recipe == "cityscapes":
             compiled["metrics"] = None  # in training it would take longer than the step
         network = student if config.method == "none" else model
         serialized = keras.saving.serialize_keras_object(network)
         rows[row] = {
             "config": {**dataclasses.asdict(config), "workdir": ""},
+            "epochs": epochs_of(config, len(data.train) // config.batch_size),
             "model": {**serialized, "compile_config": compiled},
         }
         images = folder / pathlib.Path(config.data_dir).stem
         if not images.exists():
-            is_small = plan.recipe == "imagenet"
-            pack_images = study_arrays.pack_small if is_small else shutil.copytree
+            is_small = table.recipe == "imagenet"
+            pack_images = arrays.pack_small if is_small else shutil.copytree
             with atomic_write.staged(images) as new:
                 pack_images(config.data_dir, new)
-    if plan.recipe == "citypersons":  # data and anchors are the same for all rows
-        study_people.pack_people(config, *data, images)
-        people = study_people.PeopleBoxes(rows[row]["config"], images)
-        pack_anchors(student.head, people.sizes, folder)
-    (folder / f"{table}.json").write_text(json.dumps(rows))
-
-
-def pack_anchors(
-    head: DetectionHead, sizes: Iterable[tuple[int, int]], folder: pathlib.Path
-) -> None:
-    """Writes the anchors for images of each size, by the sizes of the feature maps.
-
-    Args:
-        head: Head of the detector.
-        sizes: (height, width) of the images.
-        folder: Folder for the file.
-    """
-    arrays = {}
-    for height, width in sizes:
-        cells = [(height // stride, width // stride) for stride in head.strides]
-        settings = head.strides, head.levels, head.height_per_width
-        arrays[str(cells)] = anchors.anchors_of(cells, *settings)
-    np.savez_compressed(folder / _ANCHORS, **arrays)
-
-
-@contextlib.contextmanager
-def packed_anchors(folder: pathlib.Path) -> Iterator[None]:
-    """Makes detectors take the anchors that `pack_anchors` wrote, if it wrote any."""
-    if not (folder / _ANCHORS).exists():
-        yield
-        return
-    with np.load(folder / _ANCHORS) as arrays:
-        packed = dict(arrays)
-
-    def take(cells, *_):
-        return packed[str([tuple(size) for size in cells])]
-
-    with mock.patch.object(anchors, "anchors_of", take):
-        yield
+    if table.recipe == "citypersons":  # the data are the same for all rows
+        people_arrays.pack_people(config, data, module.subsets_of(config), images)
+    (folder / f"{table.name}.json").write_text(json.dumps(rows))
 
 
 def run_process(
-    table: str, options: argparse.Namespace, row: str, seed: int
+    name: str, options: argparse.Namespace, row: str, seed: int
 ) -> dict[str, Any] | None:
     """Runs a cell; returns the content of its line, or None if it failed."""
-    command = [sys.executable, __file__, "run", table, "--pack", options.pack]
+    command = [sys.executable, "-m", "benchmarks.study.gpu", "run", name]
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(options.pack / "compiled"),
@@ -165,7 +125,7 @@ def run_process(
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / options.jobs:.3f}",
     }
     process = subprocess.run(
-        [*command, "--cell", row, str(seed)],
+        [*command, "--pack", options.pack, "--cell", row, str(seed)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -173,40 +133,42 @@ def run_process(
     return None if process.returncode else json.loads(process.stdout.splitlines()[-1])
 
 
-def run_cell(table: str, row: str, seed: int, folder: pathlib.Path) -> dict[str, Any]:
+def run_cell(
+    table: plan.Table, row: str, seed: int, folder: pathlib.Path
+) -> dict[str, Any]:
     """Trains and evaluates the model of a cell; returns the content of its line."""
-    cell = json.loads((folder / f"{table}.json").read_text())[row]
+    cell = json.loads((folder / f"{table.name}.json").read_text())[row]
     config = {**cell["config"], "seed": seed}
     keras.utils.set_random_seed(seed)
     model = keras.saving.deserialize_keras_object(cell["model"], _KINDS)
     start(model, config, folder)
     images = folder / pathlib.Path(config["data_dir"]).stem
-    data = _DATA[study_plan.TABLES[table].recipe](config, images)
+    data = _DATA[table.recipe](config, images)
     seconds = Seconds()
-    with packed_anchors(folder):
-        history = model.fit(
-            data.training_batches(),
-            epochs=data.epochs,
-            steps_per_epoch=data.steps_per_epoch,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=[seconds],
-            verbose=0,
-        )
-        results = data.evaluate(getattr(model, "student", model))
-    if table == study_plan.GPU_TEACHER_TABLE:
+    history = model.fit(
+        data.training_batches(cell["epochs"]),
+        epochs=cell["epochs"],
+        steps_per_epoch=data.steps_per_epoch,
+        shuffle=False,  # the batches are shuffled already
+        callbacks=[seconds],
+        verbose=0,
+    )
+    results = data.evaluate(model)
+    if table.name == cifar10.GPU_TEACHER_TABLE.name:
         weights = {w.path: keras.ops.convert_to_numpy(w) for w in model.weights}
         np.savez(folder / _TUNED, **weights)
     epochs = {"seconds": seconds.at_ends, **history.history}
     content = {
-        **study.planned(table, row, seed),
+        **run.planned(table.rows()[row], row, seed),
         "config": config,
         "results": results,
-        "epochs": study.in_five_digits(epochs),
-        "machine": study.machine(),
+        "epochs": run.in_five_digits(epochs),
+        "machine": run.machine(),
     }
-    if isinstance(data, study_people.PeopleBoxes):
-        found = data.ground_truth, data.detections, data.subsets
-        content["curves"] = study.miss_rates(*found)
+    if isinstance(data, people_arrays.PeopleBoxes):
+        detections = data.with_given_ids(data.detections)
+        found = data.ground_truth(), detections, data.subsets
+        content["curves"] = run.miss_rate_curves(*found)
     return content
 
 
@@ -229,13 +191,13 @@ def start(model: keras.Model, config: Mapping[str, Any], folder: pathlib.Path) -
         network, file = model, config.get("student", "")
     else:
         network, file = model.teacher, config["teacher"]
-    if file == study_plan.RANDOM_TEACHER:
-        study_materials.forget(network)
-    elif file == study_plan.GPU_TEACHER:
+    if file == plan.RANDOM_TEACHER:
+        materials.forget(network)
+    elif file == cifar10.GPU_TEACHER:
         assign(network, folder / _TUNED)
     elif file.endswith(".keras"):
         # All other teachers were made from the first one.
-        packed = study_materials.TEACHERS
+        packed = materials.TEACHERS
         assign(network, folder / f"{file if file in packed else packed[0]}.npz")
 
 

@@ -1,6 +1,7 @@
 """Compares the detections of exported files with those of Keras on photographs.
 
-    python benchmarks/phone_detections.py WORKDIR ... > benchmarks/phone_detections.txt
+    python -m benchmarks.checks.phone_detections WORKDIR ... \
+        > benchmarks/checks/phone_detections.txt
 
 Each WORKDIR is that of a finished run of recipes.citypersons whose test images have one
 size. Its detector is exported for whole test images and checked on twenty of them; then
@@ -20,10 +21,10 @@ import keras_hybrid  # noqa: F401, before TensorFlow: oneDNN is on
 
 # isort: split
 import keras
-import machine
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from benchmarks import machine
 from keras_hybrid.export import to_tflite
 from keras_hybrid.export.detections import pair_up
 from keras_hybrid.models.detection.faster_rcnn import with_detections

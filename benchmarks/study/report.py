@@ -1,6 +1,6 @@
 """Tables and plots of docs/results.md, from benchmarks/study/*.jsonl alone.
 
-    python benchmarks/study_report.py
+    python -m benchmarks.study.report
 
 It replaces the text between `<!-- NAME -->` and `<!-- end -->` on the page by what
 `BLOCKS[NAME]` returns, and keeps all other text.
@@ -13,18 +13,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import study_plan
-import study_plots
 from scipy import stats
-from study_plan import NONE, OURS, TABLES
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+from benchmarks.study import plan, plots
+from benchmarks.study.plan import NONE, OURS
+from benchmarks.study.tables import TABLES
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
     page = DOCS / "results.md"
     page.write_text(rendered(page.read_text()))
-    for name, draw in study_plots.PICTURES.items():
+    for name, draw in plots.PICTURES.items():
         draw(DOCS / f"{name}.png")
 
 
@@ -54,14 +55,14 @@ def table(
         figure: Function from results to the figure, or None for the table's own.
         also: Name of a table of the same rows, whose figures follow after a slash.
     """
-    plan = TABLES[name]
-    figure = figure or plan.result
-    parts = [study_plan.read(part) for part in (name, also) if part]
+    spec = TABLES[name]
+    figure = figure or spec.result
+    parts = [plan.read(part) for part in (name, also) if part]
     lines = [
         f"| | at seed 0, 1, ... | mean | s.d. | better than `{control}` by | s/epoch |",
         "|---" * 6 + "|",
     ]
-    planned = plan.rows()
+    planned = spec.rows()
     for row in rows or planned:
         if row not in planned:
             continue
@@ -73,7 +74,7 @@ def table(
         cells = [" / ".join(" ".join(f"{v:.2f}" for v in part) for part in values)]
         cells += _mean_and_deviation(sum(values, []))
         gains = [
-            plan.better * (value - figure(runs[control, seed]["results"]))
+            spec.better * (value - figure(runs[control, seed]["results"]))
             for runs, *part in zip(parts, seeds, values)
             for seed, value in zip(*part)
             if row != control and (control, seed) in runs
@@ -105,19 +106,19 @@ def _interval(gains):
 
 
 def _seconds(name, row):
-    seconds = study_plan.epoch_seconds(name, row)
+    seconds = plan.epoch_seconds(name, row)
     return f"{seconds:.0f}" if seconds >= 2 else f"{seconds:.1f}"
 
 
 def weights(name: str) -> str:
     """Returns a table with a row per method: its validation figure at each weight."""
-    runs = study_plan.read(name)
+    runs = plan.read(name)
     lines = ["| | weight: figure | chosen |", "|---|---|---|"]
     methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
     for method in methods:
         rows = [r for r in TABLES[name].rows() if r.rpartition(" ")[0] == method]
         tried = ", ".join(_at_weight(name, row, runs) for row in rows)
-        best = study_plan.best_weight(name, method)
+        best = plan.best_weight(TABLES[name], method)
         chosen = "" if best is None else f"{best:g}"
         lines.append(f"| {method} | {tried} | {chosen} |")
     return "\n".join(lines)
@@ -139,7 +140,7 @@ def machines() -> str:
     """Returns a list of the processors and versions of all runs."""
     kinds = {}
     for name in TABLES:
-        for run in study_plan.read(name).values():
+        for run in plan.read(name).values():
             m = run["machine"]
             backend = f"JAX {m['jax']}" if "jax" in m else f"TensorFlow {m['tensorflow']}"
             kind = f"{m['processor']}, {backend}, Keras {m['keras']}"
@@ -149,7 +150,7 @@ def machines() -> str:
 
 def teacher(name: str) -> str:
     """Returns a sentence with the accuracy of a teacher."""
-    runs = study_plan.read(name).values()
+    runs = plan.read(name).values()
     return "\n".join(
         f"The teacher's own top-1 is {run['results']['top1']:.2f} % of the test images."
         for run in runs

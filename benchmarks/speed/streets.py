@@ -10,7 +10,7 @@ from PIL import Image
 from keras_hybrid.data import streets
 
 _SCENES, _ROUNDS = 400, 3
-_SHEET = pathlib.Path(__file__).parents[1] / "docs" / "streets.png"
+_SHEET = pathlib.Path(__file__).parents[2] / "docs" / "streets.png"
 
 
 def draw(index: int) -> None:

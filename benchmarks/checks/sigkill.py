@@ -1,6 +1,6 @@
 """Kills a recipe ten times at random moments and compares it with an undisturbed run.
 
-    python benchmarks/sigkill.py | tee benchmarks/sigkill.txt
+    python -m benchmarks.checks.sigkill | tee benchmarks/checks/sigkill.txt
 
 A ResNet-26 teaches MobileNet on synthetic crops, with the plain sum of losses. One run is
 left alone. The other gets SIGKILL ten times, is started again with the same flags each
@@ -19,8 +19,9 @@ from keras_hybrid.callbacks import read_rows  # before TensorFlow: oneDNN is on
 
 # isort: split
 import keras
-import machine
 import numpy as np
+
+from benchmarks import machine
 
 _FLAGS = "--epochs=16", "--batch_size=64", "--export=tflite"
 

@@ -5,17 +5,10 @@ import pathlib
 
 import keras
 import numpy as np
-from study_plan import (
-    GPU_TEACHER,
-    HALF_VGG16,
-    IMAGENET_TEACHER,
-    MOBILENET,
-    MORE_SEEDS,
-    RANDOM_TEACHER,
-)
 
+from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
+from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER
 from keras_hybrid import applications
-from keras_hybrid.recipes.workdir import save_model
 from keras_hybrid.training import atomic_write
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
@@ -23,6 +16,9 @@ TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 
 def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     """Links the materials into `work`, splits CIFAR-10 and saves the initial networks."""
+    # Needs TensorFlow, unlike the parts of this module that `gpu run` uses.
+    from keras_hybrid.recipes.engine.workdir import save_model
+
     work.mkdir(parents=True, exist_ok=True)
     links = {name: materials / "teachers" / name for name in TEACHERS}
     links["camvid"] = materials / "camvid"
@@ -56,8 +52,7 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
 
 def mobilenet(seed: int) -> keras.Model:
     """Returns a student with initial weights."""
-    # Needs TensorFlow, unlike the parts of this module that `study_gpu.py run` uses.
-    from keras_hybrid.recipes import networks
+    from keras_hybrid.recipes.engine import networks
 
     keras.utils.set_random_seed(seed)
     return networks.from_scratch("MobileNet", input_shape=(32, 32, 3), classes=10)

@@ -10,8 +10,7 @@ import numpy as np
 from keras_hybrid import applications
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
-from keras_hybrid.models.segmentation.dilation import dilate
-from keras_hybrid.recipes import cityscapes
+from keras_hybrid.models.segmentation.dilation import dilate, undilated_switch_points
 
 _CLASSES, _STREET_CLASSES = 1000, 19
 _PEOPLE = 4  # per image
@@ -81,7 +80,7 @@ def build(
         parts["student"] = lambda: deeplab_v2(load(student), _STREET_CLASSES)
         parts["targets"] = rng.integers(0, _STREET_CLASSES, shape[:3]).astype("uint8")
         parts["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        parts["switch_points"] = cityscapes.switch_points
+        parts["switch_points"] = undilated_switch_points
     else:
         parts["student"] = lambda: FasterRCNN(load(student))
         parts["targets"] = _people(rng, batch_size, size, width)

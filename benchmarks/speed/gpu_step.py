@@ -1,6 +1,6 @@
 """Hybrid training steps on a GPU: this package on JAX, and hand-written PyTorch.
 
-    python benchmarks/gpu_step.py --json=gpu_step.jsonl
+    python -m benchmarks.speed.gpu_step --json=gpu_step.jsonl
 
 ResNet-50 teaches MobileNet V1 at 224x224 with batch size 256, in bfloat16 (mixed
 precision) and in float32 (convolutions in TF32, the default of both libraries). The step
@@ -39,6 +39,8 @@ if typing.TYPE_CHECKING:
     from keras_hybrid.hybrid.graph import Step
     from keras_hybrid.hybrid.paths import Path
 
+# What `python` runs in the process of a library and a dtype.
+PROGRAM = "-m", "benchmarks.speed.gpu_step"
 FORWARD, PLAIN, HYBRID = "teacher forward", "plain student", "hybrid"
 KERAS, TORCH = "keras_hybrid", "PyTorch"
 CLASSES = 1000
@@ -97,7 +99,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def in_a_process(library: str, dtype: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Yields the rows of a library as soon as its process has measured them."""
-    command = [sys.executable, __file__, *sys.argv[1:]]
+    command = [sys.executable, *PROGRAM, *sys.argv[1:]]
     command += ["--libraries", library, "--dtypes", dtype, "--here"]
     environment = {
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",  # nothing else runs on the card
@@ -290,7 +292,8 @@ def torch_rows(options: argparse.Namespace, dtype: str) -> Iterator[dict[str, An
     """
     try:
         import torch
-        import torch_hybrid
+
+        from benchmarks.speed import torch_hybrid
     except ImportError as error:
         sys.exit(f"{TORCH} must be installed: {error}")
     device = "cuda" if torch.cuda.is_available() else "cpu"

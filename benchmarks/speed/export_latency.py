@@ -1,6 +1,6 @@
 """Latency of exported files on this CPU, compared with TensorFlow's own converter.
 
-    python benchmarks/export_latency.py
+    python -m benchmarks.speed.export_latency
 
 MobileNet V1 for 224x224 in float32, float16 and int8, run by LiteRT with XNNPACK on one
 thread and on two. This package exports "taught" after some training steps of hybrid
@@ -24,11 +24,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
-import machine
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from benchmarks import machine
 from keras_hybrid.export import to_tflite
 
 TAUGHT, UNTRAINED, CONVERTER = "taught", "untrained", "converter"

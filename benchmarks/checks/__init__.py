@@ -1,0 +1,1 @@
+"""Whole runs that are too long for a test: kills, overfitting, detections on phones."""

@@ -1,0 +1,1 @@
+"""How fast training steps, input pipelines and exported files are."""

@@ -1,0 +1,1 @@
+"""The comparisons of docs/results.md: plan, runs, tables and plots."""
