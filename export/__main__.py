@@ -4,6 +4,13 @@
     python -m keras_hybrid.export student.keras student.tflite --quantization=int8 \
         --calibration_data=photographs --labels=labels.txt
     python -m keras_hybrid.export student.keras saved_model
+
+Detectors and segmenters of the recipes take images of any size, and are exported for one:
+
+    python -m keras_hybrid.export detector.keras detector.tflite \
+        --height=512 --width=1024
+    python -m keras_hybrid.export segmenter.keras segmenter.tflite \
+        --height=512 --width=1024 --label_map
 """
 
 import argparse
@@ -13,13 +20,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-import keras
-
 from keras_hybrid.export import to_saved_model, to_tflite
 from keras_hybrid.export.calibration import IMAGES
+from keras_hybrid.export.image_size import at_image_size
 from keras_hybrid.export.photographs import photographs
 from keras_hybrid.export.student import image_input, load
 from keras_hybrid.export.tflite import QUANTIZATIONS
+from keras_hybrid.models.segmentation.deeplab_v2 import with_label_map
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,10 +47,21 @@ def _parser():
         "out", metavar="OUT", help="path of a .tflite file, or of a SavedModel directory"
     )
     parser.add_argument("--quantization", choices=[q for q in QUANTIZATIONS if q])
+    for side in ("height", "width"):
+        parser.add_argument(
+            f"--{side}",
+            metavar="PIXELS",
+            help=f"{side} of the images, for a student that takes any size",
+        )
     parser.add_argument(
         "--image_size",
         metavar="HEIGHTxWIDTH",
-        help="image size in pixels, for a student that takes any size",
+        help="short for --height=HEIGHT --width=WIDTH",
+    )
+    parser.add_argument(
+        "--label_map",
+        action="store_true",
+        help="output the most likely class of each pixel, for a segmenter",
     )
     parser.add_argument(
         "--calibration_data",
@@ -58,9 +76,10 @@ def _parser():
 
 
 def _export(options):
-    student = load(options.model, "MODEL")
-    if options.image_size:
-        student = _of_size(student, options.image_size)
+    model = load(options.model, "MODEL")
+    student = at_image_size(getattr(model, "student", model), _size(options))
+    if options.label_map:
+        student = _with_label_map(student)
     if not options.out.endswith(".tflite"):
         for_tflite = options.quantization, options.calibration_data, options.labels
         if any(for_tflite):
@@ -73,7 +92,7 @@ def _export(options):
     if None in shape[1:]:
         raise ValueError(
             "A TFLite file takes images of a fixed size, but MODEL takes any size. Set "
-            f"one with --image_size=HEIGHTxWIDTH. Received: input shape {shape}"
+            f"one with --height and --width. Received: input shape {shape}"
         )
     data = options.calibration_data
     return to_tflite(
@@ -85,21 +104,31 @@ def _export(options):
     )
 
 
-def _of_size(student, image_size):
-    """The student with a fixed image size."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", image_size)
-    given = image_input(student)
-    if match is None or any(
-        own not in (None, int(side)) for own, side in zip(given.shape[1:], match.groups())
-    ):
+def _size(options):
+    """(height, width) in pixels, or None if the flags for it are not given."""
+    names = "height", "width", "image_size"
+    given = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    if not given:
+        return None
+    text = given.get("image_size", f"{options.height}x{options.width}")
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None or given.keys() not in ({"height", "width"}, {"image_size"}):
         raise ValueError(
-            "--image_size must be HEIGHTxWIDTH, such as 224x320, and a size that MODEL "
-            f"takes. Received: --image_size={image_size}, input shape "
-            f"{tuple(given.shape)}"
+            "--height and --width must be given together, in whole pixels, or "
+            "--image_size=HEIGHTxWIDTH in their place. Received: "
+            + ", ".join(f"--{name}={value}" for name, value in given.items())
         )
-    size = map(int, match.groups())
-    image = keras.Input((*size, given.shape[-1]), dtype=given.dtype, name="image")
-    return keras.Model(image, student(image))
+    return int(match[1]), int(match[2])
+
+
+def _with_label_map(student):
+    shapes = [tuple(y.shape) for y in getattr(student, "outputs", ())]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] > 256:
+        raise ValueError(
+            "--label_map is for a segmenter, whose output has a score for each pixel and "
+            f"each of up to 256 classes. Received: output shapes {shapes}"
+        )
+    return with_label_map(student)
 
 
 def _labels(path):

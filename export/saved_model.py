@@ -32,8 +32,8 @@ def to_saved_model(model: keras.Model, filepath: str | os.PathLike) -> ExportRep
         An `ExportReport`, with `ops=()`.
 
     Raises:
-        ValueError: `model` cannot be exported, or `filepath` is neither new nor empty nor
-            a SavedModel.
+        ValueError: `model` cannot be exported, for instance because it needs an image
+            size and has none; or `filepath` is neither new nor empty nor a SavedModel.
         TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written SavedModel does not compute what Keras computes.
 
@@ -78,7 +78,19 @@ def write_saved_model(
     image = tf.TensorSpec(shape, image_input(student).dtype, name="image")
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serve", lambda images: forward(student, images), [image])
-    archive.write_out(os.fspath(directory), verbose=False)
+    try:
+        archive.write_out(os.fspath(directory), verbose=False)
+    except OSError:
+        raise
+    except Exception as error:  # layers and TensorFlow raise different types
+        if None not in shape[1:]:
+            raise
+        raise ValueError(
+            "`model` must have an image size, since one of its layers does not work in a "
+            "graph for images of any size. In Python, fix it with `image = keras.Input(("
+            "height, width, 3)); model = keras.Model(image, model(image))`; in a shell, "
+            f"with --height and --width. Received: input shape {tuple(shape)}"
+        ) from error
 
 
 def _is_replaceable(path):

@@ -58,7 +58,8 @@ def to_tflite(
             computes in float32 where there is no faster kernel. `"int8"` computes in
             integers throughout: input and outputs are uint8, and a student that takes raw
             RGB takes the bytes of a camera unchanged; an output's value is
-            `scale * (byte - zero_point)`, with both numbers in the file.
+            `scale * (byte - zero_point)`, with both numbers in the file. Detectors cannot
+            be exported so.
         calibration_data: Images as the student takes them, of which up to 100 are used:
             an array (N, H, W, C); a `tf.data.Dataset` or other iterable of images or
             batches, with or without labels; or a function that returns an iterator of
@@ -76,8 +77,9 @@ def to_tflite(
 
     Raises:
         ValueError: `model` cannot be exported: it needs operators that TFLite lacks, has
-            no fixed image size or gives NaN, or TensorFlow's converter fails or crashes
-            on it; or another argument is invalid.
+            no fixed image size or gives NaN, is a detector while `quantization` is
+            `"int8"`, or TensorFlow's converter fails or crashes on it; or another
+            argument is invalid.
         TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written file does not compute what Keras computes.
 
@@ -106,6 +108,12 @@ def to_tflite(
             "as the student takes them. Received: calibration_data=None"
         )
     student = float32_student(model)
+    if quantization == "int8" and _is_detector(student):
+        raise ValueError(
+            '`quantization` must be None, "float16" or "dynamic" for a detector: the 256 '
+            "levels of an 8-bit integer are too few to decode and suppress boxes. "
+            'Received: quantization="int8"'
+        )
     shape = _shape_of_one(image_input(student).shape)
     images = _images(calibration_data, shape, image_input(student))
     if labels is not None:
@@ -134,6 +142,11 @@ def to_tflite(
             input_signature=_signature(inputs),
             output_signature=_signature(outputs),
         )
+
+
+def _is_detector(student):
+    outputs = getattr(student, "output", None)
+    return isinstance(outputs, dict) and outputs.keys() == NAMES
 
 
 def _images(calibration_data, shape, image):

@@ -62,6 +62,16 @@ def test_phone_finds_what_keras_finds(
     assert found > 40
 
 
+def test_int8_is_refused(detector, photographs, tmp_path):
+    with pytest.raises(ValueError, match='for a detector.*quantization="int8"$'):
+        to_tflite(
+            detector,
+            tmp_path / "detector.tflite",
+            quantization="int8",
+            calibration_data=photographs,
+        )
+
+
 def test_saved_model_finds_what_keras_finds(detector, photographs, tmp_path):
     # The images it is checked on are in 0..255.
     image = keras.Input(batch_shape=(1, *photographs.shape[1:]))

@@ -1,6 +1,7 @@
 """`python -m keras_hybrid.export`."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -8,12 +9,22 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import keras_hybrid
 import tiny
+from detectors import FasterRCNN, backbone
 from keras_hybrid.export.__main__ import main
+from keras_hybrid.models.detection.faster_rcnn import with_detections
+from keras_hybrid.models.segmentation.deeplab_v2 import (
+    at_size,
+    deeplab_v2,
+    with_label_map,
+)
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3)).astype("float32")
 
 
 @pytest.fixture
@@ -46,6 +57,107 @@ def test_a_saved_model(saved, tmp_path):
     assert (tmp_path / "student" / "saved_model.pb").is_file()
 
 
+@pytest.fixture
+def detector(tmp_path):
+    """As the citypersons recipe saves it, with its names of the classes."""
+    student = FasterRCNN(
+        backbone(scale=1 / 255),
+        feature_strides=(4, 8),
+        anchor_heights=(24, 96),
+        channels=4,
+        units=4,
+    )
+    student.save(tmp_path / "detector.keras")
+    (tmp_path / "labels.txt").write_text("background\nperson\n")
+    return student
+
+
+@pytest.fixture
+def segmenter(tmp_path):
+    """As the cityscapes recipe saves it."""
+    student = deeplab_v2(backbone(scale=1 / 255), 3, output_stride=8, rates=(1, 2))
+    student.save(tmp_path / "segmenter.keras")
+    (tmp_path / "labels.txt").write_text("road\nperson\nsky\n")
+    return student
+
+
+def test_a_detector_as_a_user_types_it(detector, tmp_path):
+    flags = "--height=32", "--width=48", "--labels=labels.txt"
+    done = typed("detector.keras", "detector.tflite", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("detector.tflite: 0.0")
+    received = Interpreter(str(tmp_path / "detector.tflite")).get_signature_runner()(
+        image=IMAGE
+    )
+    expected = with_detections(detector, 32, 48)(IMAGE)
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(received[name], value, atol=1e-2, err_msg=name)
+    assert stored_labels(tmp_path / "detector.tflite") == b"background\nperson\n"
+
+
+@pytest.mark.parametrize("is_map", [True, False])
+def test_a_segmenter(segmenter, tmp_path, monkeypatch, is_map):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--image_size=32x48", "--labels=labels.txt", *["--label_map"] * is_map]
+    main(["segmenter.keras", "segmenter.tflite", *flags])
+    received = Interpreter("segmenter.tflite").get_signature_runner()(image=IMAGE)
+    expected = at_size(segmenter, 32, 48)
+    if is_map:
+        expected = with_label_map(expected)
+    assert received["output_0"].dtype == ("uint8" if is_map else "float32")
+    np.testing.assert_allclose(received["output_0"], expected(IMAGE), atol=1e-4)
+    assert stored_labels("segmenter.tflite") == b"road\nperson\nsky\n"
+
+
+def test_saved_models_of_one_size(detector, segmenter, tmp_path):
+    size = "--height=32", "--width=48"
+    main([str(tmp_path / "detector.keras"), str(tmp_path / "detector"), *size])
+    loaded = tf.saved_model.load(tmp_path / "detector")
+    found = loaded.serve(IMAGE)
+    expected = with_detections(detector, 32, 48)(IMAGE)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
+    flags = *size, "--label_map"
+    main([str(tmp_path / "segmenter.keras"), str(tmp_path / "segmenter"), *flags])
+    loaded = tf.saved_model.load(tmp_path / "segmenter")
+    found = loaded.serve(IMAGE)
+    expected = with_label_map(at_size(segmenter, 32, 48))(IMAGE)
+    np.testing.assert_array_equal(found["output_0"], expected)
+
+
+_SIZE = ["--height=32", "--width=48"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["detector.keras", "out"], "--height and --width must be given for a detector"),
+        (["detector.keras", "out.tflite"], "--height and --width must be given for a"),
+        (["detector.keras", "out", "--height=32", "--width=44"], "multiples of 8"),
+        (
+            ["detector.keras", "out", *_SIZE, "--label_map"],
+            "--label_map is for a segment",
+        ),
+        (
+            [
+                *("detector.keras", "out.tflite", *_SIZE),
+                *("--quantization=int8", "--calibration_data=photographs"),
+            ],
+            '`quantization` must be None, "float16" or "dynamic" for a detector',
+        ),
+        (["segmenter.keras", "out"], "in a shell, with --height and --width. Received"),
+        (["segmenter.keras", "out.tflite", "--label_map"], "with --height and --width"),
+        (["segmenter.keras", "out", "--height=30", "--width=48"], "map of 32 x 48 pixel"),
+    ],
+)
+def test_mistakes_with_detectors_and_segmenters(
+    detector, segmenter, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    save_photographs(tmp_path / "photographs")
+    assert_refused(arguments, message)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,33 +169,39 @@ def test_a_saved_model(saved, tmp_path):
         (["student.keras", "out.tflite", "--quantization=int8"], "`calibration_data`"),
         (["student.keras", "out.tflite", "--labels=none.txt"], "none.txt"),
         (["labels.txt", "out.tflite"], "MODEL must be a model saved as .keras"),
+        (["student.keras", "out", "--label_map"], "--label_map is for a segmenter"),
     ],
 )
 def test_a_mistake_is_one_line(saved, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("ant\n")
-    before = sorted(tmp_path.iterdir())
+    assert_refused(arguments, message)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_code_in_a_file_is_not_run(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, keras.layers.Lambda(lambda x: 2 * x)(image)).save(f"s{suffix}")
+    assert_refused([f"s{suffix}", "out"], "MODEL must be a model saved as .keras")
+
+
+def assert_refused(arguments, message):
+    """The process ends with one line, and nothing is written to the working directory."""
+    before = sorted(pathlib.Path().rglob("*"))
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(pathlib.Path().rglob("*")) == before
 
 
 def test_help_prints_the_flags():
     done = typed("--help")
     assert done.returncode == 0, done.stderr
-    flags = "--quantization", "--image_size", "--calibration_data", "--labels"
+    flags = "--quantization", "--height", "--width", "--label_map", "--labels"
     assert all(flag in done.stdout for flag in flags)
-
-
-def test_as_a_user_types_it(saved, tmp_path):
-    done = typed(
-        "student.keras", "student.tflite", "--quantization=float16", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("student.tflite: 0.0")
-    assert (tmp_path / "student.tflite").is_file()
 
 
 def typed(*arguments, cwd=None):
@@ -119,18 +237,27 @@ def test_a_student_of_any_size_is_given_one(tmp_path):
         with pytest.raises(SystemExit) as error:
             main([saved, out, *flags])
         assert "fixed size" in str(error.value)
-        assert "--image_size=HEIGHTxWIDTH" in str(error.value)
+        assert "--height and --width" in str(error.value)
         assert "\n" not in str(error.value)
-    main([saved, out, folder, "--image_size=16x24"])
+    main([saved, out, folder, "--height=16", "--width=24"])
     runner = Interpreter(out).get_signature_runner()
     assert list(runner.get_input_details()["image"]["shape"]) == [1, 16, 24, 3]
 
 
-@pytest.mark.parametrize("size", ["16", "16,24", "0x8", "-1x8", "16x24x3", "32x33"])
-def test_a_wrong_image_size(saved, tmp_path, size):
-    with pytest.raises(SystemExit, match="--image_size must be HEIGHTxWIDTH") as error:
-        main([str(saved), str(tmp_path / "out.tflite"), f"--image_size={size}"])
-    assert f"--image_size={size}" in str(error.value)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["--image_size=16"], ["--image_size=16,24"], ["--image_size=0x8"]),
+        *(["--image_size=-1x8"], ["--image_size=16x24x3"], ["--image_size="]),
+        *(["--height=16"], ["--width=24"], ["--height=16", "--width=0"]),
+        *(["--height=16", "--width=2.5"], ["--height=16x24"]),
+        *(["--image_size=32x32", "--height=32"], ["--height=", "--width=32"]),
+    ],
+)
+def test_a_wrong_image_size(saved, tmp_path, flags):
+    with pytest.raises(SystemExit, match="--height and --width must be given") as error:
+        main([str(saved), str(tmp_path / "out.tflite"), *flags])
+    assert all(flag in str(error.value) for flag in flags)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +273,18 @@ def test_files_of_labels(saved, tmp_path, content):
     (tmp_path / "labels.txt").write_bytes(content)
     out = tmp_path / "student.tflite"
     main([str(saved), str(out), f"--labels={tmp_path / 'labels.txt'}"])
-    with zipfile.ZipFile(out) as archive:
-        assert archive.read("labels.txt") == b"ant\nbee\ncow\nd\xc3\xb6g\n"
+    assert stored_labels(out) == b"ant\nbee\ncow\nd\xc3\xb6g\n"
 
 
 def test_labels_in_another_encoding(saved, tmp_path):
     (tmp_path / "labels.txt").write_bytes("ant\nbee\ncow\ndög\n".encode("latin-1"))
     with pytest.raises(SystemExit, match=r"in UTF-8.*labels\.txt"):
         main([str(saved), str(tmp_path / "o.tflite"), f"--labels={tmp_path}/labels.txt"])
+
+
+def stored_labels(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("labels.txt")
 
 
 def save_network(path, shape):
