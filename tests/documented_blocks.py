@@ -9,7 +9,7 @@ import shlex
 import keras_hybrid
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```([^`\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 # A paragraph that is set off, as reStructuredText has literal blocks.
 _SET_OFF = re.compile(r"(?<=\n\n)((?: {4}.*\n?)+)")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python3?|pip|pytest|ruff) ")
@@ -97,9 +97,11 @@ def docstrings(tree):
 
 
 def fenced(page, text):
+    """Its blocks; a fence of Sphinx, `{eval-rst}` and the like, is none."""
     return [
         Block(page, language, _flush_left(body))
         for _, language, body in _FENCE.findall(text)
+        if not language.startswith("{")
     ]
 
 

@@ -73,9 +73,16 @@ def camera():
     return {**tiny_model(), "camera_bytes": np.zeros((1, 32, 32, 3), "uint8")}
 
 
+def small_photographs():
+    images, labels = photographs(4, 64, 10)
+    return {"images": images, "labels": labels, "centres": np.full((4, 2), 0.5)}
+
+
 # What a reader has who tries a page, or the example of a class or a function.
 GIVEN = {
     "README.md": lambda: {"train": batches(2, 224, 9), "val": batches(2, 224, 9)},
+    "docs/guides/networks.md": small_photographs,
+    "docs/guides/devices.md": lambda: {"train": batches(2, 224, 10)},
     "HybridTransfer": two_photographs,
     "FeatureTransfer": tiny_pair,
     "FasterRCNN": eight_people,

@@ -33,9 +33,11 @@ _TESTS = pathlib.Path(__file__).parent
 _ROOT = _TESTS.parent
 _BLOCKS = documented_blocks.blocks()
 # Installing takes a network and minutes, and the suite cannot run itself: the gate does
-# both by README's own test block. `test_installing` compares them with the packaging.
+# both by README's own test block, and builds the pages, whose notebooks it runs with
+# them. `test_installing` compares the blocks with the packaging and the gate.
 _INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install .\n"
 _TEST = 'pip install -e ".[test]" && python -m pytest\n'
+_PAGES = 'pip install ".[docs]" && sphinx-build -W docs build/docs\n'
 _SMALLER = {
     "-m keras_hybrid.recipes.imagenet": "--epochs=1 --batch_size=2",
     "-m keras_hybrid.recipes.cityscapes": "--steps=1 --batch_size=2 --crop_height=32 "
@@ -48,6 +50,7 @@ _CONFIGS = {
     c.__module__: c for c in (imagenet.Config, cityscapes.Config, citypersons.Config)
 }
 _FLAG = re.compile(r"(?<=--)\w+")
+_FOLDERS = "benchmarks", "docs", "examples", "export", "keras_hybrid", "recipes", "tests"
 _MACHINES = "one:2222", "two:2222"
 
 
@@ -55,7 +58,7 @@ def _commands():
     """(block, its commands), but for commands that an earlier block had."""
     seen = set()
     for block in _BLOCKS:
-        if block.language == "sh" and block.text not in (_INSTALL, _TEST):
+        if block.language == "sh" and block.text not in (_INSTALL, _TEST, _PAGES):
             commands = [
                 c for c in block.commands if documented_blocks.words(c) not in seen
             ]
@@ -169,17 +172,23 @@ def test_help(module, run):
 
 
 def test_nothing_is_left_out():
-    """Blocks of other languages are the table of `test_table` and the paper's entry."""
+    """Blocks of other languages are the table of `test_table`, the paper's entry and
+    trees of files."""
     others = [b for b in _BLOCKS if b.language not in ("sh", "python")]
-    assert [b.language for b in others] == ["", "bibtex"]
+    assert [b.language for b in others if b.page == "README.md"] == ["", "bibtex"]
+    assert {b.language for b in others if b.page != "README.md"} <= {"text"}
     kinds = {b.text for b in _BLOCKS if b.language == "sh"}
-    assert {_INSTALL, _TEST} <= kinds
+    assert {_INSTALL, _TEST, _PAGES} <= kinds
 
 
 def test_installing():
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.11"
     assert "pytest" in project["optional-dependencies"]["test"]
+    assert "sphinx" in project["optional-dependencies"]["docs"]
+    install, build = _PAGES.strip().split(" && ")
+    gate = (_ROOT / ".ci/run").read_text().splitlines()
+    assert gate.index(install) < gate.index(build)
     assert re.search(rf"^<!-- test -->\n```sh\n{re.escape(_TEST)}```$", _readme(), re.M)
 
 
@@ -219,3 +228,5 @@ def test_names_in_the_text():
         assert {*_FLAG.findall(code)} <= flags | {"help"}
     for link in re.findall(r"\]\((?!http)([^)#]+)", _readme()):
         assert (_ROOT / link).exists()
+    for path in set(re.findall(rf"`((?:{'|'.join(_FOLDERS)})/[\w./]+)`", text)):
+        assert (_ROOT / path).exists(), path
