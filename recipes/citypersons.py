@@ -24,7 +24,6 @@ its results mean nothing beyond it. It takes 4 to 6 minutes on two cores:
 import dataclasses
 import math
 import pathlib
-from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -42,7 +41,7 @@ _SUBSETS = "reasonable", "reasonable_small", "heavy", "all"
 class Config(engine.settings.CropConfig):
     """Settings; the schedule is ours, since the paper gives none for this experiment."""
 
-    defaults: ClassVar = {
+    defaults = {
         "steps": (12_000, 600),
         "batch_size": (8, 2),
         "learning_rate": (2e-4, 2e-3),
@@ -142,7 +141,7 @@ def subsets_of(config: Config) -> dict[str, str | Subset]:
 
 def evaluate(
     config: Config, data: DetectionDataset, student: FasterRCNN, directory: pathlib.Path
-) -> dict[str, Any]:
+) -> engine.Results:
     """Returns MR^-2 in percent on each subset; draws curves and predictions."""
     batches, test = evaluation_batches(config, data), data.test
     detections = engine.evaluation.detections_of(student, batches, len(test))
@@ -157,7 +156,7 @@ def evaluate(
 
 def export(
     config: Config, data: DetectionDataset, student: FasterRCNN, directory: pathlib.Path
-) -> dict[str, Any]:
+) -> engine.Results:
     """Exports the student for images of the crops' size, or for whole synthetic streets.
 
     The TFLite file is compared with the student on training crops of that size.

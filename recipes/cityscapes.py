@@ -21,7 +21,7 @@ trained on streets at dusk; its results mean nothing beyond it:
 
 import dataclasses
 import pathlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
@@ -141,7 +141,7 @@ def build_optimizer(config: Config) -> keras.optimizers.SGD:
 
 def evaluate(
     config: Config, data: Data, student: keras.Model, directory: pathlib.Path
-) -> dict[str, Any]:
+) -> engine.Results:
     """Returns mIoU and IoU of each class in percent; draws predictions."""
 
     def scores(dataset):
@@ -166,7 +166,7 @@ def evaluate(
 
 def export(
     config: Config, data: Data, student: keras.Model, directory: pathlib.Path
-) -> dict[str, Any]:
+) -> engine.Results:
     """Exports the student for images of the crops' size, or whole synthetic streets."""
     size = config.crop_size if config.data_dir else engine.synthetic.STREET_SIZE
     network = at_size(student, *size)

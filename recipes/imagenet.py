@@ -18,7 +18,6 @@ synthetic street crops, whose results mean nothing beyond it:
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -142,7 +141,7 @@ def evaluate(
     data: ClassificationDataset,
     student: keras.Model,
     directory: pathlib.Path,
-) -> dict[str, Any]:
+) -> engine.Results:
     """Returns top-1 and top-5 accuracy of the student on the test images in percent."""
     student.compile(loss="sparse_categorical_crossentropy", metrics=accuracies())
     with engine.run.quiet_about_length():
@@ -156,7 +155,7 @@ def export(
     data: ClassificationDataset,
     student: keras.Model,
     directory: pathlib.Path,
-) -> dict[str, Any]:
+) -> engine.Results:
     """Exports the student; a TFLite file is evaluated on all test images."""
     network = at_size(student, image_size(data), image_size(data))
     results = engine.run.export(config, network, directory, labels=data.class_names)

@@ -13,4 +13,4 @@ from keras_hybrid.recipes.engine import (
     teachers,
     workdir,
 )
-from keras_hybrid.recipes.engine.recipe import Recipe
+from keras_hybrid.recipes.engine.recipe import Recipe, Results

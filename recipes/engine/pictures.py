@@ -158,7 +158,7 @@ def draw_sweep(
     axis = figure.subplots()
     for name in next(iter(scores.values())):
         values = [np.nan if run[name] is None else run[name] for run in scores.values()]
-        axis.plot(list(scores), values, marker="o", label=name)
+        axis.plot(list(scores), values, marker="o", linestyle=":", label=name)
     axis.set(ylabel=unit)
     axis.tick_params(axis="x", rotation=30 if len(scores) > 5 else 0)
     axis.grid(alpha=0.3)

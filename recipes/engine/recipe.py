@@ -21,6 +21,9 @@ from keras_hybrid.recipes.engine import (
 from keras_hybrid.recipes.engine.checkpoints import skipped_images
 from keras_hybrid.recipes.engine.settings import Config
 
+Results = dict[str, Any]
+"""Entries for results.json."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -52,17 +55,17 @@ class Recipe:
     synthetic_teacher: Callable[[Any], pathlib.Path]
     build: Callable[[Any, Any], tuple[keras.Model, keras.Model]]
     training_batches: Callable[..., tf.data.Dataset]
-    evaluate: Callable[[Any, Any, keras.Model, pathlib.Path], dict[str, Any]]
-    export: Callable[[Any, Any, keras.Model, pathlib.Path], dict[str, Any]]
-    scores: Callable[[dict[str, Any]], dict[str, float | None]]
+    evaluate: Callable[[Any, Any, keras.Model, pathlib.Path], Results]
+    export: Callable[[Any, Any, keras.Model, pathlib.Path], Results]
+    scores: Callable[[Results], dict[str, float | None]]
     unit: str
     validation_batches: Callable[[Any, Any], tf.data.Dataset] | None = None
 
-    def main(self, config: Config) -> dict[str, Any]:
+    def main(self, config: Config) -> Results:
         """Trains, evaluates and exports a student; see `start`."""
         return self.start(config)()
 
-    def start(self, config: Config) -> Callable[[], dict[str, Any]]:
+    def start(self, config: Config) -> Callable[[], Results]:
         """Does all that can fail before training, and creates no file.
 
         A run that was interrupted resumes from its last checkpoint. Of a finished run,
@@ -130,7 +133,7 @@ class Recipe:
 
     def train(
         self, config: Config, data: Any, model: keras.Model, student: keras.Model
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Fits, evaluates and exports what `prepare` returned; returns the results."""
         steps_per_epoch = len(data.train) // config.batch_size
         validation = self.validation_batches and self.validation_batches(config, data)
@@ -155,7 +158,7 @@ class Recipe:
 
     def finish(
         self, config: Config, data: Any, parts: tuple[str, ...] = settings.REDO
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Evaluates, exports or both, from student.keras; returns the results."""
         directory = workdir.path_of(config)
         results = workdir.results_of(config) or {}

@@ -1,14 +1,18 @@
 """Parts of a finished run are done by themselves; lists of methods and balances."""
 
 import dataclasses
+import inspect
+import itertools
 import json
 
 import pytest
 from PIL import Image
 
-from keras_hybrid.recipes import cityscapes, imagenet
+from keras_hybrid.recipes import citypersons, cityscapes, imagenet
 from keras_hybrid.recipes.engine import run, settings, workdir
 from runs import config
+
+RECIPES = imagenet, cityscapes, citypersons
 
 
 @pytest.fixture
@@ -157,3 +161,21 @@ def test_alpha_belongs_to_hybrid_forward():
 def test_lists_that_are_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         imagenet.Config(**flags)
+
+
+def lines_of(recipe):
+    return [line.strip() for line in inspect.getsource(recipe).splitlines()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_short(recipe):
+    assert len(lines_of(recipe)) <= 200
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(RECIPES, 2)])
+def test_recipes_do_not_repeat_each_other(one, other):
+    def runs_of_six(recipe):
+        lines = lines_of(recipe)
+        return {tuple(lines[i : i + 6]) for i in range(len(lines) - 5)}
+
+    assert not runs_of_six(one) & runs_of_six(other)
