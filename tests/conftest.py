@@ -1,4 +1,4 @@
-"""Set up before TensorFlow starts: two logical CPUs for the tests of MirroredStrategy."""
+"""Shared fixtures, and two logical CPUs for the tests of MirroredStrategy."""
 
 import functools
 import gc
@@ -20,14 +20,14 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
-# Graphs run as they are written, as in the recipes on a CPU: to rewrite one takes longer
-# than the few steps of a test.
-_AS_WRITTEN = {"disable_meta_optimizer": True}
-tf.config.optimizer.set_experimental_options(_AS_WRITTEN)
+# Grappler is off, as in the recipes on a CPU: optimizing a graph takes longer than the
+# few steps of a test.
+_NO_GRAPH_REWRITING = {"disable_meta_optimizer": True}
+tf.config.optimizer.set_experimental_options(_NO_GRAPH_REWRITING)
 
 
-# Files that take minutes, the longest first: xdist gives them out in this order, and its
-# workers end at about the same time.
+# Files that take minutes, the slowest first. xdist distributes tests in this order, so
+# that its workers finish at about the same time.
 _LONG = (
     "documented_test.py",
     "resuming_test.py",
@@ -53,21 +53,24 @@ def seeded():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
-    forget_custom_gradients()
+    clear_custom_gradient_registry()
     keras.backend.clear_session()
-    gc.freeze()  # The next one need not look for garbage in what has stayed.
+    gc.freeze()  # Later collections skip the objects that are still alive.
 
 
 @pytest.fixture
-def rewriting():
-    """TensorFlow rewrites graphs, as it does in a `fit` outside of the recipes."""
+def graph_optimization():
+    """Turn on graph optimization, TensorFlow's default outside of the recipes."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     yield
-    tf.config.optimizer.set_experimental_options(_AS_WRITTEN)
+    tf.config.optimizer.set_experimental_options(_NO_GRAPH_REWRITING)
 
 
-def forget_custom_gradients():
-    """TensorFlow keeps them for ever, and by them every train step's graph: 9 GB."""
+def clear_custom_gradient_registry():
+    """Delete custom gradients, which TensorFlow never frees.
+
+    Each keeps the graph of its train step alive, 9 GB in all.
+    """
     gradients = gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
         del gradients[name]
@@ -75,32 +78,32 @@ def forget_custom_gradients():
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """At most two blocks a stage in some networks of Keras, which have up to 24."""
+    """Build networks of Keras with at most two blocks per stage instead of up to 24."""
     for module, name in (
         (resnet, "stack_residual_blocks_v1"),
         (resnet, "stack_residual_blocks_v2"),
         (densenet, "dense_block"),
     ):
-        monkeypatch.setattr(module, name, _of_two_blocks(getattr(module, name)))
+        monkeypatch.setattr(module, name, _with_two_blocks(getattr(module, name)))
     blocks = [{**block, "repeats": 1} for block in efficientnet.DEFAULT_BLOCKS_ARGS]
     monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", blocks)
     monkeypatch.setitem(convnext.MODEL_CONFIGS["tiny"], "depths", [1, 1, 1, 1])
 
 
-def _of_two_blocks(stack):
+def _with_two_blocks(stack):
     @functools.wraps(stack)
-    def of_two(*args, **kwargs):
+    def with_two_blocks(*args, **kwargs):
         given = inspect.signature(stack).bind(*args, **kwargs)
         return stack(**{**given.arguments, "blocks": 2})
 
-    return of_two
+    return with_two_blocks
 
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Models run eagerly: tracing a graph takes longer than the few steps of a test.
+    """Run models eagerly: tracing a graph takes longer than the few steps of a test.
 
-    The training of each method has tests in graphs, too.
+    Other tests train each method in graph mode.
     """
     run_eagerly = property(lambda model: True, lambda model, value: None)
     monkeypatch.setattr(keras.Model, "run_eagerly", run_eagerly)

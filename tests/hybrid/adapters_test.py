@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras_hybrid.hybrid.adapters import Adapter
 
 
-def test_mixes_channels_and_keeps_the_size():
+def test_adapter_mixes_channels_and_keeps_the_size():
     adapter = Adapter(2, resizes=False)
     adapter.build((None, None, None, 3))
     kernel = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
@@ -16,7 +16,7 @@ def test_mixes_channels_and_keeps_the_size():
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_resizes_bilinearly(known):
+def test_adapter_resizes_bilinearly(known):
     adapter = Adapter(1)
     adapter.build((None, None, None, 1))
     adapter.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
@@ -26,12 +26,12 @@ def test_resizes_bilinearly(known):
     def resize(size):
         return adapter(x, size=(1, 4) if known else (size[0], size[1]))
 
-    # New pixels lie at a quarter and three quarters of the old ones.
+    # The centres of the new pixels lie at 1/4 and 3/4 of each old pixel.
     row = resize(tf.constant([1, 4])).numpy().ravel()
     np.testing.assert_allclose(row, [0.0, 1.0, 3.0, 4.0])
 
 
-def test_round_trips_through_its_config():
+def test_adapter_round_trips_through_its_config():
     adapter = Adapter(5, resizes=False, name="a")
     copy = Adapter.from_config(adapter.get_config())
     assert (copy.channels, copy.resizes, copy.name) == (5, False, "a")

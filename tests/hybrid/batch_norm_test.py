@@ -1,4 +1,4 @@
-"""Fused kernels and folded convolutions are the layers, to rounding."""
+"""Fused kernels and folded convolutions equal the Keras layers up to rounding."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras_hybrid.hybrid.graph import flatten
 
 
 def normalized(x, layer):
-    """(y, gradients of x, gamma and beta) for some gradient of y; averages move."""
+    """(y, gradients of x, gamma and beta, moving averages) for a fixed gradient of y."""
     x = tf.constant(x)
     weights = [weight.value for weight in layer.trainable_weights]
     graph = flatten(keras.Sequential([keras.Input(x.shape[1:]), layer]))
@@ -26,8 +26,8 @@ def normalized(x, layer):
     return [y, *tape.gradient(y, [x, *weights], dy), *layer.non_trainable_weights]
 
 
-def both(monkeypatch, compute):
-    """What `compute` returns with the kernels, and with Keras's own layers."""
+def with_and_without_kernels(monkeypatch, compute):
+    """Results of `compute` with the fused kernels and with Keras's own layers."""
     fast = compute()
     monkeypatch.setattr(batch_norm, "_is_slow", lambda: False)
     return fast, compute()
@@ -37,7 +37,7 @@ def both(monkeypatch, compute):
     "settings", [{}, {"scale": False}, {"center": False, "epsilon": 0.1, "momentum": 0.5}]
 )
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 1, 1, 4)])
-def test_equals_the_layer(monkeypatch, shape, settings):
+def test_fused_kernel_equals_the_layer(monkeypatch, shape, settings):
     x = np.random.default_rng(0).normal(3, 2, shape).astype("float32")
 
     def compute():
@@ -47,11 +47,13 @@ def test_equals_the_layer(monkeypatch, shape, settings):
         layer = layers.BatchNormalization(**initial, **settings)
         return normalized(x, layer)
 
-    for received, expected in zip(*both(monkeypatch, compute), strict=True):
+    for received, expected in zip(
+        *with_and_without_kernels(monkeypatch, compute), strict=True
+    ):
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_equals_a_step(monkeypatch):
+def test_training_steps_equal_those_with_keras_layers(monkeypatch):
     images, labels = tiny.batch()
 
     def compute():
@@ -61,7 +63,9 @@ def test_equals_a_step(monkeypatch):
         logs = [model.train_on_batch(images, labels) for _ in range(3)]
         return [*logs, *model.get_weights()]
 
-    for received, expected in zip(*both(monkeypatch, compute), strict=True):
+    for received, expected in zip(
+        *with_and_without_kernels(monkeypatch, compute), strict=True
+    ):
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -83,11 +87,11 @@ class Doubled(layers.BatchNormalization):
         (Doubled(), tf.zeros((2, 3, 3, 4))),
     ],
 )
-def test_other_layers_run_themselves(layer, x):
+def test_other_layers_are_not_fused(layer, x):
     assert not batch_norm.runs_fused(layer, (x,), {"training": True})
 
 
-def test_a_mask_is_for_the_layer():
+def test_a_call_with_a_mask_is_not_fused():
     layer, x, training = layers.BatchNormalization(), tf.zeros((2, 3, 3, 4)), True
     assert batch_norm.runs_fused(layer, (x,), {"training": training})
     mask = tf.ones((2, 3, 3))
@@ -95,7 +99,7 @@ def test_a_mask_is_for_the_layer():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16"])
-def test_half_precision(policy):
+def test_fused_kernel_in_half_precision(policy):
     layer = layers.BatchNormalization(dtype=policy)
     x = np.random.default_rng(0).normal(3, 2, (4, 5, 5, 3)).astype("float16")
     layer.build(x.shape)
@@ -107,7 +111,7 @@ def test_half_precision(policy):
     np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-3)
 
 
-def test_only_training_is_fused():
+def test_inference_and_frozen_layers_are_not_fused():
     x = tf.zeros((2, 3, 3, 4))
     layer, frozen = (
         layers.BatchNormalization(),
@@ -118,7 +122,7 @@ def test_only_training_is_fused():
 
 
 def teacher(**settings):
-    """Convolutions before and behind batch normalization, one of them read twice."""
+    """Convolutions before and after batch normalization; one output is used twice."""
     image = keras.Input((9, 7, 3))
     initial = {
         f"{name}_initializer": keras.initializers.RandomUniform(0.5, 2, seed=i)
@@ -137,7 +141,7 @@ def teacher(**settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"scale": False, "center": False}])
-def test_folded(settings):
+def test_folded_convolutions_equal_the_model(settings):
     model = teacher(**settings)
     model.trainable = False
     graph = flatten(model)
@@ -152,13 +156,13 @@ def test_folded(settings):
     np.testing.assert_allclose(values[graph.outputs[0]], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_wanted_is_not_folded():
+def test_a_convolution_whose_output_is_needed_is_not_folded():
     graph = flatten(teacher())
     (before,) = graph.steps[0].outputs
     assert batch_norm.folded(graph.steps, {before, *graph.outputs}) == list(graph.steps)
 
 
-def test_half_precision_is_not_folded():
+def test_convolutions_in_half_precision_are_not_folded():
     keras.config.set_dtype_policy("mixed_float16")
     graph = flatten(teacher())
     assert batch_norm.folded(graph.steps, graph.outputs) == list(graph.steps)

@@ -5,9 +5,8 @@ import keras_hybrid
 import tiny
 from detectors import small
 
-# A stage's stride doubles, its channels are those of tiny.py, and a path counts one
-# layer a student stage, two a teacher stage (its projection is on the longest way), one
-# for the classifier.
+# The stride doubles at every stage, and the channels are those in tiny.py. A path has one
+# weighted layer per student stage, two per teacher stage and one for the classifier.
 EXPECTED = """\
 teacher 'tiny_teacher':
   stride  channels  ends at
@@ -43,12 +42,12 @@ plain path, 4 weighted layers:
   student head"""
 
 
-def test_shows_stages_paths_and_adapters():
+def test_describe_lists_stages_paths_and_adapters():
     model = keras_hybrid.HybridTransfer(tiny.teacher(), tiny.student())
     assert keras_hybrid.describe(model) == EXPECTED
 
 
-def test_one_network():
+def test_describe_accepts_a_single_network():
     expected = EXPECTED.split("\n\n")[1]
     assert keras_hybrid.describe(tiny.student()) == expected.replace(
         "student", "network", 1
@@ -58,12 +57,12 @@ def test_one_network():
     assert keras_hybrid.describe(nothing).endswith(": none")
 
 
-def test_a_pair_without_paths():
+def test_describe_lists_both_networks_of_a_baseline():
     model = keras_hybrid.baselines.FeatureTransfer(tiny.teacher(), tiny.student(), "at")
     assert keras_hybrid.describe(model) == "\n\n".join(EXPECTED.split("\n\n")[:2])
 
 
-@pytest.mark.parametrize("what", ["ResNet50", None, keras.layers.Dense(2)])
-def test_what_is_no_network(what):
+@pytest.mark.parametrize("value", ["ResNet50", None, keras.layers.Dense(2)])
+def test_describe_rejects_anything_but_a_model(value):
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
-        keras_hybrid.describe(what)
+        keras_hybrid.describe(value)

@@ -1,4 +1,4 @@
-"""Students with a backbone and a head: several scales, and a loss of their own."""
+"""Students with a backbone and a head, maps of several scales and a custom loss."""
 
 import keras
 import numpy as np
@@ -45,7 +45,7 @@ class Pyramid(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Detector(keras.Model):
-    """A student with its own loss, which has no `compile(loss=...)`."""
+    """A student that computes its own loss and is compiled without one."""
 
     def __init__(self, trunk=None, **kwargs):
         super().__init__(**kwargs)
@@ -69,12 +69,12 @@ def targets(images):
     return images[:, ::2, ::2].mean(-1)
 
 
-def test_stages_are_those_of_the_backbone():
+def test_stages_of_a_detector_are_those_of_its_backbone():
     stages = [(s.stride, s.layer_name, s.channels) for s in find_stages(Detector())]
     assert stages == [(2, "out1", 4), (4, "out2", 6), (8, "out3", 8)]
 
 
-def test_every_path_gives_every_scale_in_the_students_width():
+def test_every_path_passes_every_scale_with_the_students_channels():
     student = Detector()
     model = HybridTransfer(tiny.teacher(), student)
     images, _ = tiny.batch(3)
@@ -86,7 +86,7 @@ def test_every_path_gives_every_scale_in_the_students_width():
         shapes = {key: tuple(value.shape) for key, value in maps.items()}
         assert shapes == {"p1": (3, 16, 16, 4), "p2": (3, 8, 8, 6), "p3": (3, 4, 4, 8)}
     np.testing.assert_allclose(predictions[2], student(images), atol=1e-6)
-    # Student-first and plain share S1, whose map reaches the head as it is.
+    # The student-first and the plain path share S1, whose map the head takes unchanged.
     np.testing.assert_array_equal(seen[0]["p1"], seen[2]["p1"])
     assert not np.allclose(seen[1]["p1"], seen[2]["p1"])
 
@@ -94,7 +94,8 @@ def test_every_path_gives_every_scale_in_the_students_width():
 def test_a_scale_within_a_teacher_segment_gets_an_adapter():
     model = HybridTransfer(tiny.teacher(), Detector(), switch_points=(4,))
     names = [adapter.name for adapter in model.adapters]
-    # Student-first: S to 4, T to 8. Teacher-first: T to 4 with a map at 2, S to 8.
+    # Student-first: student to stride 4, teacher to 8. Teacher-first: teacher to stride
+    # 4, with its map at stride 2 for the head, then student to 8.
     assert names == [
         "student_first_adapter_1",
         "student_first_adapter_2",
@@ -109,7 +110,7 @@ def test_a_scale_within_a_teacher_segment_gets_an_adapter():
         assert not np.array_equal(adapter.convolution.kernel.numpy(), old), adapter.name
 
 
-def test_its_own_loss_judges_all_paths():
+def test_own_loss_applies_to_all_paths():
     student = Detector(backbone(norm=False))
     model = HybridTransfer(tiny.teacher(), student)
     model.compile(keras.optimizers.SGD(0.0))
@@ -124,7 +125,7 @@ def test_its_own_loss_judges_all_paths():
     assert losses["loss"] == pytest.approx(logs["student_loss"], rel=1e-5)
 
 
-def test_deeper_stages_than_the_teacher_belong_to_the_head():
+def test_student_stages_deeper_than_the_teacher_belong_to_the_head():
     teacher = tiny.teacher(channels=(6, 8))  # strides 2 and 4: the joint is at 4
     model = HybridTransfer(teacher, Detector())
     assert [segment.end.stride for segment in model.paths[0].segments] == [2, 4]
@@ -133,7 +134,7 @@ def test_deeper_stages_than_the_teacher_belong_to_the_head():
     model.fit(images, targets(images), verbose=0)
 
 
-def test_a_scale_the_teacher_lacks_is_refused():
+def test_a_scale_that_the_teacher_lacks_is_rejected():
     x = image = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 4, strides=4, name="stem")(x)
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="deep")(x)
@@ -141,7 +142,7 @@ def test_a_scale_the_teacher_lacks_is_refused():
         HybridTransfer(keras.Model(image, x), Detector())
 
 
-def test_a_head_that_goes_round_the_cuts_is_refused():
+def test_a_head_that_takes_a_map_inside_a_stage_is_rejected():
     image = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="out1")(image)
     inner = layers.Conv2D(4, 3, padding="same", name="inner")(x)
@@ -152,7 +153,7 @@ def test_a_head_that_goes_round_the_cuts_is_refused():
         HybridTransfer(tiny.teacher(), student)
 
 
-def test_a_teacher_with_a_backbone():
+def test_a_detector_can_be_the_teacher():
     model = HybridTransfer(Detector(), tiny.student())
     assert [s.end.stride for s in model.paths[1].segments] == [2, 4, 8]
     model.compile("sgd", loss="sparse_categorical_crossentropy")
@@ -162,7 +163,7 @@ def test_a_teacher_with_a_backbone():
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
-def test_save_and_load(tmp_path, eager):
+def test_a_saved_model_predicts_and_trains_as_before(tmp_path, eager):
     model = HybridTransfer(tiny.teacher(), Detector())
     model.compile("adam")
     images, _ = tiny.batch()

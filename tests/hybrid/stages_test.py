@@ -5,7 +5,7 @@ from keras import layers
 from keras_hybrid import find_stages
 from keras_hybrid.hybrid.stages import Network
 
-# name -> (strides, layer and channels of some stage ends, by index)
+# name -> (strides, {stage index: (layer at its end, channels)} for some stages)
 FAMILIES = {
     "VGG16": ([1, 2, 4, 8, 16, 32], {0: ("block1_conv2", 64), 5: ("block5_pool", 512)}),
     "ResNet50": (
@@ -34,35 +34,35 @@ FAMILIES = {
 
 
 def application(name, **kwargs):
-    """A network without weights, which do not say where it is cut."""
+    """A network with uninitialised weights; its cuts do not depend on them."""
     with keras.StatelessScope(initialize_variables=False):
         return getattr(keras.applications, name)(weights=None, **kwargs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_cuts_at_its_downsampling_layers(family):
+def test_every_family_is_cut_at_its_downsampling_layers(family):
     strides, ends = FAMILIES[family]
     whole_model = application(family)
     whole = find_stages(whole_model)
     assert [stage.stride for stage in whole] == strides
     for index, (layer_name, channels) in ends.items():
         assert (whole[index].layer_name, whole[index].channels) == (layer_name, channels)
-    if family != "ConvNeXtTiny":  # whose blocks end in an op, without a layer
+    if family != "ConvNeXtTiny":  # its blocks end in an op, not in a layer
         assert all(whole_model.get_layer(stage.layer_name) for stage in whole)
     headless = application(family, include_top=False, input_shape=(None, None, 3))
     assert [s.stride for s in find_stages(headless)] == strides
     assert [s.channels for s in find_stages(headless)] == [s.channels for s in whole]
 
 
-def test_nasnet_has_almost_no_cut():
-    # Each cell takes the outputs of the two cells before it.
+def test_nasnet_has_two_stages():
+    # Each cell takes the outputs of the two previous cells.
     model = application("NASNetMobile", input_shape=(224, 224, 3))
     assert [stage.stride for stage in find_stages(model)] == [2, 32]
 
 
 @pytest.mark.parametrize("family", ["Xception", "InceptionV3", "ResNet50", "VGG16"])
 @pytest.mark.parametrize("size", [(200, 333), (299, 299)])
-def test_sizes_are_those_of_the_maps(family, size):
+def test_cut_sizes_equal_the_sizes_of_the_feature_maps(family, size):
     model = application(family, include_top=False, input_shape=(None, None, 3))
     fixed = application(family, include_top=False, input_shape=(*size, 3))
     for cut, known in zip(
@@ -72,19 +72,19 @@ def test_sizes_are_those_of_the_maps(family, size):
 
 
 @pytest.mark.parametrize("size", [32, 71, 96])
-def test_small_images_do_not_change_the_strides(size):
+def test_strides_do_not_depend_on_the_image_size(size):
     model = application("MobileNet", input_shape=(size, size, 3))
     assert [stage.stride for stage in find_stages(model)] == [2, 4, 8, 16, 32]
 
 
-def test_weighted_layers_of_known_networks():
+def test_weighted_layers_equal_the_published_counts():
     # Without classifiers: VGG-16 has 13 convolutions, ResNet-50 49, DenseNet-121 120.
     for name, count in [("VGG16", 13), ("ResNet50", 49), ("DenseNet121", 120)]:
         network = Network(application(name, include_top=False), "model")
         assert network.weighted_layers(network.start, network.cuts[-1]) == count
 
 
-def test_looks_into_nested_models():
+def test_stages_of_a_nested_model():
     base = keras.applications.MobileNet(weights=None, include_top=False, alpha=0.25)
     image = keras.Input((64, 64, 3))
     x = layers.Rescaling(1 / 127.5, -1)(image)
@@ -95,7 +95,7 @@ def test_looks_into_nested_models():
     assert stages[0].layer_name == f"{base.name}/conv_pw_1_relu"
 
 
-def test_sequential():
+def test_stages_of_a_sequential_model():
     model = keras.Sequential(
         [
             keras.Input((None, None, 3)),
@@ -114,7 +114,7 @@ def test_sequential():
     assert found == [("first", 1, 4), (pool, 2, 4), ("second", 4, 6)]
 
 
-def test_the_first_scale_is_no_stage_without_weights():
+def test_full_resolution_without_weights_is_not_a_stage():
     image = keras.Input((32, 32, 3))
     x = layers.Rescaling(1 / 255)(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="conv")(x)
@@ -128,7 +128,7 @@ def test_average_pooling_to_one_pixel_is_global_pooling():
     assert [s.stride for s in find_stages(keras.Model(image, x))] == [4]
 
 
-def test_upsampling_ends_the_stages():
+def test_upsampling_ends_the_last_stage():
     image = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="down")(image)
     x = layers.UpSampling2D(2)(x)
@@ -136,7 +136,7 @@ def test_upsampling_ends_the_stages():
     assert [s.layer_name for s in find_stages(keras.Model(image, x))] == ["down"]
 
 
-def test_enlarging_first_counts_as_stride_1():
+def test_enlarging_the_input_counts_as_stride_1():
     image = keras.Input((32, 32, 3))
     x = layers.Resizing(64, 64)(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="down")(x)
@@ -146,7 +146,7 @@ def test_enlarging_first_counts_as_stride_1():
 
 
 def chain(channels=(4, 6, 8)):
-    """An image, and maps of strides 2, 4, 8 that end at out1, out2, out3."""
+    """An image input and the maps of strides 2, 4 and 8, named out1, out2 and out3."""
     x = image = keras.Input((32, 32, 3))
     maps = []
     for i, width in enumerate(channels, start=1):
@@ -170,7 +170,7 @@ SEVERAL_OUTPUTS = {
 
 
 @pytest.mark.parametrize("case", SEVERAL_OUTPUTS)
-def test_several_outputs_are_cut_down_to_the_coarsest(case):
+def test_models_with_several_outputs_are_cut_down_to_the_coarsest_map(case):
     image, maps = chain()
     found = find_stages(keras.Model(image, SEVERAL_OUTPUTS[case](maps)))
     assert [(s.layer_name, s.stride) for s in found] == [
@@ -180,8 +180,8 @@ def test_several_outputs_are_cut_down_to_the_coarsest(case):
     ]
 
 
-def test_heads_of_maps_are_no_stages():
-    """The last map is that of both, not one within one of them."""
+def test_convolutional_heads_are_not_stages():
+    """The last stage ends at the map shared by both heads, not inside one of them."""
     image, maps = chain()
     outputs = [layers.Conv2D(n, 3, padding="same")(maps[-1]) for n in (2, 5)]
     outputs.append(pooled(maps[1]))
@@ -189,24 +189,24 @@ def test_heads_of_maps_are_no_stages():
     assert [stage.layer_name for stage in stages] == ["out1", "out2", "out3"]
 
 
-def test_the_model_stays_as_it_was():
+def test_find_stages_does_not_change_the_model():
     model = keras.applications.MobileNet(weights=None, alpha=0.25)
     nodes = [len(layer._inbound_nodes) for layer in model.layers]
     find_stages(model)
     assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
 
 
-def test_no_keras_model():
+def test_find_stages_rejects_anything_but_a_model():
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
         find_stages("ResNet50")
 
 
-def test_unbuilt_sequential():
+def test_an_unbuilt_sequential_model_is_rejected():
     with pytest.raises(ValueError, match="must be built"):
         find_stages(keras.Sequential([layers.Conv2D(3, 3)]))
 
 
-def test_not_functional():
+def test_a_subclassed_model_is_rejected():
     class Subclass(keras.Model):
         def call(self, x):
             return x
@@ -215,7 +215,7 @@ def test_not_functional():
         find_stages(Subclass())
 
 
-def test_no_images():
+def test_a_model_without_image_input_is_rejected():
     vector = keras.Input((5,))
     with pytest.raises(ValueError, match="one batch of images"):
         find_stages(keras.Model(vector, layers.Dense(2)(vector)))

@@ -1,4 +1,4 @@
-"""Students with their own ways, and batches of theirs, against Keras alone."""
+"""Students that override methods of `keras.Model`, compared with Keras alone."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ KERAS = keras.saving.register_keras_serializable("students_test")
 
 
 def trained_alone_and_hybrid(new, x, y, rate=0.1, steps=2, **compile_args):
-    """Logs, weights and evaluations of a student alone, and with alpha = 0."""
+    """Logs, weights and evaluations of a student trained alone and with alpha = 0."""
     results = []
     settings = {"loss": CROSS_ENTROPY, **compile_args}
     for alone in (True, False):
@@ -29,7 +29,7 @@ def trained_alone_and_hybrid(new, x, y, rate=0.1, steps=2, **compile_args):
     return results
 
 
-def assert_alike(alone, hybrid):
+def assert_same_training(alone, hybrid):
     (logs, weights, evaluation), (other_logs, other_weights, other_evaluation) = (
         alone,
         hybrid,
@@ -44,7 +44,7 @@ def assert_alike(alone, hybrid):
 
 
 def network(**kwargs):
-    """Input, and logits of a chain of strides 2 and 4."""
+    """Input and class probabilities of a chain of strides 2 and 4."""
     image = keras.Input((32, 32, 3), name="image")
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="out1", **kwargs)(image)
     x = layers.Conv2D(6, 3, strides=2, padding="same", name="out2", **kwargs)(x)
@@ -54,7 +54,7 @@ def network(**kwargs):
 
 @KERAS
 class Smooth(keras.Model):
-    """Calls `super().compute_loss`, which also counts regularisation."""
+    """Adds to `super().compute_loss`, which includes regularisation."""
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -65,7 +65,7 @@ class Smooth(keras.Model):
 
 @KERAS
 class Old(keras.Model):
-    """A signature from before Keras 3.3, in other words."""
+    """`compute_loss` as before Keras 3.3, with other argument names."""
 
     def compute_loss(self, images, labels, scores, weights):
         return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, scores))
@@ -73,7 +73,7 @@ class Old(keras.Model):
 
 @KERAS
 class Counting(keras.Model):
-    """Tracks metrics of its own as Keras's guide has it."""
+    """Tracks a metric of its own, as in Keras's guide."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -110,15 +110,15 @@ REGULARISED = {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
 
 
 @pytest.mark.parametrize("kind", [Smooth, Old, Counting])
-def test_a_students_own_methods_count(kind):
-    regularised = {} if kind is Old else REGULARISED  # its own loss counts none
+def test_overridden_methods_of_the_student_are_used(kind):
+    regularised = {} if kind is Old else REGULARISED  # its own loss leaves them out
     results = trained_alone_and_hybrid(
         lambda: kind(*network(**regularised)), *tiny.batch(), metrics=["accuracy"]
     )
-    assert_alike(*results)
+    assert_same_training(*results)
 
 
-def test_additional_losses_of_a_student_that_adds_them_count_once():
+def test_penalties_that_the_students_own_loss_includes_count_once():
     student = Smooth(*network(**REGULARISED))
     model = HybridTransfer(tiny.teacher(), student, balance=0.5)
     model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY)
@@ -136,7 +136,7 @@ def test_additional_losses_of_a_student_that_adds_them_count_once():
     assert evaluation == pytest.approx(task + penalties, rel=1e-4)
 
 
-def test_the_students_own_compile_state_stays(tmp_path):
+def test_the_students_own_compile_state_is_kept(tmp_path):
     student = Smooth(*network())
     student.compile("adam", loss="mse", metrics=["mae"])
     before = {k: v for k, v in vars(student).items() if k.startswith("_compile")}
@@ -156,7 +156,7 @@ def test_the_students_own_compile_state_stays(tmp_path):
     loaded.fit(images, labels, verbose=0)
 
 
-def test_own_test_and_predict_steps():
+def test_own_test_step_and_predict_step_of_the_student_are_used():
     images, labels = tiny.batch()
     student = Worst(*network())
     student.compile("sgd", loss=CROSS_ENTROPY)
@@ -171,15 +171,15 @@ def test_own_test_and_predict_steps():
     assert list(model.predict(images, verbose=0)) == ["label"]
 
 
-def test_a_loss_that_nobody_gave():
+def test_an_own_loss_without_a_compiled_loss_raises_an_error():
     model = HybridTransfer(tiny.teacher(), Smooth(*network(**REGULARISED)))
     model.compile("sgd")
     with pytest.raises(ValueError, match="No loss to compute"):
         model.train_on_batch(*tiny.batch())
 
 
-def test_an_own_loss_of_several_outputs_on_two_replicas():
-    """Each output updates a metric, at which one replica waits for the other."""
+def test_own_loss_with_several_outputs_on_two_replicas():
+    """Each output updates a metric, and the replicas synchronise at each update."""
 
     class Deferring(keras.Model):
         def compute_loss(self, *args, **kwargs):
@@ -202,7 +202,7 @@ def test_an_own_loss_of_several_outputs_on_two_replicas():
 
 
 @pytest.mark.parametrize("model", [HybridTransfer, FeatureTransfer])
-def test_an_own_train_step_is_refused(model):
+def test_an_own_train_step_of_the_student_is_rejected(model):
     class Own(keras.Model):
         def train_step(self, data):
             return {"loss": 0.0}
@@ -211,11 +211,11 @@ def test_an_own_train_step_is_refused(model):
     message = "`student` must not have a `train_step` .*`compute_loss.*Received: .*Own"
     with pytest.raises(ValueError, match=message):
         model(tiny.teacher(), Own(*network()), **options)
-    model(Own(*network()), tiny.student(), **options)  # a teacher's is of no account
+    model(Own(*network()), tiny.student(), **options)  # the teacher's is not used
 
 
-def test_a_functional_model_is_its_own_truth():
-    """Whatever it calls `backbone` and `head`, its neck trains."""
+def test_a_functional_student_with_backbone_attribute_trains_all_layers():
+    """Attributes named `backbone` and `head` do not hide the layer between them."""
 
     def new():
         backbone = keras.Sequential(
@@ -234,21 +234,21 @@ def test_a_functional_model_is_its_own_truth():
         student.backbone, student.head = backbone, head
         return student
 
-    assert_alike(*trained_alone_and_hybrid(new, *tiny.batch()))
+    assert_same_training(*trained_alone_and_hybrid(new, *tiny.batch()))
 
 
 @pytest.mark.parametrize("outer", ["uint8", "float16"])
-def test_a_nested_model_casts_its_input(outer):
+def test_a_nested_student_casts_its_input(outer):
     def new():
         image = keras.Input((32, 32, 3), dtype=outer)
         return keras.Model(image, keras.Model(*network())(image))
 
     images, labels = tiny.batch()
     images = (images * 4 + 4).astype("uint8")
-    assert_alike(*trained_alone_and_hybrid(new, images, labels))
+    assert_same_training(*trained_alone_and_hybrid(new, images, labels))
 
 
-def test_a_layer_called_twice_counts_both_penalties():
+def test_a_layer_called_several_times_adds_each_penalty():
     def new():
         image = keras.Input((32, 32, 3))
         twice = layers.Conv2D(3, 3, padding="same", activity_regularizer="l2")
@@ -258,7 +258,7 @@ def test_a_layer_called_twice_counts_both_penalties():
         return keras.Model(image, layers.Dense(4, activation="softmax")(x))
 
     images, labels = tiny.batch()
-    assert_alike(*trained_alone_and_hybrid(new, images, labels))
+    assert_same_training(*trained_alone_and_hybrid(new, images, labels))
     student = new()
     path = HybridTransfer(tiny.teacher(), student).paths[-1]
     for _ in range(2):
@@ -267,25 +267,25 @@ def test_a_layer_called_twice_counts_both_penalties():
 
 
 BATCHES = {
-    "a key too many": lambda x: {"file": np.arange(8), "image": x, "z": np.ones(8)},
-    "its name": lambda x: {"image": x},
-    "a list": lambda x: [x],
+    "extra keys": lambda x: {"file": np.arange(8), "image": x, "z": np.ones(8)},
+    "input name": lambda x: {"image": x},
+    "list": lambda x: [x],
 }
 
 
-# Keras alone warns of them.
+# Keras warns of these for the student alone.
 @pytest.mark.filterwarnings("ignore:(?s).*structure of `inputs` doesn't match")
 @pytest.mark.parametrize("case", BATCHES)
-def test_images_are_found_as_keras_finds_them(case):
+def test_images_are_selected_from_a_batch_as_in_keras(case):
     images, labels = tiny.batch()
     x = BATCHES[case](images)
     new = lambda: keras.Model(*network())  # noqa: E731
     alone, hybrid = trained_alone_and_hybrid(new, x, labels)
-    assert_alike(alone, hybrid)
-    assert_alike(trained_alone_and_hybrid(new, images, labels)[0], hybrid)
+    assert_same_training(alone, hybrid)
+    assert_same_training(trained_alone_and_hybrid(new, images, labels)[0], hybrid)
 
 
-def test_grey_images_without_an_axis_for_it():
+def test_grey_images_without_a_channel_axis():
     def new():
         image = keras.Input((32, 32, 1))
         x = layers.Concatenate()([image] * 3)
@@ -314,7 +314,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("case", OTHERS)
 @pytest.mark.parametrize("own_loss", [True, False])
-def test_other_images_than_the_students_are_refused_as_by_keras(case, own_loss):
+def test_images_that_do_not_fit_raise_the_same_error_as_in_keras(case, own_loss):
     change, message = OTHERS[case]
     images, labels = tiny.batch()
     student = (Old if own_loss else keras.Model)(*network())
@@ -357,36 +357,42 @@ NAMED = {
     "metrics": {"out": ["accuracy"], "size": "mae"},
 }
 OUTPUTS = {
-    "one by name": (
+    "one named output": (
         one_named_output,
         lambda y: {"out": y},
         {"loss": {"out": CROSS_ENTROPY}, "metrics": {"out": "accuracy"}},
     ),
-    "one, its loss by name": (
+    "one output with a named loss": (
         one_output,
         lambda y: y,
         {"loss": {"out": CROSS_ENTROPY}, "metrics": {"out": ["accuracy"]}},
     ),
-    "one in a list": (outputs_in_a_list, lambda y: y, {"metrics": ["accuracy"]}),
+    "list of one": (outputs_in_a_list, lambda y: y, {"metrics": ["accuracy"]}),
     "two": (
         two_outputs,
         lambda y: [y, y * 1.0],
         {"loss": [CROSS_ENTROPY, "mse"], "loss_weights": [1.0, 0.3]},
     ),
-    "two by name": (two_outputs, lambda y: {"out": y, "size": y * 1.0}, NAMED),
+    "two outputs with named targets": (
+        two_outputs,
+        lambda y: {"out": y, "size": y * 1.0},
+        NAMED,
+    ),
     "named": (named_outputs, lambda y: {"out": y, "size": y * 1.0}, NAMED),
 }
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_outputs_and_targets_by_name(case):
+def test_outputs_and_targets_in_every_structure(case):
     new, targets, settings = OUTPUTS[case]
     images, labels = tiny.batch()
-    assert_alike(*trained_alone_and_hybrid(new, images, targets(labels), **settings))
+    assert_same_training(
+        *trained_alone_and_hybrid(new, images, targets(labels), **settings)
+    )
 
 
 class Margin(keras.metrics.Mean):
-    """Without `get_config`, and it cannot be made without an argument."""
+    """A metric with a required argument and no `get_config`."""
 
     def __init__(self, scale, **kwargs):
         super().__init__(name="margin", **kwargs)

@@ -1,4 +1,4 @@
-"""Two replicas train to the weights of one device (DESIGN: alpha is global)."""
+"""Training on two replicas ends at the weights of one device: alpha is global."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args)
             metrics=["accuracy"],
         )
     images, labels = tiny.batch(8 * steps)
-    # The two halves of a batch differ, so that their own alphas would differ as well.
+    # The halves of a batch differ in scale, so alpha per replica would differ as well.
     images = (
         images * np.where(np.arange(len(images)) % 8 < 4, 0.2, 3.0)[:, None, None, None]
     )
@@ -49,15 +49,15 @@ def test_two_replicas_equal_one_device(balance):
             assert a[name] == pytest.approx(b[name], abs=1e-5), name
 
 
-def test_with_sample_weights():
+def test_two_replicas_equal_one_device_with_sample_weights():
     weights = np.linspace(0.1, 2, 40)
     (one, _), (two, _) = (train(n, sample_weight=weights) for n in (1, 2))
     for weight, other in zip(one.student.weights, two.student.weights):
         np.testing.assert_allclose(weight.numpy(), other.numpy(), atol=1e-5)
 
 
-def test_moving_averages_are_those_of_the_plain_path():
-    """As after a fit of the student alone, under the same strategy."""
+def test_moving_averages_equal_those_of_the_student_alone():
+    """After a fit of the student alone under the same strategy."""
     images, labels = tiny.batch(16)
     students = []
     for hybrid in (False, True):
@@ -73,9 +73,9 @@ def test_moving_averages_are_those_of_the_plain_path():
     assert np.abs(students[0].get_layer("bn1").moving_mean).max() > 1e-4
 
 
-def test_evaluate_under_the_strategy():
+def test_evaluate_on_two_replicas_equals_one_device():
     (one, _), (two, _) = train(1), train(2)
-    images, labels = tiny.batch(11)  # of the last batch two to one, and one to the other
+    images, labels = tiny.batch(11)  # the replicas get two and one of the last batch
     arguments = {"batch_size": 8, "verbose": 0, "return_dict": True}
     expected = one.evaluate(images, labels, **arguments)
     received = two.evaluate(images, labels, **arguments)

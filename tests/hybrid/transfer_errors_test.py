@@ -1,4 +1,4 @@
-"""A pair that does not fit is refused by the constructor, with the reason."""
+"""The constructor rejects a pair of networks that does not fit and states the reason."""
 
 import keras
 import pytest
@@ -9,7 +9,7 @@ from keras_hybrid import HybridTransfer
 from keras_hybrid.hybrid.adapters import Adapter
 
 
-def refused(message, teacher=None, student=None, error=ValueError, **options):
+def assert_rejected(message, teacher=None, student=None, error=ValueError, **options):
     teacher, student = teacher or tiny.teacher(), student or tiny.student()
     with pytest.raises(error, match=message):
         HybridTransfer(teacher, student, **options)
@@ -27,19 +27,23 @@ class Opaque(keras.Model):
         return x
 
 
-def test_not_keras_models():
-    refused(
+def test_networks_that_are_not_keras_models():
+    assert_rejected(
         "`teacher` must be a keras.Model. Received: 'x'", teacher="x", error=TypeError
     )
-    refused("`student` must be a keras.Model", student=layers.Dense(2), error=TypeError)
+    assert_rejected(
+        "`student` must be a keras.Model", student=layers.Dense(2), error=TypeError
+    )
 
 
-def test_not_functional():
-    refused("`teacher` must be a Functional .* `.backbone`", teacher=Opaque())
+def test_a_teacher_that_is_not_functional():
+    assert_rejected("`teacher` must be a Functional .* `.backbone`", teacher=Opaque())
 
 
-def test_unbuilt():
-    refused("`student` must be built", student=keras.Sequential([layers.Conv2D(3, 3)]))
+def test_unbuilt_students():
+    assert_rejected(
+        "`student` must be built", student=keras.Sequential([layers.Conv2D(3, 3)])
+    )
 
     class Parts(Opaque):
         def __init__(self):
@@ -47,11 +51,11 @@ def test_unbuilt():
             self.backbone = convolutional(2, 2)
             self.head = layers.Conv2D(2, 1, name="unbuilt_head")
 
-    refused("`student` must be built: .*unbuilt_head", student=Parts())
+    assert_rejected("`student` must be built: .*unbuilt_head", student=Parts())
 
 
 class Block(layers.Layer):
-    """Layers without weights are built when they run, which is not yet."""
+    """Its layers without weights are not built until they are called."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -69,7 +73,7 @@ class Block(layers.Layer):
         return (shape[0], shape[1] // 2, shape[2] // 2, 4)
 
 
-def test_unbuilt_layers_without_weights():
+def test_unbuilt_layers_without_weights_are_accepted():
     image = keras.Input((32, 32, 3))
     x = layers.Conv2D(3, 3, strides=2, padding="same")(Block()(image))
     teacher = keras.Model(image, x)
@@ -89,28 +93,28 @@ class Parts(keras.Model):
         return self.head(self.neck(self.backbone(images)))
 
 
-def test_parts_that_no_path_would_run():
+def test_a_student_with_layers_between_backbone_and_head():
     head, neck = layers.Conv2D(2, 1), layers.Conv2D(5, 1, name="neck")
     neck.build((None, None, None, 4))
     head.build((None, None, None, 5))
-    refused(
+    assert_rejected(
         "its `.head` on the features .*Parts. with .'neck'.", student=Parts(head, neck)
     )
     student = Parts(head)
     del student.head
-    refused("`student` must have a `.head`", student=student)
+    assert_rejected("`student` must have a `.head`", student=student)
 
 
 def test_no_common_stride():
     with pytest.raises(ValueError, match="two strides in common") as error:
         HybridTransfer(convolutional(3, 3), convolutional(2, 2))
-    # Both stage tables, layers and all.
+    # The message lists the stages of both networks.
     assert str(error.value).count("convolutional") == 2
     assert "conv1" in str(error.value)
 
 
 def test_one_common_stride_is_not_enough():
-    refused(
+    assert_rejected(
         r"common strides \[4\]", teacher=convolutional(4, 4), student=convolutional(2, 2)
     )
 
@@ -118,21 +122,23 @@ def test_one_common_stride_is_not_enough():
 @pytest.mark.parametrize(
     "bad", [(3,), (4, 2), (2, 8), (2, 2), (), "2", 2, (2, "out1"), (64,)]
 )
-def test_switch_points_out_of_the_common_strides(bad):
-    refused(
+def test_invalid_switch_points(bad):
+    assert_rejected(
         r"`switch_points` must be increasing strides out of \(2, 4\)", switch_points=bad
     )
 
 
-def test_unknown_layer():
+def test_switch_points_with_an_unknown_layer():
     pairs = [("out1", "out1"), ("nothing", "out2")]
-    refused("`switch_points` must name layers of the teacher", switch_points=pairs)
+    assert_rejected(
+        "`switch_points` must name layers of the teacher", switch_points=pairs
+    )
 
 
-def test_a_layer_that_is_no_cut():
+def test_switch_points_at_a_layer_that_is_not_a_cut():
     pairs = [("conv1", "out1"), ("out2", "out2")]
-    refused("holds a single map. Received: 'conv1'", switch_points=pairs)
-    refused(
+    assert_rejected("holds a single map. Received: 'conv1'", switch_points=pairs)
+    assert_rejected(
         "holds a single map. Received: 'pool'",
         switch_points=[("out1", "out1"), ("out2", "pool")],
     )
@@ -146,50 +152,58 @@ def test_a_layer_that_is_no_cut():
         [("out1", "out1"), ("out1", "out2")],
     ],
 )
-def test_pairs_out_of_order(pairs):
-    refused("must go from the input to the output", switch_points=pairs)
+def test_switch_points_out_of_order(pairs):
+    assert_rejected("must go from the input to the output", switch_points=pairs)
 
 
-def test_pairs_that_are_none():
-    refused("or pairs", switch_points=[("out1", "out1", "out1"), ("out2", "out2")])
-    refused("last, the pair of the joint", switch_points=[("out1", "out1")])
+def test_switch_points_that_are_not_pairs():
+    assert_rejected(
+        "or pairs", switch_points=[("out1", "out1", "out1"), ("out2", "out2")]
+    )
+    assert_rejected("last, the pair of the joint", switch_points=[("out1", "out1")])
 
 
-def test_grayscale_against_rgb():
-    refused("the same number of channels", teacher=convolutional(2, 2, channels=1))
+def test_different_numbers_of_image_channels():
+    assert_rejected(
+        "the same number of channels", teacher=convolutional(2, 2, channels=1)
+    )
     HybridTransfer(
         convolutional(2, 2, channels=1),
         tiny.student(),
         teacher_preprocessing=lambda x: keras.ops.mean(x, axis=-1, keepdims=True),
     )
-    refused(
+    assert_rejected(
         r"Received images of shape \(1, 32, 32, 1\)",
         teacher_preprocessing=lambda x: keras.ops.mean(x, axis=-1, keepdims=True),
     )
 
 
-def test_teacher_is_student():
+def test_the_same_model_as_teacher_and_student():
     model = tiny.student()
-    refused("Received the same one twice", teacher=model, student=model)
+    assert_rejected("Received the same one twice", teacher=model, student=model)
 
 
-def test_shared_weights():
+def test_teacher_and_student_that_share_weights():
     student = tiny.student()
     teacher = keras.Model(student.input, student.get_layer("out3").output)
-    refused("must not share weights", teacher=teacher, student=student)
+    assert_rejected("must not share weights", teacher=teacher, student=student)
 
 
 @pytest.mark.parametrize("bad", ["sometimes", -1, None, float("inf")])
-def test_bad_balance(bad):
-    refused("`balance` must be", balance=bad)
+def test_invalid_balance(bad):
+    assert_rejected("`balance` must be", balance=bad)
 
 
-def test_bad_batch_norm():
-    refused('`student_batch_norm` must be "plain" or "all"', student_batch_norm="none")
+def test_invalid_student_batch_norm():
+    assert_rejected(
+        '`student_batch_norm` must be "plain" or "all"', student_batch_norm="none"
+    )
 
 
-def test_bad_preprocessing():
-    refused("`teacher_preprocessing` must be", teacher_preprocessing=3, error=TypeError)
+def test_invalid_teacher_preprocessing():
+    assert_rejected(
+        "`teacher_preprocessing` must be", teacher_preprocessing=3, error=TypeError
+    )
 
 
 class Doubling(Adapter):
@@ -198,43 +212,47 @@ class Doubling(Adapter):
 
 
 @pytest.mark.parametrize("bad", [None, "Adapter", 3, Adapter(4)])
-def test_an_adapter_that_makes_nothing(bad):
-    refused("`adapter` must be a class or a function", adapter=bad, error=TypeError)
+def test_an_adapter_that_is_not_callable(bad):
+    assert_rejected(
+        "`adapter` must be a class or a function", adapter=bad, error=TypeError
+    )
 
 
-def test_an_adapter_that_makes_no_layer():
-    refused("which made 6", adapter=lambda channels, *_, **__: channels, error=TypeError)
+def test_an_adapter_that_does_not_return_a_layer():
+    assert_rejected(
+        "which made 6", adapter=lambda channels, *_, **__: channels, error=TypeError
+    )
 
 
-def test_an_adapter_of_other_channels_or_sizes():
+def test_an_adapter_with_wrong_output_channels_or_size():
     def halved(channels, resizes, **kwargs):
         return Doubling(channels // 2, resizes, **kwargs)
 
     def unresized(channels, resizes, **kwargs):
         return Doubling(channels, resizes=False, **kwargs)
 
-    refused(r"for channels=6 makes \(1, 2, 2, 3\)", adapter=halved)
+    assert_rejected(r"for channels=6 makes \(1, 2, 2, 3\)", adapter=halved)
     x = image = keras.Input((32, 32, 3))
     for _ in range(3):
         x = layers.Conv2D(4, 3, strides=2)(x)  # 15, 7 and 3 pixels, not 16, 8 and 4
     teacher = keras.Model(image, x)
-    refused(r"with size=\(3, 3\)", teacher=teacher, adapter=unresized)
+    assert_rejected(r"with size=\(3, 3\)", teacher=teacher, adapter=unresized)
 
 
-def test_images_too_small():
+def test_images_that_are_too_small():
     x = image = keras.Input((None, None, 3))
     for _ in range(3):
         x = layers.Conv2D(4, 7, strides=2)(x)
-    refused("must be larger for", teacher=keras.Model(image, x, name="hungry"))
+    assert_rejected("must be larger for", teacher=keras.Model(image, x, name="hungry"))
 
 
-def test_the_teacher_of_a_refused_pair_is_not_frozen():
+def test_the_teacher_of_a_rejected_pair_is_not_frozen():
     teacher = tiny.teacher()
-    refused("`balance` must be", teacher=teacher, balance="x")
+    assert_rejected("`balance` must be", teacher=teacher, balance="x")
     assert teacher.trainable
 
 
-def test_a_network_that_hardly_narrows_warns():
+def test_a_network_with_few_cuts_triggers_a_warning():
     nasnet = keras.applications.NASNetMobile(weights=None, input_shape=(64, 64, 3))
     student = keras.applications.MobileNet(
         weights=None, input_shape=(64, 64, 3), alpha=0.25
@@ -244,7 +262,7 @@ def test_a_network_that_hardly_narrows_warns():
     assert [segment.end.stride for segment in model.paths[0].segments] == [2, 32]
 
 
-def test_no_loss():
+def test_training_without_a_loss():
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd")
     with pytest.raises(ValueError, match="No loss to compute"):

@@ -1,4 +1,4 @@
-"""Interrupted and uninterrupted training end at the same weights."""
+"""Saving and loading: a resumed run ends at the same weights as an uninterrupted one."""
 
 import functools
 import os
@@ -65,7 +65,7 @@ def build(options):
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_save_load_continue_equals_uninterrupted(case, tmp_path):
+def test_training_resumed_from_a_file_equals_uninterrupted_training(case, tmp_path):
     images, labels = tiny.batch(16)
     model = build(OPTIONS[case])
     model.compile(
@@ -74,7 +74,7 @@ def test_save_load_continue_equals_uninterrupted(case, tmp_path):
         metrics=["accuracy"],
     )
     fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
-    model.fit(images, labels, **fit)  # 4 steps: in the middle of an accumulation
+    model.fit(images, labels, **fit)  # 4 steps end in the middle of an accumulation
     model.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
 
@@ -94,7 +94,7 @@ def test_save_load_continue_equals_uninterrupted(case, tmp_path):
     assert not loaded.teacher.trainable
 
 
-def test_loaded_model_predicts(tmp_path):
+def test_a_loaded_model_predicts_the_same_on_all_paths(tmp_path):
     model = build({})
     model.save(tmp_path / "run.keras")
     images, _ = tiny.batch()
@@ -103,7 +103,7 @@ def test_loaded_model_predicts(tmp_path):
         np.testing.assert_array_equal(path(images), other(images))
 
 
-def test_student_loads_without_the_package(tmp_path):
+def test_a_saved_student_loads_without_keras_hybrid(tmp_path):
     model = build({})
     model.compile("sgd", loss="sparse_categorical_crossentropy")
     images, labels = tiny.batch()
@@ -123,10 +123,10 @@ np.testing.assert_allclose(received, np.load(r"{tmp_path}/expected.npy"), rtol=1
 
 
 class Scaled(layers.Conv2D):
-    """A stranger's layer, which nobody registered."""
+    """A custom layer that is not registered with Keras."""
 
 
-def strangers(size):
+def unregistered_network(size):
     x = image = keras.Input((32, 32, 3))
     for width in size:
         x = Scaled(width, 3, strides=2, padding="same", activation="tanh")(x)
@@ -157,12 +157,12 @@ def loaded_in_a_scope(path):
 
 @pytest.mark.parametrize("preprocessing", [halved, Halved(0.5)])
 @pytest.mark.parametrize("kind", [HybridTransfer, FeatureTransfer])
-def test_custom_objects_reach_everything_inside(kind, preprocessing, tmp_path):
+def test_custom_objects_apply_to_all_parts(kind, preprocessing, tmp_path):
     options = {"method": "at"} if kind is FeatureTransfer else {}
-    networks = strangers((6, 8)), strangers((4, 6))
+    networks = unregistered_network((6, 8)), unregistered_network((4, 6))
     model = kind(*networks, teacher_preprocessing=preprocessing, **options)
-    how = {"loss": Constant(), "run_eagerly": True}  # one step of each: no graph
-    model.compile("sgd", **how)
+    compile_args = {"loss": Constant(), "run_eagerly": True}  # one step of each: no graph
+    model.compile("sgd", **compile_args)
     images, labels = tiny.batch()
     model.save(tmp_path / "run.keras")
     copies = [
@@ -175,7 +175,7 @@ def test_custom_objects_reach_everything_inside(kind, preprocessing, tmp_path):
     copies.append(kind.from_config(model.get_config(), custom_objects=CUSTOM))
     for copy in copies:
         copy.set_weights(model.get_weights())
-        copy.compile("sgd", **how)
+        copy.compile("sgd", **compile_args)
     expected, *logs = [
         m.train_on_batch(images, labels, return_dict=True) for m in (model, *copies)
     ]
@@ -197,14 +197,14 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("case", FUNCTIONS)
-def test_known_functions_come_back(case, tmp_path):
+def test_known_preprocessing_functions_are_restored(case, tmp_path):
     model = build({"teacher_preprocessing": FUNCTIONS[case]})
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
     assert loaded.teacher_preprocessing is FUNCTIONS[case]
 
 
-def test_a_lambda_comes_back_where_it_is_trusted(tmp_path):
+def test_a_lambda_is_restored_only_without_safe_mode(tmp_path):
     model = build({"teacher_preprocessing": lambda images: images / 2})
     with pytest.warns(UserWarning, match="pass `safe_mode=False`"):
         model.save(tmp_path / "run.keras")
@@ -215,7 +215,7 @@ def test_a_lambda_comes_back_where_it_is_trusted(tmp_path):
     np.testing.assert_array_equal(loaded.paths[1](images), model.paths[1](images))
 
 
-def test_a_function_without_a_name_is_refused(tmp_path):
+def test_a_preprocessing_function_without_a_name_is_not_saved(tmp_path):
     model = build({"teacher_preprocessing": functools.partial(keras.ops.multiply, 2.0)})
     with pytest.raises(TypeError, match="a function with a name .* `custom_objects`"):
         model.save(tmp_path / "run.keras")
@@ -227,7 +227,7 @@ def unbiased(channels, resizes, **kwargs):
     return adapter
 
 
-def test_a_function_that_makes_adapters(tmp_path):
+def test_a_function_that_creates_adapters_is_restored(tmp_path):
     model = build({"adapter": unbiased})
     assert all(len(adapter.convolution.weights) == 1 for adapter in model.adapters)
     model.save(tmp_path / "run.keras")
@@ -238,7 +238,7 @@ def test_a_function_that_makes_adapters(tmp_path):
     np.testing.assert_array_equal(loaded.paths[1](images), model.paths[1](images))
 
 
-def test_adapters_without_a_name_are_not_saved(tmp_path):
+def test_an_adapter_function_without_a_name_is_not_saved(tmp_path):
     model = build({"adapter": functools.partial(WithNorm, trainable=True)})
     with pytest.raises(TypeError, match="`adapter` must be .* a name to be saved"):
         model.save(tmp_path / "run.keras")
@@ -262,7 +262,7 @@ class Halfway(FixedBalance):
 
 
 @pytest.mark.parametrize("balance", [Damped(0.25), Halfway(0.5), FixedBalance(0.5)])
-def test_balances_come_back_as_they_were(balance, tmp_path):
+def test_balances_are_restored(balance, tmp_path):
     model = build({"balance": balance})
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(
@@ -272,7 +272,7 @@ def test_balances_come_back_as_they_were(balance, tmp_path):
     assert vars(loaded.balance) == vars(balance)
 
 
-def test_a_teacher_that_was_compiled_and_never_trained(tmp_path):
+def test_a_compiled_but_untrained_teacher_is_saved_uncompiled(tmp_path):
     model = build({})
     for network in (model.teacher, model.student):
         network.compile("adam", loss="mse")
@@ -280,8 +280,8 @@ def test_a_teacher_that_was_compiled_and_never_trained(tmp_path):
     assert not keras.saving.load_model(tmp_path / "run.keras").teacher.compiled
 
 
-def test_files_load_once_the_package_is_imported(tmp_path):
-    """None of the classes in them has to be imported by name."""
+def test_files_load_after_importing_keras_hybrid_alone(tmp_path):
+    """The classes in the files need not be imported by name."""
     detectors.small((8,), anchor_heights=(24,)).save(tmp_path / "FasterRCNN.keras")
     FeatureTransfer(tiny.teacher(), tiny.student(), "fitnet").save(
         tmp_path / "FeatureTransfer.keras"

@@ -1,4 +1,4 @@
-"""The training step against the paper's equations, and against plain Keras."""
+"""The training step compared with the paper's equations and with plain Keras."""
 
 import os
 import pathlib
@@ -50,12 +50,12 @@ def valid_padding_teacher():
     return keras.Model(image, x), tiny.student(), sizes
 
 
-def resnet_teaches_mobilenet():
+def resnet_and_mobilenet():
     student = application("MobileNet", alpha=0.25, classes=4, dropout=0.0)
     return application("ResNet50", include_top=False), student, None
 
 
-def densenet_teaches_resnet_v2():
+def densenet_and_resnet_v2():
     return (
         application("DenseNet121", include_top=False),
         application("ResNet50V2", classes=4),
@@ -67,15 +67,17 @@ PAIRS = [
     tiny_pair,
     wide_teacher_without_stride_2,
     valid_padding_teacher,
-    resnet_teaches_mobilenet,
-    densenet_teaches_resnet_v2,
+    resnet_and_mobilenet,
+    densenet_and_resnet_v2,
 ]
 
 
 @pytest.mark.parametrize("alpha", [None, 0.7])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_step_is_equations_1_and_2(pair, alpha, shallow, rewriting):
-    # In float32 the gradients of networks this deep are 6e-4 apart from noise alone.
+def test_training_step_follows_equations_1_and_2(
+    pair, alpha, shallow, graph_optimization
+):
+    # In float32, rounding alone makes gradients of networks this deep differ by 6e-4.
     keras.config.set_dtype_policy("float64")
     teacher, student, sizes = pair()
     points = stage_pairs(teacher, student)
@@ -99,8 +101,8 @@ def test_step_is_equations_1_and_2(pair, alpha, shallow, rewriting):
     for variable, value in zip(model.variables, before):
         variable.assign(value)
 
-    # With a learning rate of 1, what SGD takes away is the gradient. Large
-    # networks run eagerly: tracing their graph takes longer than this one step.
+    # With a learning rate of 1, SGD subtracts exactly the gradient. Large networks run
+    # eagerly because tracing their graph takes longer than this one step.
     eager = len(student.layers) > 50
     model.compile(keras.optimizers.SGD(1.0), loss=CROSS_ENTROPY, run_eagerly=eager)
     logs = model.train_on_batch(images, labels, return_dict=True)
@@ -115,30 +117,29 @@ def test_step_is_equations_1_and_2(pair, alpha, shallow, rewriting):
     old = dict(zip(map(id, model.variables), before))
     for variable, gradient in zip(model.trainable_variables, gradients):
         taken = old[id(variable)] - variable.numpy()
-        scale = max(np.abs(gradient).max(), 1e-2)  # a bias before BatchNorm has none
+        scale = max(np.abs(gradient).max(), 1e-2)  # 0 for a bias before BatchNorm
         np.testing.assert_allclose(
             taken / scale, gradient / scale, atol=2e-5, err_msg=variable.path
         )
 
 
-def test_alpha_is_a_constant_for_the_gradient():
-    # The gradient of a loss that scales every L by a weight w: alpha stays the same, so
-    # d(loss)/dw is alpha (L1 + L2) + L3 and not twice L3 + L3, which a gradient through
-    # alpha would give for d/dw of 3 w L3.
+def test_alpha_is_constant_in_the_gradient():
+    # Every loss is scaled by w^2, so that with a constant alpha the derivative of the
+    # total with respect to w is 2 w (alpha (L1 + L2) + L3).
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss=CROSS_ENTROPY)
     images, labels = tiny.batch()
     weight = tf.Variable(1.0)
-    losses = iter([2.0, 1.0, 3.0])  # asked for in the order L3, L1, L2
+    losses = iter([2.0, 1.0, 3.0])  # computed in the order L3, L1, L2
     model._task_loss = lambda *args, **kwargs: next(losses) * weight**2
     with tf.GradientTape() as tape:
         loss = model.compute_loss(images, labels, None, training=True)
-    # alpha = 2 * 2 / (1 + 3) = 1; loss = 1 * (1 + 3) + 2; d(w^2)/dw = 2.
+    # alpha = 2 * 2 / (1 + 3) = 1; loss = 1 * (1 + 3) + 2 = 6; d(w^2)/dw = 2, so 2 * 6.
     assert float(loss) == 6.0
     assert float(tape.gradient(loss, weight)) == 12.0
 
 
-def test_zero_losses_give_alpha_zero():
+def test_alpha_is_zero_when_all_losses_are_zero():
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss=lambda y, y_pred: 0.0 * y_pred)
     logs = model.train_on_batch(*tiny.batch(), return_dict=True)
@@ -146,7 +147,7 @@ def test_zero_losses_give_alpha_zero():
     assert logs["loss"] == 0.0
 
 
-def test_the_papers_layer_counts():
+def test_paths_have_the_weighted_layers_of_the_paper():
     teacher = keras.applications.ResNet50(weights=None)
     student = keras.applications.MobileNet(weights=None)
     model = HybridTransfer(teacher, student, switch_points=(2, 8, 16))
@@ -157,7 +158,7 @@ def test_the_papers_layer_counts():
     assert model.paths[2].owners == ("student",) * 4
 
 
-def test_paths_predict():
+def test_paths_predict_probabilities_that_differ():
     student = tiny.student()
     model = HybridTransfer(tiny.teacher(), student)
     images, _ = tiny.batch(1)
@@ -172,7 +173,7 @@ def test_paths_predict():
     assert not np.allclose(model.paths[0](images), model.paths[1](images))
 
 
-def test_the_teachers_stages_never_train():
+def test_teacher_stages_run_in_inference_mode():
     x = image = keras.Input((32, 32, 3))
     for width in (5, 6, 7):
         x = layers.Conv2D(width, 3, strides=2, padding="same", activation="tanh")(x)
@@ -185,11 +186,11 @@ def test_the_teachers_stages_never_train():
         np.testing.assert_array_equal(path(images, training=True), path(images))
 
 
-def test_a_preprocessing_that_resizes():
+def test_teacher_preprocessing_can_resize_images():
     teacher, student = tiny.teacher(size=None), tiny.student()
     resizing = layers.Resizing(48, 48)
     model = HybridTransfer(teacher, student, teacher_preprocessing=resizing)
-    # The same inside the teacher, for which its sizes do not depend on the image's.
+    # The same resizing as a layer inside the teacher, with a fixed input size.
     image = keras.Input((32, 32, 3))
     inside = HybridTransfer(keras.Model(image, teacher(resizing(image))), student)
     for adapter, other in zip(model.adapters, inside.adapters, strict=True):
@@ -199,7 +200,7 @@ def test_a_preprocessing_that_resizes():
         np.testing.assert_allclose(path(images), other(images), atol=1e-6)
 
 
-def test_switch_points_by_name():
+def test_switch_points_by_layer_name_equal_those_by_stride():
     by_name = HybridTransfer(tiny.teacher(), tiny.student(), switch_points=POINTS)
     by_stride = HybridTransfer(tiny.teacher(), tiny.student(), switch_points=(2, 4))
     for named, strided in zip(by_name.paths, by_stride.paths):
@@ -207,7 +208,7 @@ def test_switch_points_by_name():
         assert ends[0] == ends[1] == ["out1", "out2", "out3"]
 
 
-def test_dilated_networks_switch_by_name():
+def test_dilated_networks_switch_at_named_layers():
     def dilated(width):
         image = keras.Input((32, 32, 3))
         x = layers.Conv2D(width, 3, strides=4, padding="same", name="stem")(image)
@@ -226,7 +227,7 @@ def test_dilated_networks_switch_by_name():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 33), (17, 50)])
-def test_any_image_size(size):
+def test_training_on_any_image_size(size):
     student = tiny.student(size=None)
     teacher = keras.Sequential(
         [
@@ -264,7 +265,7 @@ def test_teacher_is_bit_identical_after_fit():
     before = [weight.numpy() for weight in teacher.weights]
     assert any("moving" in weight.path for weight in teacher.weights)
     model.trainable = False
-    model.trainable = True  # unfreezes everything below, the teacher too
+    model.trainable = True  # unfreezes all layers, the teacher's too
     model.compile("adam", loss=CROSS_ENTROPY)
     images, labels = tiny.batch(16)
     trained = [weight.numpy() for weight in student.trainable_weights]
@@ -295,7 +296,7 @@ def test_evaluate_and_predict_run_the_student_and_change_nothing():
     )
 
 
-def test_logs():
+def test_history_has_losses_alpha_and_metrics_of_all_paths():
     model = HybridTransfer(tiny.teacher(), tiny.student(), track_paths=True)
     model.compile("sgd", loss=CROSS_ENTROPY, metrics=["accuracy"])
     images, labels = tiny.batch(16)
@@ -309,7 +310,7 @@ def test_logs():
     assert list(model.get_metrics_result()) == ["loss", *losses, *accuracies]
 
 
-def test_path_metrics_are_those_of_the_paths():
+def test_path_metrics_are_computed_from_the_paths_predictions():
     model = HybridTransfer(
         tiny.teacher(), tiny.student(batch_norm=False), track_paths=True
     )
@@ -324,8 +325,8 @@ def test_path_metrics_are_those_of_the_paths():
 
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("feeding", ["plain", "all"])
-def test_moving_averages(feeding, eager):
-    """After a fit they are those of the plain path alone; with "all", of all three."""
+def test_moving_averages_are_fed_by_the_chosen_paths(feeding, eager):
+    """They are fed by the plain path alone, or by all three paths with "all"."""
     student = tiny.student()
     model = HybridTransfer(tiny.teacher(), student, student_batch_norm=feeding)
     images, labels = tiny.batch(8)
@@ -333,9 +334,9 @@ def test_moving_averages(feeding, eager):
     inputs = keras.Model(
         student.input, [student.get_layer(f"conv{i}").output for i in (1, 2, 3)]
     )
-    # A learning rate of 0: all batches have the same statistics.
+    # With a learning rate of 0, all batches have the same statistics.
     model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY, run_eagerly=eager)
-    means = [np.mean(x, (0, 1, 2)) for x in _in_training(student, inputs, images)]
+    means = [np.mean(x, (0, 1, 2)) for x in _outputs_in_training(student, inputs, images)]
     for norm in norms:
         norm.moving_mean.assign(np.zeros(norm.moving_mean.shape))
     model.fit(images, labels, batch_size=8, epochs=3, verbose=0)
@@ -345,13 +346,13 @@ def test_moving_averages(feeding, eager):
             np.testing.assert_allclose(norm.moving_mean, plain_only, rtol=1e-4, atol=1e-6)
         else:
             assert not np.allclose(norm.moving_mean, plain_only, rtol=1e-2), i
-    if feeding == "all":  # S1 is the same for two paths: fed twice a step
+    if feeding == "all":  # two paths run S1 on the images, so it is fed twice a step
         np.testing.assert_allclose(
             norms[0].moving_mean, means[0] * (1 - 0.9**6), rtol=1e-4, atol=1e-6
         )
 
 
-def _in_training(student, inputs, images):
+def _outputs_in_training(student, inputs, images):
     state = [v.numpy() for v in student.variables]
     values = inputs(images, training=True)
     for variable, value in zip(student.variables, state):
@@ -359,8 +360,8 @@ def _in_training(student, inputs, images):
     return values
 
 
-def train_both(plain, **compile_args):
-    """Steps of a student alone, and in a `HybridTransfer` with alpha = 0: equal."""
+def compile_both(plain, **compile_args):
+    """A student alone and a copy of it in a `HybridTransfer` with alpha = 0, compiled."""
     hybrid_student = keras.models.clone_model(plain)
     hybrid_student.set_weights(plain.get_weights())
     hybrid = HybridTransfer(tiny.teacher(), hybrid_student, balance=0)
@@ -385,7 +386,7 @@ AS_IN_KERAS = {
 
 
 @pytest.mark.parametrize("case", AS_IN_KERAS)
-def test_behaves_as_a_plain_keras_model(case):
+def test_training_with_alpha_zero_equals_plain_keras(case):
     compile_args, fit_args = AS_IN_KERAS[case]
     optimizer = compile_args.get("optimizer", keras.optimizers.SGD(0.1))
     student = tiny.student(
@@ -394,7 +395,7 @@ def test_behaves_as_a_plain_keras_model(case):
     )
     images, labels = tiny.batch(32)
     histories = []
-    for model in train_both(student):
+    for model in compile_both(student):
         own = {
             **compile_args,
             "optimizer": type(optimizer).from_config(optimizer.get_config()),
@@ -413,7 +414,7 @@ def test_behaves_as_a_plain_keras_model(case):
         )
 
 
-def test_additional_losses_count_once_outside_alpha():
+def test_add_loss_and_regularisation_count_once_outside_alpha():
     class Penalty(layers.Layer):
         def call(self, x):
             self.add_loss(100.0 * keras.ops.mean(keras.ops.square(x)))
@@ -439,14 +440,14 @@ def test_additional_losses_count_once_outside_alpha():
         assert logs["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_mixed_float16():
+def test_training_in_mixed_float16():
     train_in_mixed_precision("mixed_float16")
 
 
-def test_mixed_bfloat16():
-    """Without oneDNN, whose convolutions of bfloat16 need AVX-512.
+def test_training_in_mixed_bfloat16():
+    """Runs in a process without oneDNN, whose bfloat16 convolutions need AVX-512.
 
-    TensorFlow 2.21 asks the CPU for it, and not ONEDNN_MAX_CPU_ISA.
+    TensorFlow 2.21 checks the CPU for it and ignores ONEDNN_MAX_CPU_ISA.
     """
     call = "import transfer_test as t; t.train_in_mixed_precision('mixed_bfloat16')"
     folder = pathlib.Path(__file__).parent
@@ -472,7 +473,7 @@ def train_in_mixed_precision(policy):
     assert history["student_loss"][-1] < history["student_loss"][0]
 
 
-def test_a_frozen_student_stage_stays_as_it_is():
+def test_a_frozen_student_stage_does_not_change():
     student = tiny.student(batch_norm=False)
     student.get_layer("conv1").trainable = False
     kernel = student.get_layer("conv1").kernel
@@ -483,7 +484,7 @@ def test_a_frozen_student_stage_stays_as_it_is():
     np.testing.assert_array_equal(kernel.numpy(), before)
 
 
-def test_dropout_differs_between_paths_and_advances():
+def test_each_path_draws_its_own_dropout_mask():
     image = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same")(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same")(x)
@@ -498,7 +499,7 @@ def test_dropout_differs_between_paths_and_advances():
     assert (state.numpy() - before).tolist() == [0, 3]
 
 
-def test_unbalanced_losses_stop_on_nan():
+def test_terminate_on_nan_stops_training():
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss=lambda y, y_pred: y_pred * np.nan)
     stop = keras.callbacks.TerminateOnNaN()
@@ -507,7 +508,7 @@ def test_unbalanced_losses_stop_on_nan():
     assert model.stop_training
 
 
-def test_several_outputs():
+def test_a_student_with_several_outputs():
     image = keras.Input((32, 32, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same")(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same")(x)
@@ -518,14 +519,14 @@ def test_several_outputs():
     images, _ = tiny.batch()
     targets = {"a": np.zeros((8, 1)), "b": np.ones((8, 2))}
     logs = model.train_on_batch(images, targets, return_dict=True)
-    # The losses of single outputs are those of the plain path.
+    # The losses logged per output are those of the plain path.
     assert logs["a_loss"] + logs["b_loss"] == pytest.approx(logs["student_loss"])
     assert set(model.predict(images, verbose=0)) == {"a", "b"}
 
 
 @pytest.mark.parametrize("balance", ["dynamic", 0])
 def test_an_auxiliary_head_trains_on_every_path(balance):
-    """Deep supervision: both outputs in all three losses, the joint at the coarsest."""
+    """Deep supervision: every loss has both outputs; the joint is the coarsest map."""
 
     def new():
         keras.utils.set_random_seed(1)
@@ -539,7 +540,8 @@ def test_an_auxiliary_head_trains_on_every_path(balance):
     student, alone = new(), new()
     model = HybridTransfer(tiny.teacher(), student, switch_points=(2,), balance=balance)
     assert [s.end.layer_name for s in model.paths[-1].segments] == ["out1", "out3"]
-    # Student-first: the teacher runs from 2 to 8, and has the map at 4 in its own width.
+    # Student-first: the teacher runs from stride 2 to 8, so its map at stride 4, which
+    # feeds the auxiliary head, needs an adapter.
     assert [adapter.name for adapter in model.paths[0].adapters] == [
         "student_first_adapter_1",
         "student_first_feature_adapter_4",

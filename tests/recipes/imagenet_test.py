@@ -1,4 +1,4 @@
-"""The recipe end to end on a few small images, and what it says when it cannot start."""
+"""The classification recipe on a few small images, and its error messages."""
 
 import dataclasses
 import errno
@@ -25,7 +25,7 @@ from keras_hybrid.recipes.engine import students, workdir
 from runs import PATH, config
 
 
-def test_trains_evaluates_and_ships(files, tmp_path):
+def test_recipe_trains_evaluates_and_exports(files, tmp_path):
     results = imagenet.main(config(files, tmp_path / "run", export="saved_model,tflite"))
     run = tmp_path / "run"
     assert json.loads((run / "results.json").read_text()) == results
@@ -49,14 +49,14 @@ def test_trains_evaluates_and_ships(files, tmp_path):
     assert {"balance", "student_loss", "val_top1"} <= set(log[0].split(","))
 
 
-def test_none_trains_the_student_alone(files, tmp_path):
+def test_method_none_trains_the_student_alone(files, tmp_path):
     results = imagenet.main(config(files, tmp_path, method="none"))
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
     assert results["method"] == "none"
 
 
 @pytest.mark.parametrize("method", ["kd", "at"])
-def test_a_rival_trains_the_student(method, files, tmp_path, eager):
+def test_a_baseline_trains_the_student(method, files, tmp_path, eager):
     tiny.student().save(tmp_path / "classifier.keras")
     settings = {"teacher": str(tmp_path / "classifier.keras"), "method": method}
     _, model, _ = imagenet.prepare(config(files, tmp_path, method_weight=0.5, **settings))
@@ -66,7 +66,7 @@ def test_a_rival_trains_the_student(method, files, tmp_path, eager):
     assert "transfer_loss" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
-def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+def test_batch_norm_momentum_of_a_student_from_scratch_is_0_9(files, tmp_path):
     settings = config(files, tmp_path, student="MobileNet")
     student = students.classifier(settings, size=32, classes=4)
     norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -74,7 +74,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path, narrow, rewriting):
+def test_training_in_mixed_precision(files, tmp_path, narrow, graph_optimization):
     settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
     results = imagenet.main(config(files, tmp_path, **settings))
     student = keras.saving.load_model(tmp_path / "student.keras")
@@ -84,15 +84,15 @@ def test_mixed_precision(files, tmp_path, narrow, rewriting):
     assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
 
 
-def test_a_loss_that_explodes_leaves_no_student(files, tmp_path, eager):
+def test_a_diverging_run_writes_no_student(files, tmp_path, eager):
     with pytest.raises(FloatingPointError, match="became infinite or NaN in epoch 1"):
         imagenet.main(config(files, tmp_path, learning_rate=1e30, epochs=3))
     assert not (tmp_path / "student.keras").exists()
     assert not (tmp_path / "results.json").exists()
 
 
-def test_folder_with_corrupt_images(files, tmp_path, monkeypatch, eager):
-    """They are named also by a process that comes when the training is done."""
+def test_corrupt_images_are_skipped_and_reported(files, tmp_path, monkeypatch, eager):
+    """A resumed run reports them even if its training was already complete."""
     rng = np.random.default_rng(1)
     for split in ("train", "val"):
         for name in ("cat", "dog", "emu", "fox"):
@@ -127,8 +127,8 @@ def weighted_layers(settings):
     return [path.weighted_layers for path in model.paths]
 
 
-def test_paths_are_as_long_as_the_papers(files, tmp_path, monkeypatch):
-    """Its Fig. 6: 46, 32 and 28 layers; at all strides of both they are 39, 39 and 28."""
+def test_paths_have_the_weighted_layers_of_the_paper(files, tmp_path, monkeypatch):
+    """46, 32 and 28 in Fig. 6; with a switch at every stride, 39, 39 and 28."""
     settings = {"teacher": "ResNet50", "student": "MobileNet"}
     random = functools.partial(applications.load, weights=None)
     monkeypatch.setattr(
@@ -141,24 +141,24 @@ def test_paths_are_as_long_as_the_papers(files, tmp_path, monkeypatch):
     assert weighted_layers(config(files, tmp_path, **settings)) == [39, 39, 28]
 
 
-def test_networks_without_the_papers_strides_change_at_all_they_have(files, tmp_path):
+def test_default_switch_points_without_the_papers_strides(files, tmp_path):
     _, model, _ = imagenet.prepare(config(files, tmp_path))
     assert model.paths[0].owners == ("student", "teacher", "student")
     _, model, _ = imagenet.prepare(config(files, tmp_path, switch_points="4"))
     assert model.paths[0].owners == ("student", "teacher")
 
 
-def test_learning_rate_is_the_papers():
+def test_learning_rate_schedule_is_that_of_the_paper():
     optimizer = imagenet.build_optimizer(imagenet.Config(), steps_per_epoch=10)
     rates = [float(optimizer._learning_rate(step)) for step in (0, 299, 301, 601)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
-def test_a_large_gradient_is_clipped():
+def test_the_gradient_norm_is_clipped_to_10():
     optimizer = imagenet.build_optimizer(imagenet.Config(weight_decay=0.0), 10)
     weights = [keras.Variable([0.0, 0.0]), keras.Variable([0.0])]
     optimizer.apply([np.array([30.0, 0.0]), np.array([40.0])], weights)
-    # The norm is 50 and becomes 10; the rate is 0.1.
+    # The norm of 50 is clipped to 10; the learning rate is 0.1.
     np.testing.assert_allclose(weights[0].numpy(), [-0.6, 0.0], rtol=1e-5)
     np.testing.assert_allclose(weights[1].numpy(), [-0.8], rtol=1e-5)
 
@@ -177,8 +177,8 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory):
-    """What became of the recipe with each of `MISTAKES`, and the folder it ran in."""
+def mistake_results(tmp_path_factory):
+    """Exit code and stderr of the recipe for each of `MISTAKES`, and its folder."""
     folder = tmp_path_factory.mktemp("mistakes")
     process = subprocess.run(
         [sys.executable, mistakes_process.__file__],
@@ -193,17 +193,17 @@ def ended(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(mistake, ended):
-    results, folder = ended
-    code, said = results[mistake]
+def test_command_line_mistakes_are_reported_without_traceback(mistake, mistake_results):
+    results, folder = mistake_results
+    code, stderr = results[mistake]
     assert code != 0
-    assert MISTAKES[mistake][1] in said
-    assert "Traceback" not in said
+    assert MISTAKES[mistake][1] in stderr
+    assert "Traceback" not in stderr
     assert list(folder.iterdir()) == []
 
 
-def mistaken(files, tmp_path, **changes):
-    """What main says, and that it left nothing behind."""
+def error_message(files, tmp_path, **changes):
+    """The message of the error that `main` raises before it creates the workdir."""
     workdir = tmp_path / "run"
     with pytest.raises((ValueError, OSError)) as error:
         imagenet.main(config(files, workdir, **changes))
@@ -211,22 +211,22 @@ def mistaken(files, tmp_path, **changes):
     return str(error.value)
 
 
-def test_a_teacher_that_is_no_model(files, tmp_path):
+def test_an_invalid_teacher_file_is_rejected(files, tmp_path):
     (tmp_path / "broken.keras").write_text("no model")
-    message = mistaken(files, tmp_path, teacher=str(tmp_path / "broken.keras"))
+    message = error_message(files, tmp_path, teacher=str(tmp_path / "broken.keras"))
     assert "--teacher must be a model saved as .keras" in message
-    message = mistaken(files, tmp_path, teacher=str(tmp_path / "missing.keras"))
+    message = error_message(files, tmp_path, teacher=str(tmp_path / "missing.keras"))
     assert "--teacher must be a file that exists" in message
 
 
-def test_a_student_of_other_classes(files, tmp_path):
+def test_a_student_with_another_number_of_classes_is_rejected(files, tmp_path):
     tiny.student(classes=7).save(tmp_path / "seven.keras")
-    message = mistaken(files, tmp_path, student=str(tmp_path / "seven.keras"))
+    message = error_message(files, tmp_path, student=str(tmp_path / "seven.keras"))
     assert "--student must be a classifier of 4 classes" in message
 
 
 def student_file(folder, **kinds):
-    """A student of another kind: of other images, outputs or another batch."""
+    """Path of a student with another input shape or other outputs."""
     shape = kinds.get("shape", (None, 32, 32, 3))
     image = keras.Input(batch_shape=shape)
     x = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
@@ -250,40 +250,40 @@ def student_file(folder, **kinds):
         ({"output": "logits"}, "must be a classifier that ends in a softmax"),
     ],
 )
-def test_a_student_that_cannot_be_trained_on_the_images(kind, message, files, tmp_path):
+def test_a_student_that_does_not_fit_the_data_is_rejected(kind, message, files, tmp_path):
     student = student_file(tmp_path, **kind)
-    said = mistaken(files, tmp_path, student=student)
-    assert said.startswith("--student must be ")
-    assert re.search(message, said)
+    received = error_message(files, tmp_path, student=student)
+    assert received.startswith("--student must be ")
+    assert re.search(message, received)
 
 
-def test_kd_needs_a_teacher_of_the_images_size(files, tmp_path):
+def test_kd_needs_a_teacher_for_the_image_size(files, tmp_path):
     teacher = student_file(tmp_path, shape=(None, 64, 64, 3))
-    message = mistaken(files, tmp_path, method="kd", teacher=teacher)
+    message = error_message(files, tmp_path, method="kd", teacher=teacher)
     assert "--teacher must be a network of RGB images of shape (None, 32, 32" in message
 
 
 @pytest.mark.parametrize("points", ["", "2,", "8,2", "2,2", "two", "2;8", "-2", "all,2"])
-def test_switch_points_that_are_no_strides(points):
+def test_invalid_switch_points_are_rejected(points):
     with pytest.raises(ValueError, match="--switch_points must be increasing strides"):
         imagenet.Config(switch_points=points)
 
 
-def test_switch_points_that_the_networks_lack(files, tmp_path):
-    message = mistaken(files, tmp_path, switch_points="4,16")
+def test_switch_points_missing_from_the_networks_are_rejected(files, tmp_path):
+    message = error_message(files, tmp_path, switch_points="4,16")
     assert '--switch_points must be strides out of [2, 4], or "all"' in message
 
 
 def test_kd_needs_a_teacher_of_the_same_classes(files, tmp_path):
-    assert "of the same classes" in mistaken(files, tmp_path, method="kd")
+    assert "of the same classes" in error_message(files, tmp_path, method="kd")
 
 
-def test_kd_needs_a_teacher_that_knows_the_classes(files, tmp_path):
+def test_kd_suggests_a_command_that_trains_a_teacher(files, tmp_path):
     settings = config(files, tmp_path, method="kd", teacher="VGG16")
-    message = mistaken(files, tmp_path, method="kd", teacher="VGG16")
+    message = error_message(files, tmp_path, method="kd", teacher="VGG16")
     assert "--teacher must be a .keras file of a network" in message
     assert message.endswith("Received: --teacher=VGG16")
-    # The command that it names trains such a teacher.
+    # The suggested command trains such a teacher.
     (command,) = re.findall("recipes.imagenet (.*), and", message)
     flags = dict(flag.removeprefix("--").split("=") for flag in command.split())
     assert flags["data_dir"] == settings.data_dir
@@ -293,31 +293,31 @@ def test_kd_needs_a_teacher_that_knows_the_classes(files, tmp_path):
     assert student.output_shape == (None, 4)
 
 
-def test_labels_out_of_range(files, tmp_path):
+def test_labels_out_of_range_are_rejected(files, tmp_path):
     with np.load(files / "data.npz") as data:
         arrays = dict(data)
     arrays["y_test"] = arrays["y_test"] + 1
     np.savez(tmp_path / "wrong.npz", **arrays)
-    message = mistaken(files, tmp_path, data_dir=str(tmp_path / "wrong.npz"))
+    message = error_message(files, tmp_path, data_dir=str(tmp_path / "wrong.npz"))
     assert "y_test[3]=4" in message
 
 
-def test_a_batch_larger_than_the_data(files, tmp_path):
-    assert "--batch_size must be" in mistaken(files, tmp_path, batch_size=25)
+def test_a_batch_larger_than_the_data_is_rejected(files, tmp_path):
+    assert "--batch_size must be" in error_message(files, tmp_path, batch_size=25)
 
 
-def test_a_workdir_that_is_a_file(files, tmp_path):
+def test_a_workdir_inside_a_file_is_rejected(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="--workdir must be a directory"):
         imagenet.main(config(files, tmp_path / "file" / "run"))
 
 
-def test_a_workdir_that_cannot_be_written(files, tmp_path, monkeypatch):
-    # Permissions do not stop root, and a read-only disk is not at hand.
+def test_an_unwritable_workdir_is_rejected(files, tmp_path, monkeypatch):
+    # File permissions do not stop root, so the error is simulated.
     def mkdir(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "mkdir", mkdir)
-    message = mistaken(files, tmp_path)
+    message = error_message(files, tmp_path)
     assert "--workdir must be writable. Received: --workdir=" in message
     assert "Permission denied" in message

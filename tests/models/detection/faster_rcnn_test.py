@@ -1,4 +1,4 @@
-"""Faster R-CNN alone and as a student of hybrid paths."""
+"""Faster R-CNN, alone and as the student of `HybridTransfer`."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def test_predictions_have_fixed_shapes():
     ]
 
 
-def test_detections_are_ordered_clipped_and_zero_behind_the_last():
+def test_detections_are_sorted_clipped_and_padded_with_zeros():
     detections = small().predict(people(2)[0], verbose=0)
     assert set(detections) == {"boxes", "scores", "classes", "count"}
     for i, count in enumerate(detections["count"]):
@@ -55,7 +55,7 @@ def test_detections_are_ordered_clipped_and_zero_behind_the_last():
 @pytest.mark.parametrize(
     ("strides", "rate", "steps"), [((2, 4, 8), 3e-3, 400), ((8,), 8e-3, 240)]
 )
-def test_it_learns_four_images_by_heart_and_finds_every_box(strides, rate, steps):
+def test_detector_overfits_four_images_and_finds_every_box(strides, rate, steps):
     detector = small(strides)
     images, truth = people(4)
     schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
@@ -76,25 +76,25 @@ def test_it_learns_four_images_by_heart_and_finds_every_box(strides, rate, steps
             assert max(overlap(box, other) for other in boxes) > 0.8
 
 
-def test_loss_leaves_out_ignore_regions():
-    """Where an image is one ignore region nothing is background."""
+def test_loss_ignores_background_in_ignore_regions():
+    """In an image that is one ignore region, no anchor inside it is background."""
     detector = small()
     images, truth = people(2)
     everywhere = {"boxes": [[[0.0, 0, 96, 64]]] * 2, "labels": [[-1]] * 2}
     everywhere = {name: np.array(value) for name, value in everywhere.items()}
     y_pred = detector(images, training=True)
-    # Anchors that reach out of the image by more than half are still background.
+    # Anchors with more than half of their area outside the image are still background.
     inside = detector.compute_loss(y=everywhere, y_pred=y_pred)
-    nobody = {"boxes": np.zeros((2, 1, 4)), "labels": np.zeros((2, 1), "int32")}
-    assert inside < 0.6 * detector.compute_loss(y=nobody, y_pred=y_pred)
+    no_people = {"boxes": np.zeros((2, 1, 4)), "labels": np.zeros((2, 1), "int32")}
+    assert inside < 0.6 * detector.compute_loss(y=no_people, y_pred=y_pred)
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
-def test_any_number_of_boxes(count):
+def test_training_with_any_number_of_boxes(count):
     generator = np.random.default_rng(0)
     corners = generator.uniform(-20, 110, (2, count, 2, 2))
     boxes = np.concatenate([corners.min(2), corners.max(2)], axis=-1)
-    boxes[:, : count // 3, 2:] = boxes[:, : count // 3, :2]  # without an area
+    boxes[:, : count // 3, 2:] = boxes[:, : count // 3, :2]  # boxes of zero area
     detector = small()
     detector.compile(keras.optimizers.SGD(0.01))
     images, _ = people(2)
@@ -103,16 +103,16 @@ def test_any_number_of_boxes(count):
     assert all(np.all(np.isfinite(weight)) for weight in detector.get_weights())
 
 
-def draw_all(monkeypatch):
-    """Lets the loss take all boxes, so that no chance is left in it."""
+def sample_everything(monkeypatch):
+    """Use all anchors and proposals in the loss, which makes it deterministic."""
     monkeypatch.setattr(faster_rcnn, "_ANCHORS_DRAWN", 10_000)
     monkeypatch.setattr(faster_rcnn, "_ANCHORS_POSITIVE", 1.0)
     monkeypatch.setattr(faster_rcnn, "_PROPOSALS_DRAWN", 10_000)
     monkeypatch.setattr(faster_rcnn, "_PROPOSALS_POSITIVE", 1.0)
 
 
-def test_images_weigh_what_they_are_given(monkeypatch):
-    draw_all(monkeypatch)
+def test_sample_weights_apply_per_image(monkeypatch):
+    sample_everything(monkeypatch)
     detector = small()
     images, truth = people(2)
     y_pred = detector(images, training=True)
@@ -129,7 +129,7 @@ def test_stages_are_those_of_the_backbone():
     assert stages == [(2, "out1"), (4, "out2"), (8, "out3")]
 
 
-def test_strides_and_anchors_must_fit_the_backbone():
+def test_invalid_feature_strides_and_anchor_heights():
     with pytest.raises(ValueError, match=r"`feature_strides` must .*\[2, 4, 8\].*16"):
         small((4, 16))
     with pytest.raises(ValueError, match=r"`feature_strides` must rise"):
@@ -138,7 +138,7 @@ def test_strides_and_anchors_must_fit_the_backbone():
         small(anchor_heights=(12, 16))
 
 
-def test_save_and_load(tmp_path):
+def test_a_saved_detector_predicts_the_same_and_keeps_training(tmp_path):
     detector = small(name="mine")
     images, truth = people(2)
     detector.compile("sgd", run_eagerly=True)
@@ -153,7 +153,7 @@ def test_save_and_load(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "ResNet50", "VGG16"])
-def test_backbones_of_keras_applications(name, shallow):
+def test_keras_applications_can_be_backbones(name, shallow):
     kwargs = {"alpha": 0.25} if name == "MobileNet" else {}
     network = applications.load(name, weights=None, **kwargs)
     detector = FasterRCNN(network, channels=8, units=8)
@@ -163,9 +163,9 @@ def test_backbones_of_keras_applications(name, shallow):
     assert detector.backbone.layers[-1].weights == network.layers[-1].weights
 
 
-def test_step_is_equations_1_and_2(monkeypatch, rewriting):
-    """Student-first S1 T2 S3, teacher-first T1 S2 T3; the head gets a map of each."""
-    draw_all(monkeypatch)
+def test_training_step_follows_equations_1_and_2(monkeypatch, graph_optimization):
+    """Student-first S1 T2 S3, teacher-first T1 S2 T3; the head takes all three maps."""
+    sample_everything(monkeypatch)
     teacher, student = tiny.teacher(size=64), small()
     model = HybridTransfer(teacher, student)
     images, truth = people(2, 64, 64)
@@ -215,7 +215,7 @@ def test_step_is_equations_1_and_2(monkeypatch, rewriting):
         )
 
 
-def test_fit_inside_hybrid_transfer_improves_and_leaves_the_teacher():
+def test_hybrid_training_reduces_the_loss_and_keeps_the_teacher():
     teacher = tiny.teacher(size=64)
     model = HybridTransfer(teacher, small())
     model.compile(keras.optimizers.Adam(1e-3))
@@ -230,7 +230,7 @@ def test_fit_inside_hybrid_transfer_improves_and_leaves_the_teacher():
     assert detections_of(model.predict(images, verbose=0))["boxes"].shape == (4, 100, 4)
 
 
-def test_replicas_add_up_to_the_mean_loss():
+def test_loss_on_two_replicas_is_close_to_that_on_one_device():
     images, truth = people(4)
     with strategy(2).scope():
         detector = small()
