@@ -1,4 +1,4 @@
-"""Checkpoints as people save them; those of PyTorch itself where it is installed."""
+"""PyTorch checkpoints in common layouts; some tests need PyTorch itself."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from keras_hybrid.models.state_dict import convert, read_state_dict
 
 
 class Tensor:
-    """What `convert` needs of one of PyTorch."""
+    """The part of `torch.Tensor` that `convert` uses."""
 
     def __init__(self, *values):
         self.array = np.array(values, "float32")
@@ -29,9 +29,9 @@ class Tensor:
 
 WEIGHTS = {"conv1.weight": Tensor(1, 2), "bn1.num_batches_tracked": Tensor(3)}
 OPTIMIZER = {"state": {0: {"momentum_buffer": Tensor(9)}}, "param_groups": [{"lr": 0.1}]}
-# Case -> checkpoint, and the names of what is not used.
+# Case -> (checkpoint, names of its unused entries).
 FOUND = {
-    "alone": (WEIGHTS, []),
+    "state dict": (WEIGHTS, []),
     "PyTorch's tutorial": (
         {
             "epoch": 3,
@@ -43,32 +43,32 @@ FOUND = {
     ),
     "net": ({"net": WEIGHTS, "acc": 91.2}, ["acc"]),
     "weights": ({"weights": WEIGHTS}, []),
-    "two deep": ({"model": {"state_dict": WEIGHTS, "depth": 50}}, ["depth"]),
-    "settings as model": ({"model": {"depth": 50}, "network": WEIGHTS}, ["model"]),
-    "an average alone": ({"model_ema": WEIGHTS, "optimizer": OPTIMIZER}, ["optimizer"]),
-    "an average too": (
+    "nested twice": ({"model": {"state_dict": WEIGHTS, "depth": 50}}, ["depth"]),
+    "settings under model": ({"model": {"depth": 50}, "network": WEIGHTS}, ["model"]),
+    "EMA weights only": ({"model_ema": WEIGHTS, "optimizer": OPTIMIZER}, ["optimizer"]),
+    "EMA weights too": (
         {"model_ema": {"conv1.weight": Tensor(9)}, "model": WEIGHTS},
         ["model_ema"],
     ),
-    "a version": (
+    "version and optimizer": (
         {**WEIGHTS, "version": "1.0", "optimizer": OPTIMIZER},
         ["version", "optimizer"],
     ),
 }
 NOT_FOUND = {
-    "nothing": {},
-    "nothing inside": {"state_dict": {}, "epoch": 1},
-    "a list": [WEIGHTS],
-    "a tensor": Tensor(1),
+    "empty": {},
+    "empty state dict": {"state_dict": {}, "epoch": 1},
+    "list": [WEIGHTS],
+    "tensor": Tensor(1),
     "numbers": {0: Tensor(1)},
-    "other names": {"student": WEIGHTS, "teacher": WEIGHTS},
-    "another name and a generator": {"mine": WEIGHTS, "rng_state": Tensor(4)},
+    "unknown names": {"student": WEIGHTS, "teacher": WEIGHTS},
+    "unknown name and RNG state": {"mine": WEIGHTS, "rng_state": Tensor(4)},
 }
 
 
 @pytest.fixture
 def convert_content(tmp_path, monkeypatch):
-    """`convert` of what a PyTorch would have loaded, to out.npz."""
+    """A function that converts the content of a checkpoint to out.npz."""
 
     def convert_content(content, **kwargs):
         fake = types.SimpleNamespace(load=lambda *args, **kwargs: content)
@@ -79,7 +79,9 @@ def convert_content(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_state_dicts_under_their_usual_names(case, convert_content, tmp_path):
+def test_state_dict_is_found_in_checkpoints_of_common_layouts(
+    case, convert_content, tmp_path
+):
     content, unused = FOUND[case]
     assert convert_content(content, epsilon=1e-3) == unused
     arrays = read_state_dict(tmp_path / "out.npz")
@@ -92,7 +94,7 @@ def test_state_dicts_under_their_usual_names(case, convert_content, tmp_path):
 
 
 @pytest.mark.parametrize("case", NOT_FOUND)
-def test_what_holds_no_state_dict_is_refused(case, convert_content, tmp_path):
+def test_a_checkpoint_without_a_state_dict_is_rejected(case, convert_content, tmp_path):
     (tmp_path / "out.npz").write_text("of yesterday")
     with pytest.raises(ValueError, match="file.pt must hold a state dict, .*Received: "):
         convert_content(NOT_FOUND[case])
@@ -100,7 +102,7 @@ def test_what_holds_no_state_dict_is_refused(case, convert_content, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_is_whole_or_not_there(convert_content, tmp_path, monkeypatch):
+def test_a_failed_conversion_leaves_no_file(convert_content, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -120,32 +122,32 @@ def test_a_file_is_whole_or_not_there(convert_content, tmp_path, monkeypatch):
         (["c.pt", "o.npz", "nan"], "`epsilon` must be in 0..1"),
     ],
 )
-def test_arguments_that_cannot_be(arguments, message, tmp_path, monkeypatch):
+def test_invalid_command_line_arguments(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         state_dict.main(arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_pytorch_it_says_so(tmp_path, monkeypatch):
+def test_missing_pytorch_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit, match="PyTorch must be installed.*pip install torch"):
         state_dict.main(["c.pt", str(tmp_path / "o.npz")])
 
 
-def test_help(capsys):
+def test_help_mentions_checkpoints(capsys):
     with pytest.raises(SystemExit, match="0"):
         state_dict.main(["--help"])
     assert "checkpoint" in capsys.readouterr().out
 
 
-def pytorch_s_file(path, content):
+def save_with_pytorch(path, content):
     torch = pytest.importorskip("torch")
     torch.save(content(torch), path)
     return torch
 
 
-def test_tensors_of_all_types(tmp_path):
+def test_tensors_of_all_types_are_converted(tmp_path):
     def content(torch):
         plain = torch.tensor([1.0, 2.5])
         return {
@@ -161,7 +163,7 @@ def test_tensors_of_all_types(tmp_path):
             "scalar": torch.tensor(3),
         }
 
-    pytorch_s_file(tmp_path / "c.pt", content)
+    save_with_pytorch(tmp_path / "c.pt", content)
     assert convert(tmp_path / "c.pt", tmp_path / "o.npz") == []
     arrays = read_state_dict(tmp_path / "o.npz")
     for name in (
@@ -180,8 +182,8 @@ def test_tensors_of_all_types(tmp_path):
     assert arrays["scalar"] == 3
 
 
-def test_a_whole_module_is_not_opened(tmp_path):
-    pytorch_s_file(tmp_path / "c.pt", lambda torch: torch.nn.Conv2d(3, 2, 1))
+def test_a_pickled_module_is_rejected(tmp_path):
+    save_with_pytorch(tmp_path / "c.pt", lambda torch: torch.nn.Conv2d(3, 2, 1))
     with pytest.raises(
         ValueError, match=r"c\.pt must hold tensors alone.*state_dict\(\)"
     ):
@@ -189,9 +191,9 @@ def test_a_whole_module_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("part", [0, 60, 0.5, "text"])
-def test_damaged_checkpoints(part, tmp_path):
+def test_damaged_checkpoints_are_rejected(part, tmp_path):
     path = tmp_path / "c.pt"
-    pytorch_s_file(path, lambda torch: {"a": torch.ones(1000)})
+    save_with_pytorch(path, lambda torch: {"a": torch.ones(1000)})
     data = path.read_bytes()
     size = int(part * len(data)) if part == 0.5 else part
     path.write_bytes(b"hello world" if part == "text" else data[:size])
@@ -202,14 +204,14 @@ def test_damaged_checkpoints(part, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_that_is_not_there(tmp_path):
+def test_a_missing_checkpoint_is_reported(tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(SystemExit, match="FileNotFoundError"):
         state_dict.main([str(tmp_path / "c.pt"), str(tmp_path / "o.npz")])
 
 
 def save_safetensors(path, entries):
-    """name -> (the format's type, shape, bytes), as its specification has it."""
+    """Write {name: (dtype of the format, shape, bytes)} as the specification defines."""
     header, body = {"__metadata__": {"format": "pt"}}, b""
     for name, (kind, shape, data) in entries.items():
         offsets = [len(body), len(body) + len(data)]
@@ -219,7 +221,7 @@ def save_safetensors(path, entries):
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
 
 
-def test_safetensors_of_all_types(tmp_path):
+def test_safetensors_of_all_types_are_read(tmp_path):
     ones = {
         "F64": "<f8",
         "F32": "<f4",
@@ -248,7 +250,7 @@ def test_safetensors_of_all_types(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("damage", ["cut", "start", "middle"])
-def test_a_damaged_npz(save, damage, tmp_path):
+def test_a_damaged_npz_file_is_rejected(save, damage, tmp_path):
     path = tmp_path / "a.npz"
     save(path, a=np.random.default_rng(0).normal(size=1000))
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""ResNet-50 version 1.5 against plain NumPy, and the files its weights come from."""
+"""ResNet-50 version 1.5 against plain NumPy, and loading of its weights."""
 
 import json
 
@@ -70,8 +70,8 @@ def images(height=64, width=96):
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 53)])
 @pytest.mark.parametrize(("max_pool", "epsilon"), [(True, 1e-5), (False, 1e-3)])
-def test_network_agrees_with_numpy(size, max_pool, epsilon):
-    """Also at sizes at which padding matters, and with OpenPifPaf's changes."""
+def test_resnet50_agrees_with_numpy(size, max_pool, epsilon):
+    """Also at sizes where padding matters, and with OpenPifPaf's changes."""
     weights = state_dict()
     network = resnet50(max_pool, epsilon, WIDTHS)
     unused = assign_state_dict(network, weights, "file")
@@ -83,14 +83,14 @@ def test_network_agrees_with_numpy(size, max_pool, epsilon):
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_strides_are_those_of_the_field():
+def test_strides_with_and_without_max_pooling():
     assert [s.stride for s in find_stages(resnet50(widths=WIDTHS))] == [2, 4, 8, 16, 32]
     pose = resnet50(max_pool=False, widths=WIDTHS)
     assert [s.stride for s in find_stages(pose)] == [2, 4, 8, 16]
 
 
 @pytest.mark.parametrize(("blocks", "depth"), [((3, 4, 6, 3), 50), ((2, 2, 2, 2), 26)])
-def test_depth_is_of_convolutions_one_after_another_and_a_classifier(blocks, depth):
+def test_depth_counts_convolutions_and_the_classifier_without_shortcuts(blocks, depth):
     network = resnet50(widths=(2, 2, 2, 2), blocks=blocks)
     convolutions = [x.name for x in network.layers if isinstance(x, layers.Conv2D)]
     shortcuts = [name for name in convolutions if "downsample" in name]
@@ -101,7 +101,7 @@ def test_depth_is_of_convolutions_one_after_another_and_a_classifier(blocks, dep
 
 
 @pytest.mark.parametrize("newer", [True, False])
-def test_both_generations_of_names(newer):
+def test_old_and_new_openpifpaf_names(newer):
     weights = state_dict()
     network, pose = resnet50(widths=WIDTHS), resnet50(widths=WIDTHS)
     assign_state_dict(network, weights, "file")
@@ -110,8 +110,8 @@ def test_both_generations_of_names(newer):
     np.testing.assert_array_equal(pose(images()), network(images()))
 
 
-def test_names_with_a_prefix():
-    """As of `DataParallel`, or of a detector's backbone; heads are unused."""
+def test_state_dict_keys_with_a_prefix():
+    """Prefixes as of `DataParallel` or a detector's backbone; heads are unused."""
     network = resnet50(widths=WIDTHS)
     head = {"head.layer1.weight": np.zeros(3, "float32")}
     prefixes = "module.", "backbone.", "model.", "module.encoder."
@@ -128,7 +128,7 @@ def test_names_with_a_prefix():
         np.testing.assert_array_equal(gamma, weights["layer4.2.bn3.weight"])
 
 
-def test_files_of_other_networks():
+def test_state_dicts_of_other_networks_are_rejected():
     network = resnet50(widths=WIDTHS)
     weights = state_dict()
     twins = {
@@ -144,7 +144,7 @@ def test_files_of_other_networks():
         assign_state_dict(network, whole, "file")
 
 
-def test_missing_and_misshapen_keys_are_named():
+def test_missing_keys_and_wrong_shapes_are_reported():
     network = resnet50(widths=WIDTHS)
     before = [w.numpy() for w in network.weights]
     weights = state_dict()
@@ -177,17 +177,19 @@ def save_safetensors(path, weights):
 
 
 @pytest.fixture(scope="module")
-def real_size():
+def full_width_weights():
     return state_dict((64, 128, 256, 512))
 
 
-def test_teacher_from_files(tmp_path, real_size):
-    """Raw RGB in, as all teachers; both formats are the same."""
-    np.savez(tmp_path / "resnet50.npz", **real_size)
-    save_safetensors(tmp_path / "resnet50.safetensors", real_size)
+def test_teacher_loads_from_npz_and_safetensors(tmp_path, full_width_weights):
+    """The teacher takes raw RGB; both formats give the same network."""
+    np.savez(tmp_path / "resnet50.npz", **full_width_weights)
+    save_safetensors(tmp_path / "resnet50.safetensors", full_width_weights)
     photograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), "uint8")
     scaled = (photograph / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    expected = reference(real_size, scaled[0].transpose(2, 0, 1)).transpose(1, 2, 0)
+    expected = reference(full_width_weights, scaled[0].transpose(2, 0, 1)).transpose(
+        1, 2, 0
+    )
     for name in ("resnet50.npz", "resnet50.safetensors"):
         teacher = load_resnet50(tmp_path / name)
         got = teacher(photograph)[0]
@@ -195,8 +197,8 @@ def test_teacher_from_files(tmp_path, real_size):
     assert [s.stride for s in find_stages(teacher)] == [2, 4, 8, 16, 32]
 
 
-def test_epsilon_of_a_pose_network_must_be_known(tmp_path, real_size):
-    pose = openpifpaf(real_size)
+def test_epsilon_of_an_openpifpaf_model_is_required(tmp_path, full_width_weights):
+    pose = openpifpaf(full_width_weights)
     np.savez(tmp_path / "pose.npz", **pose)
     with pytest.raises(ValueError, match=r"pose\.npz is an OpenPifPaf model, .* epsilon"):
         load_resnet50(tmp_path / "pose.npz")
@@ -212,7 +214,7 @@ def test_epsilon_of_a_pose_network_must_be_known(tmp_path, real_size):
     np.testing.assert_array_equal(noted(photograph), given(photograph))
 
 
-def test_files_that_are_none_of_arrays(tmp_path):
+def test_invalid_files_are_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Received: .*none\.npz"):
         read_state_dict(tmp_path / "none.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))

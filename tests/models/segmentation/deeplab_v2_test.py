@@ -1,4 +1,4 @@
-"""DeepLab v2 on dilated backbones, alone and as a student of hybrid paths."""
+"""DeepLab v2 on dilated backbones, alone and as the student of `HybridTransfer`."""
 
 import keras
 import numpy as np
@@ -34,17 +34,17 @@ def test_logits_have_the_size_of_the_images(name, output_stride, shallow):
     assert pyramid.shape[1:3] == (64 // output_stride, 96 // output_stride)
 
 
-def test_images_of_any_size():
+def test_segmenter_accepts_images_of_any_size():
     student, fixed = small(size=(None, None)), small()
     fixed.set_weights(student.get_weights())
     np.testing.assert_allclose(student(images()), fixed(images()), atol=1e-6)
     assert student(images(80, 64)).shape == (2, 80, 64, 3)
-    # Of sizes that are no multiples of the stride one is fixed.
+    # A size that is not a multiple of the stride must be fixed.
     assert small(size=(45, 60))(images(45, 60)).shape == (2, 45, 60, 3)
 
 
-def test_all_four_rates_see_the_image():
-    """One branch alone sees pixels its rate apart, and the sum sees them all."""
+def test_aspp_sums_branches_of_all_four_rates():
+    """A branch reaches the pixels at a distance of its rate; the sum reaches them all."""
     x = keras.Input((64, 64, 1))
     student = deeplab_v2(
         keras.Model(x, keras.layers.Conv2D(1, 1, name="c")(x)), 1, output_stride=1
@@ -68,21 +68,21 @@ def test_vgg_has_fc6_and_fc7_as_convolutions():
     assert small("VGG16", output_stride=16).get_layer("fc6").dilation_rate == (2, 2)
 
 
-def test_starts_with_small_logits():
+def test_aspp_kernels_are_initialised_small():
     student = small()
     kernel = student.get_layer("aspp_6").kernel
     assert np.std(kernel) == pytest.approx(0.01, rel=0.1)
     assert not np.any(student.get_layer("aspp_24").bias)
 
 
-def test_label_map():
+def test_label_map_is_the_argmax_of_the_logits():
     student = small()
     labels = with_label_map(student)(images())
     assert labels.dtype == "uint8"
     np.testing.assert_array_equal(labels, np.argmax(student(images()), axis=-1))
 
 
-def test_stages_of_vgg_go_on_to_fc7():
+def test_last_stage_of_vgg_ends_at_fc7():
     stages = [(s.stride, s.layer_name) for s in undilated_stages(small("VGG16"))]
     assert stages == [
         (1, "block1_conv2"),
@@ -103,7 +103,7 @@ def pairs(teacher, student):
     ]
 
 
-def test_paths_cut_dilated_networks_by_layer_pairs():
+def test_paths_of_dilated_networks_with_layer_pairs():
     teacher, student = small("ResNet50"), small("VGG16")
     model = HybridTransfer(teacher, student, switch_points=pairs(teacher, student))
     assert [path.owners for path in model.paths[:2]] == [
@@ -118,7 +118,7 @@ def test_paths_cut_dilated_networks_by_layer_pairs():
 
 
 def test_undilated_and_shallow_teachers():
-    """One of stride 32 has smaller maps; one of stride 8 meets the student there."""
+    """A teacher of stride 32 has smaller maps; one of stride 8 has its joint there."""
     student = small()
     vgg = applications.load("VGG16", weights=None)
     shallow = keras.Model(vgg.input, vgg.get_layer("block4_conv3").output)
@@ -129,7 +129,7 @@ def test_undilated_and_shallow_teachers():
             assert path(images()).shape == (2, 64, 96, 3)
 
 
-def test_saves_without_the_package_s_classes(tmp_path):
+def test_saved_segmenter_has_keras_layers_only(tmp_path):
     student = small()
     student.save(tmp_path / "student.keras")
     modules = {type(layer).__module__.split(".")[0] for layer in student.layers}
@@ -139,11 +139,11 @@ def test_saves_without_the_package_s_classes(tmp_path):
 
 
 @pytest.mark.parametrize("alpha", [None, 0.7])
-def test_step_is_equations_1_and_2(alpha):
-    """Dense labels, pixels without a truth, dilated student and undilated teacher.
+def test_training_step_follows_equations_1_and_2(alpha):
+    """Dense labels with ignored pixels, a dilated student and an undilated teacher.
 
-    In float64: with float32 an activation beside ReLU's kink or a tie of a max pooling
-    falls to one side in one order of additions, to the other in another.
+    In float64, because in float32 the order of additions decides on which side of zero
+    an activation falls, or which value wins a tie of max pooling.
     """
     keras.config.set_dtype_policy("float64")
     size = 32, 64
@@ -194,7 +194,7 @@ def test_step_is_equations_1_and_2(alpha):
 
 
 def masked_cross_entropy(labels, logits):
-    """Mean of -log softmax over the pixels that have a truth."""
+    """Mean of -log softmax over the labelled pixels."""
     known = np.argwhere(labels != 255)
     scores = tf.gather_nd(tf.nn.log_softmax(logits), known)
     truth = tf.gather_nd(labels, known)

@@ -1,4 +1,4 @@
-"""Dilated networks compute what the original does, at the pixels that both have."""
+"""Dilated networks equal the original at the pixels that both have."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 64, 128, 3)).astype("float
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2", "MobileNet", "MobileNetV2"])
-def test_computes_what_the_original_does_at_their_common_pixels(
+def test_dilated_network_equals_the_original_at_common_pixels(
     name, output_stride, shallow
 ):
     network = load(name)
@@ -43,7 +43,7 @@ def test_computes_what_the_original_does_at_their_common_pixels(
 
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_kernels_of_any_size(size, padding):
+def test_dilation_of_kernels_of_any_size(size, padding):
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
     x = keras.layers.SeparableConv2D(4, size, 2, padding=padding)(x)
@@ -55,8 +55,8 @@ def test_kernels_of_any_size(size, padding):
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNet"])
-def test_a_dilated_network_is_dilated_further(name, shallow):
-    """From stride 32 to 16 and on to 8: the last stage's kernels by 2 times 2."""
+def test_a_dilated_network_can_be_dilated_further(name, shallow):
+    """From stride 32 to 16 and then 8: rate 2 times 2 in the last stage."""
     network = load(name)
     dilated = dilate(dilate(network, 16), 8)
     expected = network(IMAGES)
@@ -67,8 +67,8 @@ def test_a_dilated_network_is_dilated_further(name, shallow):
     assert strides == [2, 4, 8, 16, 32]
 
 
-def test_a_dilation_of_each_side():
-    """Rates of (1, 2) behind a stride of 2 become (2, 4), and of 3 in the end 6."""
+def test_existing_dilation_rates_are_multiplied():
+    """After a removed stride of 2, rates (1, 2) become (2, 4) and 3 becomes 6."""
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
     x = keras.layers.Conv2D(4, 3, 2, padding="same")(x)
@@ -83,13 +83,13 @@ def test_a_dilation_of_each_side():
 
 
 @pytest.mark.parametrize("name", ["ResNet101", "VGG16"])
-def test_changes_nothing_at_the_network_s_own_stride(name, shallow):
+def test_dilating_to_the_same_stride_changes_nothing(name, shallow):
     network = load(name)
     np.testing.assert_array_equal(dilate(network, 32)(IMAGES), network(IMAGES))
 
 
-def test_vgg16_is_that_of_deeplab_v2():
-    """pool4 and pool5 left out, conv5 with dilation 2, at output stride 8."""
+def test_dilated_vgg16_equals_the_backbone_of_deeplab_v2():
+    """Without pool4 and pool5, and with dilation 2 in conv5, at output stride 8."""
     network = dilate(load("VGG16"), 8)
     names = [layer.name for layer in network.layers]
     assert "block3_pool" in names
@@ -108,8 +108,8 @@ def resnet101():
     return dilate(load("ResNet101"), 8)
 
 
-def test_resnet_is_that_of_deeplab_v2(resnet101):
-    """Dilation 2 in the fourth stage and 4 in the last one."""
+def test_dilated_resnet101_equals_the_backbone_of_deeplab_v2(resnet101):
+    """Dilation 2 in the fourth stage and 4 in the last stage."""
     for name, rate in (("conv3_block4", 1), ("conv4_block9", 2), ("conv5_block1", 4)):
         assert resnet101.get_layer(f"{name}_2_conv").dilation_rate == (rate, rate)
 
@@ -117,7 +117,7 @@ def test_resnet_is_that_of_deeplab_v2(resnet101):
 @pytest.mark.parametrize(
     "name", ["DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNetV3Small"]
 )
-def test_other_families(name, shallow):
+def test_dilation_of_other_families(name, shallow):
     network = load(name, input_shape=(64, 96, 3))
     dilated = dilate(network, 8)
     assert dilated(IMAGES[:, :, :96]).shape == (2, 8, 12, network.output_shape[-1])
@@ -134,14 +134,14 @@ def test_a_nested_network_keeps_its_weights():
     np.testing.assert_allclose(received, network(images), atol=1e-4)
 
 
-def test_names_a_stride_that_the_network_lacks():
+def test_a_stride_that_the_network_lacks_is_rejected():
     with pytest.raises(
         ValueError, match=r"one of \[1, 2, 4, 8, 16, 32\]. Received: .*=6"
     ):
         dilate(load("VGG16"), 6)
 
 
-def test_stages_as_if_undilated(resnet101):
+def test_undilated_stages_of_a_dilated_network(resnet101):
     stages = undilated_stages(resnet101)
     assert [(stage.stride, stage.layer_name) for stage in stages] == [
         (2, "conv1_relu"),
@@ -152,6 +152,6 @@ def test_stages_as_if_undilated(resnet101):
     ]
 
 
-def test_stages_of_an_undilated_network():
+def test_undilated_stages_of_an_undilated_network():
     network = load("VGG16")
     assert undilated_stages(network) == keras_hybrid.find_stages(network)
