@@ -1,4 +1,4 @@
-"""What goes into the activation function that makes a map."""
+"""Feature maps before their activation function."""
 
 import functools
 
@@ -14,7 +14,7 @@ from keras_hybrid.hybrid.graph import flatten
 
 
 def values_at(network, layer_name, images):
-    """(before, after) the activation at a layer, and the network's output."""
+    """(values before, values after the activation of a layer, output of the network)."""
     graph = flatten(network)
     step = next(step for step in graph.steps if step.name == layer_name)
     changed, before = before_activation(graph, *step.outputs)
@@ -23,7 +23,7 @@ def values_at(network, layer_name, images):
     return values[before], values[step.outputs[0]], values[changed.outputs[0]]
 
 
-def test_an_activation_function_inside_a_layer():
+def test_activation_argument_of_a_layer():
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
     network = keras.Model(image, layers.Conv2D(2, 3)(x))
@@ -37,7 +37,7 @@ def test_an_activation_function_inside_a_layer():
     assert convolution.activation is keras.activations.relu
 
 
-def test_a_layer_that_is_an_activation_function():
+def test_activation_layer():
     network = tiny.student()
     images, _ = tiny.batch(2)
     before, after, _ = values_at(network, "out2", images)
@@ -46,7 +46,7 @@ def test_a_layer_that_is_an_activation_function():
     np.testing.assert_allclose(after, np.tanh(before), atol=1e-6)
 
 
-def test_logits():
+def test_softmax_of_the_classifier():
     network = tiny.student()
     images, _ = tiny.batch(2)
     logits, probabilities, _ = values_at(network, "classifier", images)
@@ -54,14 +54,14 @@ def test_logits():
     assert np.abs(keras.ops.sum(logits, axis=-1) - 1).max() > 1e-3
 
 
-def test_no_activation_function():
+def test_a_layer_without_activation_function():
     network = tiny.student()
     before, after, _ = values_at(network, "conv1", tiny.batch(2)[0])
     np.testing.assert_array_equal(before, after)
 
 
 class Doubled(layers.Layer):
-    """An activation function of one's own, which Keras does not know."""
+    """A custom activation function."""
 
     def call(self, x):
         return 2 * ops.relu(x)
@@ -84,16 +84,18 @@ ACTIVATIONS = {
     "PReLU": lambda z: layers.PReLU(alpha_initializer="normal")(z),
     "Lambda": lambda z: layers.Lambda(lambda z: ops.relu(z))(z),
     "custom": lambda z: Doubled()(z),
-    "dropout behind": lambda z: layers.SpatialDropout2D(0.5)(ops.relu(z)),
-    "identity behind": lambda z: layers.Identity()(layers.PReLU()(z)),
-    "dtype behind": lambda z: layers.Activation("linear", dtype="float32")(ops.relu(z)),
-    "noise behind": lambda z: layers.GaussianNoise(0.5)(ops.relu(z)),
-    "reshape behind": lambda z: layers.Reshape((8, 8, 4))(ops.relu(z)),
+    "followed by dropout": lambda z: layers.SpatialDropout2D(0.5)(ops.relu(z)),
+    "followed by identity": lambda z: layers.Identity()(layers.PReLU()(z)),
+    "followed by a cast": lambda z: layers.Activation("linear", dtype="float32")(
+        ops.relu(z)
+    ),
+    "followed by noise": lambda z: layers.GaussianNoise(0.5)(ops.relu(z)),
+    "followed by reshape": lambda z: layers.Reshape((8, 8, 4))(ops.relu(z)),
 }
 
 
 def convolved(end, **kwargs):
-    """Images (8, 8, 3) through a convolution with bias and `end`; and the convolution."""
+    """A network of images (8, 8, 3), a convolution and `end`; and the convolution."""
     image = keras.Input((8, 8, 3))
     settings = {"padding": "same", "bias_initializer": "normal", **kwargs}
     convolution = layers.Conv2D(4, 3, **settings)
@@ -114,7 +116,7 @@ def before_and_output(network, images):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_whatever_the_activation_function_is_written_as(name):
+def test_every_form_of_activation_function(name):
     network, convolution = convolved(ACTIVATIONS[name])
     images, _ = tiny.batch(2, size=8)
     weights, expected = network.get_weights(), network(images)
@@ -130,7 +132,7 @@ def test_whatever_the_activation_function_is_written_as(name):
     "activation",
     ["relu", layers.LeakyReLU(), layers.PReLU(), functools.partial(ops.elu, alpha=0.5)],
 )
-def test_whatever_a_convolutions_activation_function_is(activation):
+def test_every_activation_argument_of_a_convolution(activation):
     network, convolution = convolved(lambda x: x, activation=activation)
     images, _ = tiny.batch(2, size=8)
     state, expected = dict(vars(convolution)), network(images)
@@ -150,7 +152,7 @@ def test_whatever_a_convolutions_activation_function_is(activation):
         layers.EinsumDense("bhwc,cd->bhwd", (None, None, 4), activation="relu"),
     ],
 )
-def test_other_layers_with_an_activation_function(layer):
+def test_activation_argument_of_other_layers(layer):
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, layer(image))
     images, _ = tiny.batch(2, size=8)
@@ -162,19 +164,19 @@ def test_other_layers_with_an_activation_function(layer):
     np.testing.assert_array_equal(output, network(images))
 
 
-def test_a_penalty_of_the_activations_stays_the_layers_own():
+def test_activity_regularizer_applies_to_the_activations():
     network, convolution = convolved(
         lambda x: x, activation="relu", activity_regularizer=keras.regularizers.L2(1.0)
     )
     images, _ = tiny.batch(2, size=8)
     before, output = before_and_output(network, images)
     np.testing.assert_allclose(before, linear_part(convolution, images), atol=1e-5)
-    # Keras has the mean over images.
+    # Keras divides by the batch size.
     expected = np.square(ops.convert_to_numpy(output)).sum() / 2
     assert [float(loss) for loss in convolution.losses] == pytest.approx([expected])
 
 
-def test_concatenated_maps_are_taken_before_their_activation_functions():
+def test_concatenated_maps_are_taken_before_their_activations():
     image = keras.Input((8, 8, 3))
     first, second, third = (layers.Conv2D(4, 3, padding="same") for _ in "123")
     first.activation = keras.activations.relu
@@ -188,8 +190,8 @@ def test_concatenated_maps_are_taken_before_their_activation_functions():
 
 
 @pytest.mark.parametrize("pool", [layers.MaxPooling2D(2), lambda x: ops.max_pool(x, 2)])
-def test_a_pooled_map_is_pooled_before_its_activation_function(pool):
-    # As the last of VGG.
+def test_max_pooling_is_applied_before_the_activation(pool):
+    # As at the end of VGG.
     network, convolution = convolved(pool, activation="relu")
     images, _ = tiny.batch(2, size=8)
     before, output = before_and_output(network, images)
@@ -199,7 +201,7 @@ def test_a_pooled_map_is_pooled_before_its_activation_function(pool):
 
 
 class Block(layers.Layer):
-    """A layer of one's own with an attribute that Keras's layers have, too."""
+    """A custom layer with an attribute `activation`, as Keras's layers have."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -213,7 +215,7 @@ class Block(layers.Layer):
         return self.activation(self.convolution(x)) + 0.1 * self.activation(x[..., :1])
 
 
-def test_a_method_that_cannot_look_into_a_layer_says_so():
+def test_methods_that_need_pre_activations_reject_opaque_layers():
     x = image = keras.Input((32, 32, 3))
     for _ in range(3):
         x = Block()(layers.MaxPooling2D()(x))
@@ -239,13 +241,13 @@ HIDDEN = {
         layers.Conv2D(4, 3, activation="relu")
     )(x),
     "function": lambda x: layers.Lambda(lambda x: ops.relu(ops.max_pool(x, 2)))(x),
-    "dropout behind": lambda x: layers.Dropout(0.5)(Block()(x)),
+    "followed by dropout": lambda x: layers.Dropout(0.5)(Block()(x)),
     "concatenated": lambda x: layers.Concatenate()([Block()(x), Block()(x)]),
 }
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_an_activation_function_out_of_sight(name):
+def test_an_activation_hidden_in_an_opaque_layer_is_rejected(name):
     network, _ = convolved(HIDDEN[name])
     images, _ = tiny.batch(2, size=8)
     expected = ops.convert_to_numpy(network(images))
@@ -264,7 +266,7 @@ LAST = {
 
 
 @pytest.mark.parametrize("name", LAST)
-def test_what_comes_last_is_no_activation_function(name):
+def test_maps_that_do_not_end_in_an_activation_are_unchanged(name):
     network, _ = convolved(LAST[name])
     graph = flatten(network)
     same, symbol = before_activation(graph, *graph.outputs)

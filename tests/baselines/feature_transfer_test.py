@@ -1,4 +1,4 @@
-"""A training step of each rival, and that neither it nor evaluation changes more."""
+"""Training and evaluation with each baseline method."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def pair(method, **kwargs):
 
 
 def compared(model, takes, role, images, training):
-    """What the method compares of one network, from Keras sub-models alone."""
+    """Tensors of one network that the method compares, from Keras sub-models."""
     network = getattr(model, role)
     if takes == "logits":
         graph, symbol = before_activation(flatten(network), *flatten(network).outputs)
@@ -39,7 +39,7 @@ def compared(model, takes, role, images, training):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_step_minimises_the_sum_of_losses(method):
+def test_training_step_minimises_the_sum_of_both_losses(method):
     model = pair(method, weight=3.0)
     images, labels = tiny.batch()
     takes = model.transfer_loss.takes
@@ -71,7 +71,7 @@ def test_step_minimises_the_sum_of_losses(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weight_is_a_factor(method):
+def test_weight_multiplies_the_transfer_loss(method):
     images, labels = tiny.batch()
     losses = []
     for weight in (0.0, 1.0, 2.0):
@@ -80,13 +80,13 @@ def test_weight_is_a_factor(method):
         model.compile("sgd", loss=CROSS_ENTROPY, run_eagerly=True)  # one step: no graph
         logs = model.train_on_batch(images, labels, return_dict=True)
         losses.append(logs["transfer_loss"])
-    # Of factor transfer the paraphraser's own loss has no weight.
+    # In factor transfer, the loss of the paraphraser is not weighted.
     assert method == "ft" or losses[0] == 0
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_teacher_never_changes_and_the_student_is_what_is_evaluated(method, eager):
+def test_the_teacher_is_frozen_and_the_student_is_evaluated(method, eager):
     model = pair(method)
     model.compile("adam", loss=CROSS_ENTROPY, metrics=["accuracy"])
     images, labels = tiny.batch(16)
@@ -107,7 +107,7 @@ def test_the_teacher_never_changes_and_the_student_is_what_is_evaluated(method, 
             np.testing.assert_array_equal(variable, value)
 
 
-def test_moving_averages_are_those_of_one_pass():
+def test_moving_averages_are_updated_once_per_step():
     keras.utils.set_random_seed(1)
     alone = tiny.student()
     model = FeatureTransfer(
@@ -122,8 +122,8 @@ def test_moving_averages_are_those_of_one_pass():
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=one.path)
 
 
-def test_keras_own_step_computes_the_same_loss():
-    # On JAX and PyTorch `fit` asks `compute_loss`, which runs the student for its maps.
+def test_compute_loss_equals_the_loss_of_train_step():
+    # On JAX and PyTorch, `fit` calls `compute_loss`, which runs the student for its maps.
     model = pair("fitnet")
     model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY)
     images, labels = tiny.batch()
@@ -159,7 +159,9 @@ def test_two_replicas_train_to_the_weights_of_one_device(method):
 
 
 @pytest.mark.parametrize("method", ["ft", "overhaul"])
-def test_a_saved_run_goes_on_as_if_uninterrupted(method, tmp_path, eager):
+def test_training_resumed_from_a_file_equals_uninterrupted_training(
+    method, tmp_path, eager
+):
     images, labels = tiny.batch(16)
     settings = {"batch_size": 8, "verbose": 0, "shuffle": False}
 
@@ -169,19 +171,19 @@ def test_a_saved_run_goes_on_as_if_uninterrupted(method, tmp_path, eager):
         model.compile("adam", loss=CROSS_ENTROPY)
         return model
 
-    whole = new()
-    whole.fit(images, labels, epochs=2, **settings)
-    half = new()
-    half.fit(images, labels, epochs=1, **settings)
-    half.save(tmp_path / "run.keras")
+    uninterrupted = new()
+    uninterrupted.fit(images, labels, epochs=2, **settings)
+    interrupted = new()
+    interrupted.fit(images, labels, epochs=1, **settings)
+    interrupted.save(tmp_path / "run.keras")
     loaded = keras.models.load_model(tmp_path / "run.keras")
     loaded.fit(images, labels, epochs=1, **settings)
-    for a, b in zip(whole.student.weights, loaded.student.weights, strict=True):
+    for a, b in zip(uninterrupted.student.weights, loaded.student.weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=a.path)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float16(method, eager):
+def test_training_in_mixed_float16(method, eager):
     keras.config.set_dtype_policy("mixed_float16")
     model = pair(method)
     model.compile("sgd", loss=CROSS_ENTROPY)
@@ -191,7 +193,7 @@ def test_float16(method, eager):
     assert all(v.dtype == "float32" for v in model.trainable_variables)
 
 
-def test_teacher_preprocessing():
+def test_teacher_preprocessing_is_applied():
     images, labels = tiny.batch()
     seen = []
 
@@ -210,7 +212,7 @@ def test_teacher_preprocessing():
     assert flipped != pytest.approx(straight, rel=1e-3)
 
 
-def test_the_teacher_drops_nothing_out():
+def test_dropout_of_the_teacher_is_off():
     x = image = keras.Input((32, 32, 3))
     for i in (1, 2, 3):
         x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{i}")(x)
@@ -221,7 +223,7 @@ def test_the_teacher_drops_nothing_out():
     assert first["transfer_loss"] == again["transfer_loss"]
 
 
-def test_switch_points_say_where_to_compare():
+def test_switch_points_select_the_compared_layers():
     model = FeatureTransfer(
         tiny.teacher(),
         tiny.student(),
@@ -245,7 +247,7 @@ def test_a_detector_learns_from_a_classifier(method):
     assert last["transfer_loss"] < first["transfer_loss"]
 
 
-def test_kd_needs_outputs_that_can_be_compared():
+def test_kd_needs_comparable_outputs():
     with pytest.raises(ValueError, match="of the same classes"):
         FeatureTransfer(tiny.teacher(), tiny.student(), "kd")
     with pytest.raises(ValueError, match="without a `.head`"):
@@ -253,16 +255,16 @@ def test_kd_needs_outputs_that_can_be_compared():
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), "much", True])
-def test_weights_that_are_none(weight):
+def test_invalid_weights(weight):
     with pytest.raises(ValueError, match="`weight` must be"):
         pair("at", weight=weight)
 
 
-def test_a_weight_of_numpy():
+def test_weight_can_be_a_numpy_number():
     model = pair("at", weight=np.float32(0.5))
     assert model.get_config()["weight"] == 0.5
 
 
-def test_an_unknown_method():
+def test_unknown_methods_are_rejected():
     with pytest.raises(ValueError, match="`method` must be one of kd, fitnet, at"):
         pair("magic")

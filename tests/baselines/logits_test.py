@@ -1,4 +1,4 @@
-"""KD of any two classifiers, against NumPy on what goes into their last function."""
+"""Knowledge distillation of any two classifiers, compared with NumPy."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ LOGIT_ENDS = {"none": lambda z: z, "log": ops.log_softmax, "relu": RELU}
 
 
 def classifier(end, classes=5, scale=8.0, seed=0, **dense):
-    """Ends in `end` of what the layer "z" makes of images (8, 8, 3)."""
+    """A classifier of images (8, 8, 3): logits from layer "z", followed by `end`."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, strides=2, activation="tanh")(image)
@@ -42,7 +42,7 @@ def images(count=6):
     return np.random.default_rng(3).normal(size=(count, 8, 8, 3)).astype("float32")
 
 
-def z_of(model):
+def logits_before_end(model):
     z = keras.Model(model.input, model.get_layer("z").output)(images())
     return ops.convert_to_numpy(z).astype("float64")
 
@@ -66,27 +66,27 @@ def kd(teacher, student, preprocess=None):
 
 
 @pytest.mark.parametrize("name", SOFTMAXES)
-def test_probabilities_are_not_taken_for_logits(name):
+def test_softmax_outputs_are_compared_by_their_logits(name):
     ends = SOFTMAXES[name]
     with_softmax, other = classifier(ends), classifier(lambda z: z, seed=1)
-    expected = divergence(z_of(with_softmax), z_of(other))
+    expected = divergence(logits_before_end(with_softmax), logits_before_end(other))
     assert kd(with_softmax, other) == pytest.approx(expected, rel=1e-4)
-    expected = divergence(z_of(other), z_of(with_softmax))
+    expected = divergence(logits_before_end(other), logits_before_end(with_softmax))
     assert kd(other, with_softmax) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", LOGIT_ENDS)
-def test_logits_are_not_taken_for_probabilities(name):
+def test_logit_outputs_are_compared_as_they_are(name):
     teacher, student = (classifier(LOGIT_ENDS[name], seed=seed) for seed in (0, 1))
-    z = [z_of(teacher), z_of(student)]
+    z = [logits_before_end(teacher), logits_before_end(student)]
     if name == "relu":
         z = [np.maximum(z, 0) for z in z]
     assert kd(teacher, student) == pytest.approx(divergence(*z), rel=1e-4)
 
 
 @pytest.mark.parametrize("start", ["zeros", "ones"])
-def test_small_logits_of_two_classes_are_no_sigmoids(start):
-    # Within 0..1 by chance, as the heads of students at their start may be.
+def test_logits_within_0_and_1_are_not_taken_for_sigmoids(start):
+    # All in 0..1 by chance, as may happen with a newly initialised head.
     model = classifier(RELU, classes=2, scale=1e-3, bias_initializer=start)
     model.get_layer("z").bias.assign(0.3 * model.get_layer("z").bias)
     outputs = ops.convert_to_numpy(model(images()))
@@ -95,13 +95,13 @@ def test_small_logits_of_two_classes_are_no_sigmoids(start):
     assert output_kind(model, "student", images()) == (LOGITS, (None, 2))
 
 
-def test_a_softmax_of_many_classes_in_float16():
+def test_softmax_of_many_classes_is_recognised_in_float16():
     keras.config.set_dtype_policy("mixed_float16")
     model = classifier(ops.softmax, classes=1000)
     assert output_kind(model, "teacher", images()) == (SOFTMAX, (None, 1000))
 
 
-def test_maps_of_classes():
+def test_kd_of_segmenters():
     def segmenter(end, seed):
         keras.utils.set_random_seed(seed)
         image = keras.Input((None, None, 3))
@@ -109,12 +109,12 @@ def test_maps_of_classes():
         return keras.Model(image, end(z))
 
     teacher, student = segmenter(ops.softmax, 0), segmenter(layers.Identity(), 1)
-    expected = divergence(z_of(teacher), z_of(student))
+    expected = divergence(logits_before_end(teacher), logits_before_end(student))
     assert kd(teacher, student) == pytest.approx(expected, rel=1e-4)
 
 
 def binary_divergence(teacher, student):
-    """9 times the mean over images and classes of a KL of two outcomes."""
+    """9 times the mean binary KL divergence over images and classes, at T = 3."""
     p, q = (1 / (1 + np.exp(-z / 3)) for z in (teacher, student))
     return 9 * np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
 
@@ -124,23 +124,25 @@ def test_sigmoids_are_compared_class_by_class(classes):
     teacher = classifier(ops.sigmoid, classes, scale=2.0)
     for end in (ops.sigmoid, layers.Identity()):
         student = classifier(end, classes, scale=2.0, seed=1)
-        expected = binary_divergence(z_of(teacher), z_of(student))
+        expected = binary_divergence(
+            logits_before_end(teacher), logits_before_end(student)
+        )
         assert kd(teacher, student) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_sigmoid_and_a_softmax_are_no_pair():
+def test_a_softmax_and_a_sigmoid_cannot_be_compared():
     with pytest.raises(ValueError, match="with a softmax and student=.* with a sigmoid"):
         kd(classifier(ops.softmax), classifier(ops.sigmoid))
 
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 @pytest.mark.parametrize("end", [ops.softmax, layers.Identity()])
-def test_one_class_is_nothing_to_compare(end):
+def test_a_single_class_is_rejected(end):
     with pytest.raises(ValueError, match="at least two"):
         kd(classifier(end, classes=1), classifier(end, classes=1))
 
 
-def test_sigmoids_that_are_1_on_every_image_are_no_softmax():
+def test_saturated_sigmoids_are_not_taken_for_a_softmax():
     image = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(image)
     dense = layers.Dense(1, activation="sigmoid", kernel_initializer="ones")
@@ -162,7 +164,7 @@ def test_a_saturated_softmax_has_a_finite_loss_and_gradient():
         assert np.isfinite(gradient).all()
 
 
-def test_what_the_outcome_is_of_leaves_no_trace():
+def test_constructing_kd_does_not_change_the_networks():
     teacher, student = tiny.teacher(), tiny.student(classes=5)
     before = [ops.copy(v) for v in (*teacher.variables, *student.variables)]
     FeatureTransfer(teacher, student, "kd")
@@ -172,7 +174,7 @@ def test_what_the_outcome_is_of_leaves_no_trace():
 
 @keras.saving.register_keras_serializable("logits_test")
 class Subclassed(keras.Model):
-    """At a single scale, in a graph that nobody sees."""
+    """A subclassed model, whose graph cannot be inspected, with a single scale."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -185,7 +187,7 @@ class Subclassed(keras.Model):
         return ops.softmax(self.classify(ops.mean(x, axis=(1, 2))))
 
 
-def test_any_graph_will_do(tmp_path):
+def test_kd_with_a_subclassed_teacher(tmp_path):
     x, labels = tiny.batch()
     teacher = Subclassed()
     teacher(x)
@@ -202,7 +204,7 @@ def test_any_graph_will_do(tmp_path):
     assert again["transfer_loss"] == pytest.approx(logs["transfer_loss"], rel=1e-5)
 
 
-def test_images_go_through_the_preprocessing():
+def test_teacher_preprocessing_is_applied_to_the_images():
     teacher, student = classifier(ops.softmax), classifier(ops.softmax, seed=1)
     with pytest.raises(ValueError, match="`teacher` must run on the student's images"):
         kd(tiny.teacher(), student)
@@ -213,7 +215,7 @@ def test_images_go_through_the_preprocessing():
     assert [tap.kind for tap in logits_of(teacher, student, None)] == [SOFTMAX] * 2
 
 
-def test_what_is_no_model_of_images():
+def test_kd_rejects_networks_that_are_not_image_models_of_one_output():
     with pytest.raises(TypeError, match="`teacher` must be a keras.Model"):
         FeatureTransfer(layers.Dense(4), tiny.student(), "kd")
     table = keras.Sequential([keras.Input((3,)), layers.Dense(4)])

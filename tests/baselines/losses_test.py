@@ -1,4 +1,4 @@
-"""Each rival's loss by its paper's formula, on maps small enough to check by hand."""
+"""Each baseline's loss by its paper's formula, on maps that can be checked by hand."""
 
 import keras
 import numpy as np
@@ -23,15 +23,15 @@ def built(loss, teacher_maps, student_maps):
     return loss
 
 
-def giving(loss, value):
-    """The loss with connectors that make `value` of any map."""
+def with_constant_connectors(loss, value):
+    """The loss with connectors whose output is `value` everywhere."""
     for connector in loss.connectors:
         connector.norm.gamma.assign([0.0])
         connector.norm.beta.assign([value])
     return loss
 
 
-def test_kd():
+def test_kd_is_the_kl_divergence_at_temperature_3():
     # T = 3: softmax of (0, ln 3) is (1/4, 3/4), of (0, 0) it is (1/2, 1/2).
     teacher, student = [tf.constant([[0.0, 3 * np.log(3)]])], [tf.constant([[0.0, 0.0]])]
     loss = built(KnowledgeDistillation(weight=2.0), teacher, student)
@@ -43,7 +43,7 @@ def test_fitnet_compares_the_middle_stage():
     maps = [row(9.0), row(1.0, 3.0), row(9.0)], [row(0.0), row(2.0, 2.0), row(0.0)]
     loss = built(FitNet(weight=10.0), *maps)
     loss.regressor.convolution.kernel.assign([[[[0.5]]]])
-    # The regressor makes 1, 1 of the student's 2, 2: (0 + 4) / 2 elements / 2 * 10.
+    # The regressor maps the student's (2, 2) to (1, 1): (0 + 4) / 2 elements / 2 * 10.
     assert float(loss(*maps)) == pytest.approx(10.0)
 
 
@@ -54,28 +54,28 @@ def test_fitnet_resizes_the_students_map():
     assert float(loss(*maps)) == pytest.approx(0.5)
 
 
-def test_at():
+def test_at_is_the_distance_of_normalised_attention_maps():
     # Energies (9, 16) and (16, 9) of length sqrt(337): (2 * 7^2 / 337) / 2 elements / 2.
     first, second = row(3.0, 4.0), row(-4.0, 3.0)
     loss = built(AttentionTransfer(weight=1.0), [first], [second])
     assert float(loss([first], [second])) == pytest.approx(49 / 337 / 2)
-    # The sum over stages; the same attention costs nothing, whatever its scale.
+    # Stages are summed; equal attention at another scale adds nothing.
     maps = [first, first], [second, 5 * first]
     assert float(loss(*maps)) == pytest.approx(49 / 337 / 2)
     assert AttentionTransfer().weight == 1000.0
-    # The authors' code leaves out the half: its beta is half of a weight.
+    # The authors' code omits the factor 1/2, so its beta is half of our weight.
     loss = AttentionTransfer(weight=2000.0)([first], [second])
     assert float(loss) == pytest.approx(1000 * 49 / 337, rel=1e-5)
 
 
-def test_at_sums_over_channels():
+def test_at_sums_energies_over_channels():
     # sqrt(3^2 + 4^2) in one channel has the energy of 3 and 4 in two.
     two = tf.constant([3.0, 4.0, 1.0, 0.0], shape=(1, 1, 2, 2))
     loss = AttentionTransfer()([two], [row(5.0, 1.0)])
     assert float(loss) == pytest.approx(0, abs=1e-9)
 
 
-def test_at_of_a_map_of_zeros_has_a_gradient():
+def test_at_has_a_finite_gradient_at_zero():
     zeros = tf.Variable(tf.zeros((1, 1, 2, 1)))
     with tf.GradientTape() as tape:
         loss = AttentionTransfer(weight=1.0)([row(3.0, 4.0)], [zeros])
@@ -90,7 +90,7 @@ def factor_transfer(weight):
     return built(FactorTransfer(weight), *maps), maps
 
 
-def test_ft_is_the_distance_of_unit_factors():
+def test_ft_is_the_l1_distance_of_normalised_factors():
     loss, ((teacher,), (student,)) = factor_transfer(weight=7.0)
     factors = loss.encoder(teacher, training=True)
     paraphrased = loss.decoder(factors, training=True)
@@ -103,7 +103,7 @@ def test_ft_is_the_distance_of_unit_factors():
     assert float(loss([teacher], [student])) == pytest.approx(expected, rel=1e-4)
 
 
-def test_ft_trains_the_paraphraser_to_paraphrase_alone():
+def test_ft_trains_the_paraphraser_on_reconstruction_alone():
     def gradients(weight):
         loss, maps = factor_transfer(weight)
         with tf.GradientTape() as tape:
@@ -120,16 +120,16 @@ def test_ft_trains_the_paraphraser_to_paraphrase_alone():
     assert max(np.abs(g).max() for g in with_factors[2]) > 0
 
 
-def test_ab_is_a_hinge_of_whether_neurons_fire():
+def test_ab_is_a_hinge_loss_on_activation_signs():
     maps = [row(2.0, -3.0)], [row(5.0, 6.0)]
-    loss = giving(built(ActivationBoundaries(weight=1.0), *maps), 0.25)
-    # r = 1/4: (1 - 1/4)^2 where the teacher's fires, (1 + 1/4)^2 where it does not.
+    loss = with_constant_connectors(built(ActivationBoundaries(weight=1.0), *maps), 0.25)
+    # Student output 1/4: (1 - 1/4)^2 where the teacher is active, else (1 + 1/4)^2.
     assert float(loss(*maps)) == pytest.approx((0.75**2 + 1.25**2) / 2)
-    # Beyond the margin and on the right side it costs nothing.
-    assert float(giving(loss, 1.5)([row(2.0)], [row(5.0)])) == 0.0
+    # Beyond the margin on the correct side the loss is zero.
+    assert float(with_constant_connectors(loss, 1.5)([row(2.0)], [row(5.0)])) == 0.0
 
 
-def test_the_margin_is_the_mean_of_negative_values():
+def test_margin_relu_is_bounded_by_the_mean_negative_value():
     x = tf.constant([[2.0, 5.0], [-1.0, 5.0], [-3.0, 5.0]])[None, None]
     expected = [[2.0, 5.0], [-1.0, 5.0], [-2.0, 5.0]]
     np.testing.assert_allclose(margin_relu(x)[0, 0], expected)
@@ -138,20 +138,20 @@ def test_the_margin_is_the_mean_of_negative_values():
 @pytest.mark.parametrize(
     ("student", "distance"),
     [
-        # Targets 2, -1, -2. Above all of the negative ones:
+        # Targets 2, -1, -2. A student above all negative targets:
         (0.25, 1.75**2 + 1.25**2 + 2.25**2),
-        # Below -1, which then counts for nothing:
+        # A student below -1, which then adds nothing:
         (-1.5, 3.5**2 + 0.0 + 0.5**2),
         (-4.0, 6.0**2),
     ],
 )
 def test_overhaul_is_a_partial_distance(student, distance):
     maps = [row(2.0, -1.0, -3.0)], [row(1.0, 2.0, 3.0)]
-    loss = giving(built(Overhaul(weight=3.0), *maps), student)
+    loss = with_constant_connectors(built(Overhaul(weight=3.0), *maps), student)
     assert float(loss(*maps)) == pytest.approx(3 * distance / 3, rel=1e-5)
 
 
-def test_connectors_normalize_what_they_adapt():
+def test_connectors_normalise_the_adapted_map():
     maps = [row(1.0, 1.0)], [row(0.0, 2.0)]
     loss = built(Overhaul(), *maps)
     (connector,) = loss.connectors

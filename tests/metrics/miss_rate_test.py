@@ -1,4 +1,4 @@
-"""The miss rate against worked examples and a plain reading of the official rules."""
+"""The miss rate compared with hand-computed examples and with loops."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ _RANGES = {
 
 
 def truth(*annotations, images=100):
-    """Of 100 images the first false positive lies at the first rate, as it should."""
+    """With 100 images, the first false positive is at the lowest rate, 0.01 per image."""
     return {
         "images": [{"id": i} for i in range(images)],
         "annotations": [
@@ -37,26 +37,26 @@ def found(x=0.0, score=0.9, height=100, image=0):
     return {"image_id": image, "category_id": 1, "bbox": box, "score": score}
 
 
-def test_one_of_two_found_without_a_false_alarm_is_a_half():
+def test_one_of_two_people_found_gives_a_miss_rate_of_one_half():
     assert log_average_miss_rate(truth(person(0), person(500)), [found(0)]) == (
         pytest.approx(50)
     )
 
 
-def test_mean_over_the_rates_is_that_of_logarithms():
-    # Found: the first of two people; after three false alarms in 100 images the second.
+def test_miss_rate_is_the_geometric_mean_over_reference_rates():
+    # One person is found, then three false positives in 100 images, then the other.
     detections = [found(0, 0.9)]
     detections += [found(900, 0.8, image=i) for i in (1, 2, 3)]
     detections += [found(500, 0.7)]
-    # Both are found at 0.03 false alarms per image: with the third rate recall is 1.
+    # Both are found at 0.03 false positives per image: recall is 1 at the third rate.
     assert log_average_miss_rate(truth(person(0), person(500)), detections) == 0
-    # With three people: a miss rate of 2/3 at two rates, of 1/3 at seven.
+    # With three people, the miss rate is 2/3 at two rates and 1/3 at seven.
     rate = log_average_miss_rate(truth(person(0), person(500), person(1000)), detections)
     assert rate == pytest.approx(100 * (2 / 3) ** (2 / 9) * (1 / 3) ** (7 / 9))
 
 
-def test_rates_below_the_first_false_alarm_take_the_final_recall():
-    """The official evaluator's index of -1, which needs fewer than 100 images."""
+def test_reference_rates_below_the_first_false_positive_use_the_final_recall():
+    """As with index -1 in the official evaluator. It takes fewer than 100 images."""
     detections = [found(900, 0.9), found(0, 0.8), found(900, 0.7), found(500, 0.6)]
     three = [person(0), person(500), person(1000)]
     curve = miss_rate_curve(truth(*three, images=10), detections)
@@ -64,12 +64,12 @@ def test_rates_below_the_first_false_alarm_take_the_final_recall():
     np.testing.assert_allclose(curve.fppi, [0.1, 0.1, 0.2, 0.2])
     np.testing.assert_allclose(curve.miss_rate, [1, 2 / 3, 2 / 3, 1 / 3])
     assert curve.positives == 3
-    # Four rates below 0.1 wrap around; 0.1 and 0.1778 come before the second alarm.
+    # Four rates are below 0.1; 0.1 and 0.1778 are before the second false positive.
     rate = log_average_miss_rate(truth(*three, images=10), detections)
     assert rate == pytest.approx(100 * (1 / 3) ** (7 / 9) * (2 / 3) ** (2 / 9))
 
 
-def test_nothing_detected_and_nobody_there():
+def test_miss_rate_without_detections_or_people():
     assert log_average_miss_rate(truth(person()), []) == 100
     assert math.isnan(log_average_miss_rate(truth(), [found()]))
     assert math.isnan(log_average_miss_rate(truth(person(ignore=1)), [found()]))
@@ -84,25 +84,26 @@ def test_ignored_people_absorb_any_number_of_detections():
     assert curve.positives == 1
 
 
-def test_overlap_with_ignored_is_relative_to_the_detection():
-    # A group of 400 pixels' width: the intersection over union would be 0.1.
+def test_overlap_with_ignored_regions_is_relative_to_the_detection():
+    # A group that is 400 pixels wide. The IoU with the detection would be 0.1.
     group = truth({"bbox": [0, 0, 400, 100], "ignore": 1}, person(900))
     assert len(miss_rate_curve(group, [found(200)]).scores) == 0
-    # Exactly half of it inside is enough, less is not.
+    # Half of the detection inside the region is enough, less is not.
     half = {"image_id": 0, "bbox": [380, 0, 40, 100], "score": 0.5}
     assert len(miss_rate_curve(group, [half]).scores) == 0
     assert len(miss_rate_curve(group, [{**half, "bbox": [381, 0, 40, 100]}]).scores) == 1
 
 
-def test_person_is_found_once_and_by_the_highest_score():
+def test_each_person_is_matched_once_by_the_highest_score():
     curve = miss_rate_curve(truth(person(0)), [found(5, 0.6), found(0, 0.5)])
     assert curve.scores.tolist() == [0.6, 0.5]
     np.testing.assert_allclose(curve.miss_rate, [0, 0])
     np.testing.assert_allclose(curve.fppi, [0, 0.01])
 
 
-def test_of_equal_overlaps_the_later_person_is_taken():
-    # Half-way between both; the second detection fits only the second person.
+def test_of_equal_overlaps_the_later_person_is_matched():
+    # The first detection is half-way between both people; the second matches only the
+    # person at 10.
     two = truth(person(0), person(10))
     curve = miss_rate_curve(two, [found(5, 0.9), found(20, 0.8)])
     np.testing.assert_allclose(curve.fppi, [0, 0.01])
@@ -136,8 +137,8 @@ def test_subsets_include_both_ends(subset, record, counts):
     assert curve.positives == int(counts)
 
 
-def test_category_1_counts_unless_another_is_asked_for(caplog):
-    """As in the official evaluator; a file that calls it otherwise is warned of."""
+def test_category_1_is_evaluated_by_default(caplog):
+    """As in the official evaluator. A different name in the file triggers a warning."""
     both = truth(person(0), person(500, category_id=3))
     detections = [found(0), {**found(500), "category_id": 3}]
     for category, box in ((1, 0), (3, 500)):
@@ -157,7 +158,7 @@ def test_category_1_counts_unless_another_is_asked_for(caplog):
         assert "category 1, which is not" in caplog.text
 
 
-def test_ids_of_numbers_and_texts():
+def test_image_ids_can_be_numbers_or_strings():
     mixed = {
         "images": [{"id": "b"}, {"id": 2.0}, {"id": 1}],
         "annotations": [person(image_id="b"), person(image_id=2), person(image_id=1.0)],
@@ -167,26 +168,26 @@ def test_ids_of_numbers_and_texts():
 
 
 def test_detections_of_other_heights_do_not_count():
-    """From 50 / 1.25 on and below 75 * 1.25."""
+    """Heights from 50 / 1.25 to below 75 * 1.25 count."""
     heights = [39.9, 40, 93.7, 93.75]
     detections = [found(9 * i, 0.5, height) for i, height in enumerate(heights)]
     curve = miss_rate_curve(truth(person(900)), detections, "reasonable_small")
     assert len(curve.scores) == 2
 
 
-def test_thousand_best_detections_of_an_image_are_taken_before_their_heights():
+def test_the_best_1000_detections_are_selected_before_the_height_filter():
     detections = [found(900, 0.5, height=10) for _ in range(999)]
     detections += [found(900, 0.4), found(0, 0.3)]
     assert miss_rate_curve(truth(person(0)), detections).scores.tolist() == [0.4]
 
 
-def test_random_sets_agree_with_a_plain_reading_of_the_rules():
+def test_random_sets_agree_with_loops_over_the_official_rules():
     generator = np.random.default_rng(0)
     for _ in range(40):
         images, annotations, detections = _random_set(generator)
         ground_truth = {"images": images, "annotations": annotations}
         for name, ranges in _RANGES.items():
-            expected = _plain(images, annotations, detections, ranges)
+            expected = _miss_rate_by_loops(images, annotations, detections, ranges)
             got = log_average_miss_rate(ground_truth, detections, name)
             np.testing.assert_allclose(got, expected, rtol=1e-12, err_msg=name)
 
@@ -219,8 +220,8 @@ def _random_set(generator):
     return [{"id": image} for image in ids], annotations, detections
 
 
-def _plain(images, annotations, detections, ranges):
-    """The miss rate with one loop for each "for" of the rules."""
+def _miss_rate_by_loops(images, annotations, detections, ranges):
+    """The miss rate by loops that follow the official rules step by step."""
     low, high, least, most = ranges
     positives, counted = 0, []
     for image in sorted(image["id"] for image in images):
@@ -285,7 +286,7 @@ def _overlap(box, other, of_first):
     return shared / (area if of_first else area + other[2] * other[3] - shared)
 
 
-def test_files_are_read(tmp_path):
+def test_ground_truth_and_detections_can_be_json_files(tmp_path):
     truth_file, found_file = tmp_path / "truth.json", tmp_path / "found.json"
     truth_file.write_text(json.dumps(truth(person(0), person(500))))
     found_file.write_text(json.dumps([found(0)]))
@@ -308,14 +309,14 @@ def test_files_are_read(tmp_path):
         ({"image_id": [], "bbox": [0, 0, 1, 1], "score": 1}, '"image_id"'),
     ],
 )
-def test_malformed_detection_is_named_by_file_and_index(record, rule, tmp_path):
+def test_a_malformed_detection_is_reported_with_file_and_index(record, rule, tmp_path):
     file = tmp_path / "found.json"
     file.write_text(json.dumps([found(), record]))
     with pytest.raises(ValueError, match=rf"found\.json: detections\[1\].*{rule}"):
         log_average_miss_rate(truth(person()), file)
 
 
-def test_malformed_truth_is_named_by_its_index():
+def test_malformed_ground_truth_is_reported_with_its_index():
     wrong = truth(person(), person(vis_ratio="half"))
     with pytest.raises(ValueError, match=r'^annotations\[1\].*"vis_ratio"'):
         log_average_miss_rate(wrong, [])
@@ -326,7 +327,7 @@ def test_malformed_truth_is_named_by_its_index():
         log_average_miss_rate({"images": [{"id": 1}, {}], "annotations": []}, [])
 
 
-def test_wrong_arguments_are_named(tmp_path):
+def test_invalid_arguments(tmp_path):
     with pytest.raises(ValueError, match="`ground_truth` must be .* Received: list"):
         log_average_miss_rate([], [])
     with pytest.raises(ValueError, match="`detections` must be .* Received: dict"):

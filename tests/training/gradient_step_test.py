@@ -1,4 +1,4 @@
-"""Two replicas and two machines step as plain Keras does on one device."""
+"""The gradient step on replicas equals that of plain Keras on one device."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from replicas import strategy
 
 
 @pytest.mark.parametrize(("policy", "arguments"), steps.CASES, ids=str)
-def test_one_device_and_replicas_step_as_keras_does(policy, arguments):
+def test_gradient_step_equals_keras_on_one_device_and_on_replicas(policy, arguments):
     one_device = tf.distribute.get_strategy()
     runs = [steps.trained(one_device, keras.Model, policy, arguments)]
     strategies = one_device, strategy(1), strategy(2)
@@ -34,8 +34,8 @@ def test_one_device_and_replicas_step_as_keras_does(policy, arguments):
                     np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
 
 
-def test_losses_are_scaled_by_a_variable_from_the_first_trace_on():
-    """Keras has none before the optimizer is built: then the scale is a constant."""
+def test_loss_scale_is_a_variable_from_the_first_trace_on():
+    """Keras alone traces a constant scale if the optimizer is not built yet."""
     case = tf.distribute.get_strategy(), "mixed_float16", {"clipnorm": 0.5}
     expected, model = (
         steps.compiled(case[0], model_class, *case[1:])
@@ -63,7 +63,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_clips_the_gradient_of_the_global_batch(name):
-    """With a rate of 1 a step is as long as the clipped gradient."""
+    """With a learning rate of 1, the update is the clipped gradient."""
     with strategy(2).scope():
         model = MODELS[name]()
         loss = None if name == "detector" else "sparse_categorical_crossentropy"
@@ -78,8 +78,8 @@ def test_every_model_clips_the_gradient_of_the_global_batch(name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
-def test_a_step_is_traced_once(name, steps_per_execution, monkeypatch):
-    """Though the optimizer's variables and those of a metric's name are not there yet."""
+def test_train_step_is_traced_once(name, steps_per_execution, monkeypatch):
+    """Optimizer and metrics create their variables outside of the traced function."""
     step, traces = GradientStep._train_step, []
 
     def counted(self, data):
@@ -88,14 +88,14 @@ def test_a_step_is_traced_once(name, steps_per_execution, monkeypatch):
 
     monkeypatch.setattr(GradientStep, "_train_step", counted)
     model = MODELS[name]()
-    detects = name == "detector"
+    is_detector = name == "detector"
     model.compile(
         "adam",
-        loss=None if detects else "sparse_categorical_crossentropy",
-        metrics=None if detects else ["accuracy"],
+        loss=None if is_detector else "sparse_categorical_crossentropy",
+        metrics=None if is_detector else ["accuracy"],
         steps_per_execution=steps_per_execution,
     )
-    images, truth = detectors.people(4) if detects else tiny.batch(8)
+    images, truth = detectors.people(4) if is_detector else tiny.batch(8)
     model.fit(images, truth, batch_size=len(images) // 2, verbose=0)
     assert len(traces) == 1
     assert model.optimizer.iterations == 2
@@ -103,7 +103,7 @@ def test_a_step_is_traced_once(name, steps_per_execution, monkeypatch):
 
 def test_an_overflow_on_any_replica_skips_the_step_on_all():
     images, labels = tiny.batch(8)
-    images[-1] = 1e6  # an infinity in float16
+    images[-1] = 1e6  # infinite in float16
     keras.config.set_dtype_policy("mixed_float16")
     with strategy(2).scope():
         model = HybridTransfer(tiny.teacher(), tiny.student(batch_norm=False))
@@ -116,7 +116,7 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
     assert scale == model.optimizer.initial_scale / 2
 
 
-def test_a_variable_without_a_gradient_is_warned_of_as_by_keras():
+def test_a_variable_without_gradient_triggers_the_warning_of_keras():
     class HalfUsed(steps.Model):
         def compute_loss(self, x, y, y_pred, **kwargs):
             return (
@@ -132,5 +132,5 @@ def test_a_variable_without_a_gradient_is_warned_of_as_by_keras():
     x = np.ones((4, 4), "float32")
     with pytest.warns(UserWarning, match="Gradients do not exist.*unused/kernel"):
         model.fit(x, np.zeros(4), batch_size=4, verbose=0)
-    # The mean of four images of ones: each of the kernel's gradients is 1.
+    # All inputs are ones, so each gradient of the kernel is 1.
     np.testing.assert_allclose(used.kernel.numpy(), before - 0.5, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Two machines, here two processes, train to the weights of one device."""
+"""Training on two machines, here two processes, ends at the weights of one device."""
 
 import os
 import pathlib
@@ -35,6 +35,6 @@ def test_two_machines_equal_one_device(tmp_path):
             assert set(two) - {"read"} == set(one)
             for name, value in one.items():
                 np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
-    # Each machine reads its own half.
+    # Each machine reads its own half of the files.
     assert [len(share) for share in shares] == [20, 20]
     assert sorted(sum(shares, [])) == [*range(40)]
