@@ -1,4 +1,4 @@
-"""NumPy and TensorFlow cut the same crops, given the same random numbers."""
+"""NumPy and TensorFlow produce the same crops from the same random numbers."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from keras_hybrid.data import random_crops
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.integers(0, 256, (40, 60, 3), "uint8")
 LABELS = RANDOM.integers(0, 5, (5, 8), "uint8").repeat(8, 0).repeat(8, 1)[:, :60]
-# Crops that lie inside the image, and ones that it does not fill.
+# Crops that lie inside the image, and crops larger than the image.
 SIZES = [(16, 24), (64, 48)]
 
 
-def by_both(function, *arguments):
-    """What NumPy returns, after checking that it is what TensorFlow does."""
+def in_numpy_and_tensorflow(function, *arguments):
+    """The result in NumPy, after checking that TensorFlow returns the same."""
     received = function(*arguments)
     tensors = tf.nest.map_structure(
         lambda x: tf.constant(x) if isinstance(x, np.ndarray) else x, arguments
@@ -24,17 +24,17 @@ def by_both(function, *arguments):
         assert isinstance(one, np.ndarray)
         assert one.dtype == other.numpy().dtype
         if one.dtype == "uint8" and one.ndim == 2:
-            # A pixel halfway between two has either for its nearest neighbour.
+            # Halfway between two pixels, either is the nearest neighbour.
             assert np.mean(one != other) < 0.2
         else:
-            # Pillow rounds to integers, once for the rows and once for the columns.
+            # Pillow rounds to integers twice, after rows and after columns.
             atol = 1.01 if one.ndim == 3 else 1e-4
             np.testing.assert_allclose(one, other, atol=atol)
     return received
 
 
-def draws():
-    """A scale, a place and whether to mirror, twenty times."""
+def random_parameters():
+    """Twenty triples of scale, position and whether to mirror."""
     for i in range(20):
         scale = np.float32(RANDOM.uniform(0.5, 1.5))
         yield scale, RANDOM.uniform(size=2).astype("float32"), np.bool_(i % 2)
@@ -44,22 +44,33 @@ def as_int32(*numbers):
     return np.array(numbers, "int32")
 
 
-def test_shifted():
+def test_shifted_crops_are_equal():
     square = IMAGE[:40, :40]
-    image = by_both(random_crops.shifted, square, as_int32(1, 7), 4, False)
+    image = in_numpy_and_tensorflow(
+        random_crops.shifted, square, as_int32(1, 7), 4, False
+    )
     assert not image[:3].any()
     np.testing.assert_array_equal(image[3:, :-3], square[:-3, 3:])
-    mirrored = by_both(random_crops.shifted, square, as_int32(1, 7), 4, True)
+    mirrored = in_numpy_and_tensorflow(
+        random_crops.shifted, square, as_int32(1, 7), 4, True
+    )
     np.testing.assert_array_equal(mirrored, image[:, ::-1])
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_label_maps(size):
-    for scale, place, mirrored in draws():
+def test_crops_with_label_maps_are_equal(size):
+    for scale, position, mirrored in random_parameters():
         image_size = as_int32(40, 60)
-        box = by_both(random_crops.box_anywhere, image_size, size, scale, place)
-        parts = by_both(random_crops.cut, IMAGE, box), random_crops.cut(LABELS, box)
-        _, labels = by_both(random_crops.with_label_map, *parts, box, size, mirrored)
+        box = in_numpy_and_tensorflow(
+            random_crops.box_anywhere, image_size, size, scale, position
+        )
+        parts = (
+            in_numpy_and_tensorflow(random_crops.cut, IMAGE, box),
+            random_crops.cut(LABELS, box),
+        )
+        _, labels = in_numpy_and_tensorflow(
+            random_crops.with_label_map, *parts, box, size, mirrored
+        )
         is_ignored = labels == random_crops.IGNORED
         if (box[:2] + box[2:] <= image_size).all():
             assert not is_ignored.any()
@@ -69,25 +80,27 @@ def test_label_maps(size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("found", [True, False])
-def test_people(size, found):
+def test_crops_with_boxes_are_equal(size, found):
     boxes = np.array([[20, 10, 28, 30], [50, 0, 90, 39], [0, 0, 0, 0]], "float32")
     labels, corners = as_int32(1, -1, 0), []
-    for scale, place, mirrored in draws():
-        arguments = as_int32(40, 60), size, scale, place, np.bool_(found), boxes[0]
-        box = by_both(random_crops.box_with_object, *arguments)
+    for scale, position, mirrored in random_parameters():
+        arguments = as_int32(40, 60), size, scale, position, np.bool_(found), boxes[0]
+        box = in_numpy_and_tensorflow(random_crops.box_with_object, *arguments)
         part, brightness = random_crops.cut(IMAGE, box), np.float32(0.7)
         arguments = part, box, size, mirrored, brightness
-        image, geometry = by_both(random_crops.with_people, *arguments)
+        image, geometry = in_numpy_and_tensorflow(random_crops.with_people, *arguments)
         assert image.max() <= 0.7 * 255 + 0.1
-        _, moved = by_both(random_crops.move, boxes, labels, geometry, size)
+        _, moved = in_numpy_and_tensorflow(
+            random_crops.move, boxes, labels, geometry, size
+        )
         corners.append(tuple(box[:2]))
         if found and (box[2:] >= [20, 8]).all():
             assert moved[0] == 1
     assert len(set(corners)) > 1
 
 
-def test_enlarged():
-    image, geometry = by_both(random_crops.enlarged, IMAGE, 1.5, 32)
+def test_enlarged_images_are_equal():
+    image, geometry = in_numpy_and_tensorflow(random_crops.enlarged, IMAGE, 1.5, 32)
     assert image.shape == (64, 96, 3)
     assert not image[60:].any()
     np.testing.assert_allclose(geometry, [1.5, 1.5, 0, 0, 0])

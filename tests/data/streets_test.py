@@ -6,24 +6,24 @@ import pytest
 from keras_hybrid.data import streets
 
 
-def test_shapes_and_classes():
+def test_crops_have_balanced_classes():
     images, labels = streets.crops(2 * len(streets.CLASSES), size=24)
     assert images.shape == (16, 24, 24, 3)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int32
     assert np.bincount(labels).tolist() == [2] * 8
-    assert images.std(axis=(1, 2, 3)).min() > 5  # something is drawn in each
+    assert images.std(axis=(1, 2, 3)).min() > 5  # no crop is uniform
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_an_image_does_not_depend_on_the_count(count):
+def test_crops_do_not_depend_on_their_count(count):
     images, labels = streets.crops(count, seed=4)
     more, more_labels = streets.crops(12, seed=4)
     np.testing.assert_array_equal(images, more[:count])
     np.testing.assert_array_equal(labels, more_labels[:count])
 
 
-def test_seeds_and_domains_differ():
+def test_crops_differ_between_seeds_and_domains():
     day, _ = streets.crops(16, seed=0)
     other, _ = streets.crops(16, seed=1)
     dusk, _ = streets.crops(16, seed=0, domain="dusk")
@@ -31,7 +31,7 @@ def test_seeds_and_domains_differ():
     assert dusk.mean() < 0.75 * day.mean()
 
 
-def test_odd_size():
+def test_crops_of_odd_size():
     images, _ = streets.crops(8, size=33)
     assert images.shape == (8, 33, 33, 3)
 
@@ -40,7 +40,7 @@ def test_odd_size():
     ("argument", "value"),
     [("count", -1), ("size", 7), ("size", 32.0), ("domain", "rain")],
 )
-def test_errors_name_the_argument(argument, value):
+def test_invalid_arguments_of_crops(argument, value):
     arguments = {"count": 1, argument: value}
     with pytest.raises(
         ValueError, match=f"`{argument}` must be .* Received: {argument}="
@@ -55,7 +55,7 @@ def corners(boxes):
     return boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
 
 
-def test_a_scene_has_all_annotations():
+def test_scenes_have_all_annotations():
     for street in SCENES:
         count = len(street.classes)
         assert street.image.shape == (96, 192, 3)
@@ -69,7 +69,7 @@ def test_a_scene_has_all_annotations():
     assert set(classes) == set(range(len(streets.THINGS)))
 
 
-def test_a_scene_is_the_same_each_time():
+def test_scenes_are_deterministic():
     again = streets.scene(3, size=(96, 192))
     np.testing.assert_array_equal(again.image, SCENES[3].image)
     np.testing.assert_array_equal(again.keypoints, SCENES[3].keypoints)
@@ -77,15 +77,15 @@ def test_a_scene_is_the_same_each_time():
         assert (a.image != b.image).mean() > 0.5
 
 
-def test_dusk_is_another_domain():
+def test_dusk_scenes_are_darker():
     dusk = [streets.scene(i, size=(96, 192), domain="dusk") for i in range(12)]
     mean = np.mean([street.image.mean() for street in dusk])
     assert mean < 0.75 * np.mean([street.image.mean() for street in SCENES])
     assert max(street.image.max() for street in dusk) > 200  # lamps
 
 
-def test_visible_boxes_lie_in_boxes_and_in_the_picture():
-    covered = 0
+def test_visible_boxes_lie_inside_boxes_and_the_image():
+    occluded = 0
     for street in SCENES:
         (whole_from, whole_to), (from_, to) = map(
             corners, (street.boxes, street.visible_boxes)
@@ -95,11 +95,11 @@ def test_visible_boxes_lie_in_boxes_and_in_the_picture():
         assert (from_ >= 0).all()
         assert (to <= (192, 96)).all()
         area, visible = (b[:, 2] * b[:, 3] for b in (street.boxes, street.visible_boxes))
-        covered += np.sum(visible < 0.65 * area)
-    assert covered > 5  # occlusion
+        occluded += np.sum(visible < 0.65 * area)
+    assert occluded > 5
 
 
-def test_things_are_where_the_label_map_has_them():
+def test_boxes_agree_with_the_label_map():
     for street in SCENES:
         for name in streets.THINGS:
             mask = np.zeros((96, 192), bool)
@@ -111,7 +111,7 @@ def test_things_are_where_the_label_map_has_them():
             assert mask[street.label_map == streets.LABELS.index(name)].all()
 
 
-def test_keypoints_are_on_the_body():
+def test_keypoints_lie_on_the_body():
     people = ("pedestrian", "rider")
     seen = 0
     for street in SCENES:
@@ -141,7 +141,7 @@ def test_keypoints_are_on_the_body():
     ("argument", "value"),
     [("index", -1), ("size", 128), ("size", (20, 256)), ("seed", 0.5), ("domain", "fog")],
 )
-def test_scene_errors_name_the_argument(argument, value):
+def test_invalid_arguments_of_scene(argument, value):
     arguments = {"index": 0, argument: value}
     with pytest.raises(
         ValueError, match=f"`{argument}` must be .* Received: {argument}="

@@ -1,4 +1,4 @@
-"""What transforms share, against TensorFlow's own and by hand."""
+"""Shared parts of transforms, compared with TensorFlow and hand-computed values."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from keras_hybrid.data import transforms
 @pytest.mark.parametrize("old", [(61, 43), (7, 90), (1, 1), (33, 20)])
 @pytest.mark.parametrize("new", [(33, 20), (5, 70), (1, 1)])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_resizing_is_tensorflow_s_to_the_last_bit(old, new, dtype):
+def test_resizing_is_bit_identical_to_tensorflow(old, new, dtype):
     image = np.random.default_rng(0).integers(0, 256, (*old, 3)).astype(dtype)
     expected = tf.image.resize(image, new, antialias=True)
     np.testing.assert_array_equal(transforms.resized(image, new), expected)
 
 
-def test_a_box_may_end_beyond_the_image():
+def test_cut_clips_boxes_to_the_image():
     image = np.arange(24).reshape(4, 6)
     np.testing.assert_array_equal(transforms.cut(image, (1, 2, 2, 3)), image[1:3, 2:5])
     np.testing.assert_array_equal(transforms.cut(image, (3, 4, 9, 9)), [[22, 23]])
 
 
-def test_a_transform_of_one_array_and_of_several():
-    """The box depends on the size and the label; what it has goes to `finish`."""
+def test_transform_of_one_array_and_of_several():
+    """The box depends on size and label; `finish` takes the part that it selects."""
     transform = transforms.Transform(
         box=lambda size, label, seed: tf.stack([label, 0, 1, size[1]]),
         finish=lambda part, box, label, seed: (part, box[0] + label, seed),
@@ -36,7 +36,7 @@ def test_a_transform_of_one_array_and_of_several():
     assert [row.numpy().tolist() for row in rows] == [[[2, 3]], [[-2, -3]]]
 
 
-def test_mirroring():
+def test_mirrored_if_flips_columns():
     image = np.arange(6).reshape(1, 2, 3)
     straight, mirrored = (
         transforms.mirrored_if(tf.constant(which), image) for which in (False, True)

@@ -1,4 +1,4 @@
-"""Photographs from files on disk: class folders, tensorflow-datasets, and broken ones."""
+"""Classification data on disk: class folders, tensorflow-datasets and broken files."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from keras_hybrid.data.sources import EncodedSource
 CLASSES = "Katze", "犬"
 
 
-def picture(path, value=100, mode="RGB", size=(9, 7)):
+def save_image(path, value=100, mode="RGB", size=(9, 7)):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("L", size, value).convert(mode)
     image.save(path, quality=100) if path.suffix == ".jpg" else image.save(path)
@@ -22,11 +22,11 @@ def picture(path, value=100, mode="RGB", size=(9, 7)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes with grey levels 10, 20, ... 60 in train, one image each in val."""
+    """Two classes with grey levels 10, 20, ..., 60 in train and one image each in val."""
     for i in range(6):
-        picture(tmp_path / "train" / CLASSES[i // 3] / f"{i}.jpg", 10 * (i + 1))
+        save_image(tmp_path / "train" / CLASSES[i // 3] / f"{i}.jpg", 10 * (i + 1))
     for name in CLASSES:
-        picture(tmp_path / "val" / name / "0.png", 200)
+        save_image(tmp_path / "val" / name / "0.png", 200)
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def levels(batches):
     ]
 
 
-def in_order(source, batch_size=2):
+def evaluation_batches(source, batch_size=2):
     return source.batches(batch_size, augment.resize_center_crop(4))
 
 
@@ -53,7 +53,7 @@ def epochs(source, first, last, batch_size=2, seed=0):
     return [seen[i * length : (i + 1) * length] for i in range(last - first)]
 
 
-def test_an_evaluation_need_not_wait_for_the_tuning_of_the_last(folder):
+def test_autotuning_of_the_input_pipeline_is_off(folder):
     source = open_dataset(folder).train
     transform = augment.resize_center_crop(4)
     training = source.training_batches(2, transform, 0, range(1))
@@ -61,17 +61,17 @@ def test_an_evaluation_need_not_wait_for_the_tuning_of_the_last(folder):
         assert batches.options().autotune.enabled is False
 
 
-def test_class_folders(folder):
+def test_classes_from_folder_names(folder):
     data = open_dataset(folder)
     assert data.class_names == CLASSES
     assert (len(data.train), len(data.test)) == (6, 2)
     assert data.image_size is None
     expected = [(10.0 * (i + 1), i // 3) for i in range(6)]
-    assert levels(in_order(data.train)) == expected
-    assert levels(in_order(data.test)) == [(200, 0), (200, 1)]
+    assert levels(evaluation_batches(data.train)) == expected
+    assert levels(evaluation_batches(data.test)) == [(200, 0), (200, 1)]
 
 
-def test_training_shuffles_anew_each_epoch_and_repeats_with_the_seed(folder):
+def test_each_epoch_is_shuffled_and_reproducible_from_the_seed(folder):
     train = open_dataset(folder).train
     first, second = epochs(train, 0, 2)
     assert sorted(first) == sorted(second) == [(10.0 * (i + 1), i // 3) for i in range(6)]
@@ -80,31 +80,31 @@ def test_training_shuffles_anew_each_epoch_and_repeats_with_the_seed(folder):
     assert epochs(train, 0, 2, seed=1) != [first, second]
 
 
-def test_a_later_epoch_is_the_same_without_those_before(folder):
+def test_epoch_order_does_not_depend_on_earlier_epochs(folder):
     train = open_dataset(folder).train
     tf.random.set_seed(5)
     whole = epochs(train, 0, 5)
     assert epochs(train, 3, 5) == whole[3:]
 
 
-def test_drops_the_short_batch_in_training_only(folder):
+def test_the_last_partial_batch_is_dropped_in_training_only(folder):
     train = open_dataset(folder).train
     assert len(epochs(train, 0, 1, batch_size=4)[0]) == 4
-    assert len(levels(in_order(train, batch_size=4))) == 6
+    assert len(levels(evaluation_batches(train, batch_size=4))) == 6
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
-def test_every_kind_of_image_becomes_rgb(mode, folder):
+def test_images_of_every_mode_are_converted_to_rgb(mode, folder):
     path = folder / "val" / CLASSES[0] / ("0.jpg" if mode == "CMYK" else "0.png")
     (folder / "val" / CLASSES[0] / "0.png").unlink()
     path.unlink(missing_ok=True)
     if mode == "I;16":
         Image.fromarray(np.full((7, 9), 200 * 257, "uint16")).save(path)
     else:
-        picture(path, 255 if mode == "1" else 200, mode)
+        save_image(path, 255 if mode == "1" else 200, mode)
     data = open_dataset(folder)
     level = 260 if mode == "1" else 200  # 255 to the nearest 10
-    assert levels(in_order(data.test))[0] == (level, 0)
+    assert levels(evaluation_batches(data.test))[0] == (level, 0)
     assert data.test.skipped == []
 
 
@@ -118,40 +118,40 @@ def test_every_kind_of_image_becomes_rgb(mode, folder):
         (["10", "9", "cat"], ["10", "9", "cat"]),
     ],
 )
-def test_class_folders_of_integers_are_in_their_order(names, expected, tmp_path):
+def test_integer_class_names_are_sorted_as_numbers(names, expected, tmp_path):
     for split in ("train", "val"):
         for name in names:
-            picture(tmp_path / split / name / "0.png", 10 * (1 + names.index(name)))
+            save_image(tmp_path / split / name / "0.png", 10 * (1 + names.index(name)))
     data = open_dataset(tmp_path)
     assert list(data.class_names) == expected
-    for level, label in levels(in_order(data.test)):
+    for level, label in levels(evaluation_batches(data.test)):
         assert names[int(level / 10) - 1] == expected[label]
 
 
 SUFFIXES = ".webp", ".bmp", ".gif", ".jfif", ".jpe", ".TIF", ".ppm"
 
 
-def test_images_of_other_suffixes(folder):
+def test_images_with_other_suffixes_are_read(folder):
     for i, suffix in enumerate(SUFFIXES):
-        picture(folder / "val" / CLASSES[1] / f"{i}{suffix}", 10 * (i + 1), "RGB")
+        save_image(folder / "val" / CLASSES[1] / f"{i}{suffix}", 10 * (i + 1), "RGB")
     data = open_dataset(folder)
-    seen = levels(in_order(data.test))
+    seen = levels(evaluation_batches(data.test))
     assert sorted(seen[1:]) == [*((10.0 * (i + 1), 1) for i in range(7)), (200, 1)]
     assert data.test.skipped == []
 
 
-def test_a_broken_image_of_another_suffix_is_skipped_and_named(folder, caplog):
-    picture(folder / "val" / CLASSES[1] / "1.png", 100)
+def test_a_broken_image_with_another_suffix_is_skipped_and_logged(folder, caplog):
+    save_image(folder / "val" / CLASSES[1] / "1.png", 100)
     broken = folder / "val" / CLASSES[1] / "2.webp"
     broken.write_bytes(b"RIFF\x10\0\0\0WEBPVP8 broken")
     test = open_dataset(folder).test
-    assert len(levels(in_order(test))) == 3
+    assert len(levels(evaluation_batches(test))) == 3
     assert test.skipped == [str(broken)]
     assert str(broken) in caplog.text
     assert "Traceback" not in caplog.text
 
 
-def test_what_is_no_image_is_named_once(folder, caplog):
+def test_unsupported_files_are_logged_once(folder, caplog):
     for name in CLASSES:
         for file in ("1.heic", "._1.jpg", ".DS_Store"):
             (folder / "train" / name / file).write_bytes(b"")
@@ -161,8 +161,8 @@ def test_what_is_no_image_is_named_once(folder, caplog):
     assert ".jpg, " not in record.message
 
 
-def test_a_photograph_comes_upright(folder):
-    """Stored a quarter turn to the left, as EXIF's orientation 6 says."""
+def test_exif_orientation_is_applied(folder):
+    """The image is stored rotated by 90 degrees, with EXIF orientation 6."""
     upright = np.zeros((40, 20, 3), "uint8")
     upright[:20] = 200
     tags = Image.Exif()
@@ -170,20 +170,20 @@ def test_a_photograph_comes_upright(folder):
     path = folder / "train" / CLASSES[0] / "0.jpg"
     stored = np.ascontiguousarray(np.rot90(upright))
     Image.fromarray(stored).save(path, exif=tags, quality=100)
-    (image, _), *_ = in_order(open_dataset(folder).train, 1)
+    (image, _), *_ = evaluation_batches(open_dataset(folder).train, 1)
     columns = np.mean(image[0, ..., 0], axis=0)
     np.testing.assert_allclose(columns, columns[0], atol=2)
     assert np.mean(image[0, 0]) > 190 > 10 > np.mean(image[0, -1])
 
 
-def test_a_broken_image_is_skipped_counted_and_named(folder, caplog):
+def test_a_broken_image_is_skipped_and_replaced_in_training(folder, caplog):
     broken = folder / "train" / CLASSES[1] / "4.jpg"
     broken.write_bytes(broken.read_bytes()[:50])
     train = open_dataset(folder).train
-    assert [label for _, label in levels(in_order(train))] == [0, 0, 0, 1, 1]
+    assert [label for _, label in levels(evaluation_batches(train))] == [0, 0, 0, 1, 1]
     assert train.skipped == [str(broken)]
     assert str(broken) in caplog.text
-    # In training another image takes its place: the epoch is as long as ever.
+    # In training, another image takes its place, so that the epoch keeps its length.
     three = epochs(train, 0, 3)
     assert [len(seen) for seen in three] == [6, 6, 6]
     assert all(50 not in dict(seen) for seen in three)
@@ -194,12 +194,12 @@ def test_a_deleted_or_empty_image_is_skipped(folder):
     train = open_dataset(folder).train
     (folder / "train" / CLASSES[0] / "0.jpg").unlink()
     (folder / "train" / CLASSES[0] / "1.jpg").write_bytes(b"")
-    assert [level for level, _ in levels(in_order(train))] == [30, 40, 50, 60]
+    assert [level for level, _ in levels(evaluation_batches(train))] == [30, 40, 50, 60]
     assert len(train.skipped) == 2
 
 
-def shares(folder, first, last, machines=2, devices=1):
-    """Epochs as each machine sees them: for each batch of a device, levels and labels."""
+def device_batches(folder, first, last, machines=2, devices=1):
+    """The epochs of each machine: levels and labels of each batch of a device."""
     seen = []
     for machine in range(machines):
         source = open_dataset(folder).train
@@ -213,9 +213,9 @@ def shares(folder, first, last, machines=2, devices=1):
 
 
 @pytest.mark.parametrize(("machines", "devices"), [(2, 1), (1, 2), (2, 2), (4, 1)])
-def test_devices_share_each_batch(machines, devices, folder):
-    alone = shares(folder, 1, 4, machines=1)[0]
-    together = shares(folder, 1, 4, machines, devices)
+def test_each_batch_is_divided_among_devices(machines, devices, folder):
+    alone = device_batches(folder, 1, 4, machines=1)[0]
+    together = device_batches(folder, 1, 4, machines, devices)
     for step, whole in enumerate(alone):
         parts = [
             part
@@ -226,16 +226,16 @@ def test_devices_share_each_batch(machines, devices, folder):
         assert sorted(sum(parts, [])) == sorted(whole)
 
 
-def test_a_broken_image_makes_no_machine_s_epoch_shorter(folder):
-    """Two thirds of a machine's share can be broken; it goes through others instead."""
+def test_broken_images_do_not_shorten_any_machines_epoch(folder):
+    """Two thirds of a machine's images may be broken; it reads others instead."""
     for name, i in ((0, 0), (0, 1), (1, 4)):
         (folder / "train" / CLASSES[name] / f"{i}.jpg").write_bytes(b"no image")
-    for machine in shares(folder, 0, 6):
+    for machine in device_batches(folder, 0, 6):
         assert [len(batch) for batch in machine] == [2] * 6
         assert {level for batch in machine for level, _ in batch} == {30, 40, 60}
 
 
-def test_a_batch_that_devices_cannot_share(folder):
+def test_a_batch_size_not_divisible_by_devices_is_rejected(folder):
     context = tf.distribute.InputContext(2, 0, 2)
     with pytest.raises(ValueError, match="divisible"):
         open_dataset(folder).train.training_batches(
@@ -243,61 +243,61 @@ def test_a_batch_that_devices_cannot_share(folder):
         )
 
 
-def test_stops_when_most_images_are_broken(folder):
+def test_reading_stops_when_most_images_are_broken(folder):
     for path in (folder / "train").glob("*/*.jpg"):
         path.write_bytes(b"no image")
     train = open_dataset(folder).train
     with pytest.raises(tf.errors.InvalidArgumentError, match="More than half of the 6"):
-        levels(in_order(train))
+        levels(evaluation_batches(train))
 
 
-def refused(data_dir, message, error=FileNotFoundError):
+def assert_rejected(data_dir, message, error=FileNotFoundError):
     with pytest.raises(error, match=message):
         open_dataset(data_dir)
 
 
-def test_a_path_that_is_not_there(tmp_path):
-    refused(
+def test_a_missing_folder_is_rejected(tmp_path):
+    assert_rejected(
         tmp_path / "none", "`data_dir` must be an .npz file or a folder.*train/CLASS/"
     )
 
 
-def test_an_empty_folder(tmp_path):
-    refused(tmp_path, "known layout. Received: .* with nothing. Expected")
+def test_an_empty_folder_is_rejected(tmp_path):
+    assert_rejected(tmp_path, "known layout. Received: .* with nothing. Expected")
 
 
-def test_a_folder_without_images(tmp_path):
+def test_a_folder_without_images_is_rejected(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "val" / "cat").mkdir(parents=True)
-    refused(tmp_path, "train must hold class folders of .*Received: 'cat'")
+    assert_rejected(tmp_path, "train must hold class folders of .*Received: 'cat'")
 
 
-def test_a_class_without_images(folder):
+def test_a_class_without_images_is_rejected(folder):
     (folder / "train" / "empty").mkdir()
-    refused(folder, "Received: 'empty' without any", ValueError)
+    assert_rejected(folder, "Received: 'empty' without any", ValueError)
 
 
-def test_a_class_that_training_does_not_know(folder):
-    picture(folder / "val" / "zebra" / "0.jpg")
-    refused(folder, "must also be in .*Received: 'zebra'", ValueError)
+def test_a_validation_class_missing_from_training_is_rejected(folder):
+    save_image(folder / "val" / "zebra" / "0.jpg")
+    assert_rejected(folder, "must also be in .*Received: 'zebra'", ValueError)
 
 
-def test_a_single_class(tmp_path):
+def test_a_single_class_is_rejected(tmp_path):
     for split in ("train", "val"):
-        picture(tmp_path / split / "cat" / "0.jpg")
-    refused(
+        save_image(tmp_path / split / "cat" / "0.jpg")
+    assert_rejected(
         tmp_path, "train must hold .* at least two classes. Received: 'cat'", ValueError
     )
 
 
-def test_imagenet_that_is_not_prepared(tmp_path):
+def test_unprepared_imagenet_shows_the_tfds_command(tmp_path):
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
-    refused(tmp_path, "tfds build imagenet2012")
+    assert_rejected(tmp_path, "tfds build imagenet2012")
 
 
 @pytest.fixture
 def imagenet2012(tmp_path):
-    """A tiny data set that tensorflow-datasets wrote under ImageNet's name."""
+    """A tiny data set named imagenet2012, written by tensorflow-datasets."""
 
     class Imagenet2012(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("5.1.0")
@@ -313,25 +313,25 @@ def imagenet2012(tmp_path):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self.draw(6), "validation": self.draw(2)}
+            return {"train": self.examples(6), "validation": self.examples(2)}
 
-        def draw(self, count):
+        def examples(self, count):
             for i in range(count):
                 image = np.full((7, 9, 3), 10 * (i + 1), "uint8")
                 yield i, {"image": image, "label": i % 2, "file_name": f"{i}.JPEG"}
 
         def _generate_examples(self):
-            raise AssertionError("`draw` does it")
+            raise AssertionError("`examples` does it")
 
     Imagenet2012(data_dir=tmp_path).download_and_prepare()
     return tmp_path
 
 
-def test_tensorflow_datasets(imagenet2012):
+def test_imagenet_prepared_by_tensorflow_datasets(imagenet2012):
     data = open_dataset(imagenet2012)
     assert data.class_names == CLASSES
     assert (len(data.train), len(data.test)) == (6, 2)
-    assert levels(in_order(data.test)) == [(10, 0), (20, 1)]
+    assert levels(evaluation_batches(data.test)) == [(10, 0), (20, 1)]
     expected = [(10.0 * (i + 1), i % 2) for i in range(6)]
     first, second = epochs(data.train, 0, 2)
     assert sorted(first) == sorted(second) == expected
@@ -340,8 +340,8 @@ def test_tensorflow_datasets(imagenet2012):
 
 
 @pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
-def test_an_image_is_read_once(encode):
-    """Of a PNG no crop can be decoded, and the whole comes from what was read for it."""
+def test_each_image_file_is_read_once(encode):
+    """A PNG cannot be decoded in part; the whole is decoded from the same bytes."""
     encoded, reads = encode(np.zeros((9, 8, 3), "uint8")).numpy(), []
 
     def contents(name):
@@ -359,8 +359,8 @@ def test_an_image_is_read_once(encode):
     assert reads == [b"data"]
 
 
-def test_broken_images_within_and_across_chunks(monkeypatch):
-    """At the end of a chunk, all of the next one, and the last of all."""
+def test_broken_images_within_and_across_chunks_are_skipped(monkeypatch):
+    """Broken at the end of a chunk, in all of the next one and at the very end."""
     monkeypatch.setattr(sources, "_CHUNK", 2)
     broken = 1, 2, 3, 8
     encoded = [tf.io.encode_png(np.full((8, 8, 3), i, "uint8")).numpy() for i in range(9)]

@@ -15,7 +15,7 @@ def write(path, **changes):
     return path
 
 
-def test_reads_four_arrays(tmp_path):
+def test_load_reads_four_arrays(tmp_path):
     column = LABELS.reshape(-1, 1).astype("uint8")  # as Keras loads CIFAR-10
     path = write(tmp_path / "data.npz", y_train=column)
     (x_train, y_train), (x_test, y_test) = npz.load(path)
@@ -25,7 +25,7 @@ def test_reads_four_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 1)])
-def test_grey_becomes_rgb(shape, tmp_path):
+def test_grey_images_are_converted_to_rgb(shape, tmp_path):
     grey = np.arange(256, dtype="uint8").reshape(shape)
     path = write(tmp_path / "grey.npz", x_train=grey, x_test=grey)
     (x_train, _), _ = npz.load(path)
@@ -35,23 +35,29 @@ def test_grey_becomes_rgb(shape, tmp_path):
 
 
 WRONG = {
-    "a missing array": ({"y_test": None}, "It lacks y_test"),
+    "missing array": ({"y_test": None}, "It lacks y_test"),
     "float images": ({"x_test": IMAGES / 255}, "`x_test` .* must be uint8 .*float64"),
     "four channels": ({"x_train": np.zeros((4, 8, 8, 4), "uint8")}, "`x_train` .* shape"),
-    "other lengths": ({"y_train": LABELS[:3]}, "equally long.*4 images and 3 labels"),
+    "different lengths": ({"y_train": LABELS[:3]}, "equally long.*4 images and 3 labels"),
     "no images": ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "not empty"),
     "one-hot labels": ({"y_train": np.eye(4)}, "`y_train` .* must be integers"),
-    "a negative label": ({"y_test": LABELS - 1}, r"y_test\[0\]=-1"),
-    "a new label": ({"y_test": np.array([0, 1, 3, 1])}, r"0\.\.2.*y_test\[2\]=3"),
-    "a label left out": ({"y_train": LABELS * 2}, r"y_train\[2\]=4"),
+    "negative label": ({"y_test": LABELS - 1}, r"y_test\[0\]=-1"),
+    "label not in training": (
+        {"y_test": np.array([0, 1, 3, 1])},
+        r"0\.\.2.*y_test\[2\]=3",
+    ),
+    "missing label": ({"y_train": LABELS * 2}, r"y_train\[2\]=4"),
     "one class": ({"y_train": LABELS * 0}, "at least two classes. Received: 4 labels"),
-    "other sizes": ({"x_test": np.zeros((4, 9, 9, 3), "uint8")}, "of the same size"),
-    "objects": ({"y_test": np.array([{}] * 4, dtype=object)}, "plain arrays"),
+    "different image sizes": (
+        {"x_test": np.zeros((4, 9, 9, 3), "uint8")},
+        "of the same size",
+    ),
+    "array of objects": ({"y_test": np.array([{}] * 4, dtype=object)}, "plain arrays"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_anything_else_is_refused(case, tmp_path):
+def test_invalid_arrays_are_rejected(case, tmp_path):
     changes, message = WRONG[case]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         npz.load(write(tmp_path / "wrong.npz", **changes))
@@ -62,13 +68,13 @@ class Exploit:
         return (pytest.fail, ("a pickle was executed",))
 
 
-def test_no_pickle_is_executed(tmp_path):
+def test_pickles_are_not_executed(tmp_path):
     (tmp_path / "data.npz").write_bytes(pickle.dumps(Exploit()))
     with pytest.raises(ValueError, match="must be an .npz file"):
         npz.load(tmp_path / "data.npz")
 
 
-def test_a_file_cut_short(tmp_path):
+def test_a_truncated_file_is_rejected(tmp_path):
     path = write(tmp_path / "data.npz")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="must be an .npz file"):
@@ -77,7 +83,7 @@ def test_a_file_cut_short(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("start", [30, 200, -900])
-def test_a_damaged_file(save, start, tmp_path):
+def test_a_damaged_file_is_rejected(save, start, tmp_path):
     path = tmp_path / "data.npz"
     noise = np.random.default_rng(0).integers(0, 256, IMAGES.shape, "uint8")
     save(path, x_train=noise, y_train=LABELS, x_test=noise, y_test=LABELS)

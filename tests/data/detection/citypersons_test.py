@@ -1,4 +1,4 @@
-"""Files of CityPersons as they come over foreign disks and broken lines."""
+"""CityPersons files: hidden copies, invalid boxes and damaged downloads."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def mat_bytes(path, rows=_ROWS):
     return path.read_bytes()
 
 
-def test_hidden_files_are_nobodys(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     for path in save_json(tmp_path, [_PERSON]):
         path.with_name(f"._{path.name}").write_bytes(_HIDDEN)
         copies = path.parents[1] / ".ipynb_checkpoints"
@@ -51,7 +51,7 @@ def test_hidden_files_are_nobodys(tmp_path):
     assert (len(data.train), len(data.test)) == (2, 2)
 
 
-def test_a_hidden_mat_file_is_nobodys(tmp_path):
+def test_a_hidden_mat_file_is_ignored(tmp_path):
     (tmp_path / "annotations").mkdir()
     mat_bytes(tmp_path / "annotations" / "anno_train.mat")
     (tmp_path / "annotations" / "._anno_train.mat").write_bytes(_HIDDEN)
@@ -59,7 +59,7 @@ def test_a_hidden_mat_file_is_nobodys(tmp_path):
     assert found == tmp_path / "annotations" / "anno_train.mat"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
     for path in save_json(tmp_path, [_PERSON]):
         if path.suffix == ".json":
             path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
         {"bboxVis": None},
     ],
 )
-def test_a_box_of_no_use_is_left_out_and_named(tmp_path, caplog, change):
+def test_an_invalid_json_box_is_omitted_and_logged(tmp_path, caplog, change):
     list(save_json(tmp_path, [_PERSON, {**_PERSON, **change}]))
     with caplog.at_level(logging.WARNING):
         data = open_dataset(tmp_path, 10)
@@ -85,7 +85,7 @@ def test_a_box_of_no_use_is_left_out_and_named(tmp_path, caplog, change):
     assert f"{warning}objects[1]" in caplog.text
 
 
-def test_boxes_of_no_use_in_a_mat_file(tmp_path, caplog):
+def test_invalid_boxes_in_a_mat_file_are_omitted_and_logged(tmp_path, caplog):
     rows = [[1, 5, 2, -10, 25, 1, 5, 2, 5, 25], [1, np.nan, 2, 9, 25, 1, 5, 2, 5, 25]]
     mat_bytes(tmp_path / "anno_train.mat", [*_ROWS, *rows])
     with caplog.at_level(logging.WARNING):
@@ -96,7 +96,7 @@ def test_boxes_of_no_use_in_a_mat_file(tmp_path, caplog):
 
 
 def test_ids_are_those_of_the_official_ground_truth(tmp_path):
-    """From 1 on, in the order of the split, images that are missing included."""
+    """Ids count from 1 in the order of the split and include missing images."""
     paths = list(save_json(tmp_path, [_PERSON], count=3))
     assert paths[8].match("val/aachen/aachen_000001*.png")
     paths[8].unlink()
@@ -105,7 +105,7 @@ def test_ids_are_those_of_the_official_ground_truth(tmp_path):
     assert [one["image_id"] for one in test.with_given_ids(found)] == [1, 3]
 
 
-def test_nobody_to_learn_from_is_refused(tmp_path):
+def test_data_without_pedestrians_is_rejected(tmp_path):
     list(save_json(tmp_path, [{**_PERSON, "label": "rider"}]))
     with pytest.raises(
         ValueError, match="2 images of .* with 2 boxes.* all of them ignor"
@@ -113,7 +113,7 @@ def test_nobody_to_learn_from_is_refused(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_a_category_is_not_asked_of_citypersons(tmp_path):
+def test_a_category_argument_is_rejected(tmp_path):
     list(save_json(tmp_path, [_PERSON]))
     with pytest.raises(ValueError, match="`category` must be None.*category=rider"):
         open_dataset(tmp_path, category="rider")
@@ -137,7 +137,7 @@ def test_a_category_is_not_asked_of_citypersons(tmp_path):
         ),
     ],
 )
-def test_damaged_mat_files_are_named_in_one_line(tmp_path, damage, kind):
+def test_damaged_mat_files_are_reported_in_one_line(tmp_path, damage, kind):
     path = tmp_path / "anno_train.mat"
     path.write_bytes(damage(mat_bytes(path)))
     with pytest.raises(kind):

@@ -1,4 +1,4 @@
-"""Layouts that people's data in COCO's format have."""
+"""Folder layouts of data in COCO format."""
 
 import json
 import logging
@@ -54,11 +54,11 @@ def save(root, json_file, image_file, file_name=None, box=(10, 10, 20, 60)):
             ("annotations/train/people.json", "images/train/a.png"),
             ("annotations/test/people.json", "images/test/a.png"),
         ),
-        # "latest" has "test" in it.
+        # The name "latest" contains "test".
         (("latest_train.json", "train/a.png"), ("latest_val.json", "val/a.png")),
     ],
 )
-def test_layouts(tmp_path, train, test):
+def test_common_layouts_are_recognised(tmp_path, train, test):
     save(tmp_path, *train)
     save(tmp_path, *test, box=(10, 10, 20, 70))
     data = open_dataset(tmp_path)
@@ -77,7 +77,7 @@ def test_layouts(tmp_path, train, test):
         "a_train2017.json",
     ],
 )
-def test_instances_come_before_other_annotations(tmp_path, other):
+def test_instance_annotations_take_precedence(tmp_path, other):
     folder = tmp_path / "annotations"
     folder.mkdir()
     for name in (other, "instances_train2017.json"):
@@ -86,15 +86,15 @@ def test_instances_come_before_other_annotations(tmp_path, other):
     assert found == [folder / "instances_train2017.json"]
 
 
-def test_files_without_annotations_are_none(tmp_path):
-    """COCO's own test images have no annotations: its validation is for the test."""
+def test_json_files_without_annotations_are_ignored(tmp_path):
+    """COCO's test images have no annotations, so its validation images are used."""
     for split in ("train", "val"):
         save(tmp_path, f"annotations/instances_{split}2017.json", f"{split}2017/a.png")
     (tmp_path / "annotations" / "image_info_test2017.json").write_text('{"images": []}')
     assert open_dataset(tmp_path).test.names == [str(tmp_path / "val2017" / "a.png")]
 
 
-def test_of_two_files_it_is_said_which_is_read(tmp_path, caplog):
+def test_the_chosen_one_of_two_files_is_logged(tmp_path, caplog):
     for name in ("b_train.json", "a_train.json", "a_test.json"):
         save(tmp_path, name, "images/a.png")
     with caplog.at_level(logging.WARNING):
@@ -106,8 +106,8 @@ def test_of_two_files_it_is_said_which_is_read(tmp_path, caplog):
 @pytest.mark.parametrize(
     "layout", [("people_{}.json", "{}/a.png"), ("{}/_annotations.coco.json", "{}/a.png")]
 )
-def test_hidden_files_are_nobodys(tmp_path, layout):
-    """macOS leaves ._NAME beside each file on a foreign disk."""
+def test_hidden_files_are_ignored(tmp_path, layout):
+    """macOS writes a file ._NAME beside each file on other file systems."""
     for split in ("train", "test"):
         files = [name.format(split) for name in layout]
         save(tmp_path, *files)
@@ -132,7 +132,7 @@ def test_hidden_files_are_nobodys(tmp_path, layout):
         "https://example.org/city/a.png",
     ],
 )
-def test_names_with_folders_and_of_other_machines(tmp_path, name):
+def test_image_names_with_folders_or_foreign_absolute_paths(tmp_path, name):
     file = tmp_path / "train" / ("a.png" if name == "a.png" else "city/a.png")
     file.parent.mkdir(parents=True)
     file.touch()
@@ -140,13 +140,13 @@ def test_names_with_folders_and_of_other_machines(tmp_path, name):
     assert coco_files.image_file(folders, name).resolve() == file
 
 
-def test_names_of_no_file_are_within_the_folder(tmp_path):
+def test_a_missing_image_resolves_to_the_split_folder(tmp_path):
     (tmp_path / "train").mkdir()
     folders = coco_files.image_folders(tmp_path, "train")
     assert coco_files.image_file(folders, "b/c.png") == tmp_path / "train" / "b" / "c.png"
 
 
-def test_as_much_of_a_name_counts_as_leads_to_a_file(tmp_path):
+def test_the_longest_matching_part_of_an_image_name_is_used(tmp_path):
     for name in ("a.png", "one/a.png", "two/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""What COCO files of strangers have: ids, categories, sizes and records of all kinds."""
+"""COCO files with unusual ids, categories, image sizes and annotations."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def boxes_of(root, images, annotations, **content):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images a split, of 80 x 100 pixels."""
+    """Three images per split, 80 pixels high and 100 wide."""
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         for name in ("a.png", "b.png", "c.png"):
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def average_precision(truth_file, detections):
-    """COCO's own evaluation, at an IoU of 0.5."""
+    """AP at an IoU of 0.5, computed by pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(truth_file))
         evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
@@ -63,8 +63,8 @@ def average_precision(truth_file, detections):
     "ids", [[101, 205, 307], [1, 2, 3], [307, 101, 205], [2.0, 7.0, 1.0], ["x", "b", "m"]]
 )
 @pytest.mark.parametrize("missing", [(), ("a.png",)])
-def test_detections_have_the_ids_of_their_file(folder, ids, missing):
-    """Where each image has a box of its own, COCO's tools find each where it is."""
+def test_detections_get_the_image_and_category_ids_of_the_file(folder, ids, missing):
+    """Each image has one box, and pycocotools matches every detection to its own."""
     images = [image(i, name) for i, name in zip(ids, ("a.png", "b.png", "c.png"))]
     boxes = [[10 + 30 * k, 10, 20, 60] for k in range(3)]
     records = [
@@ -90,7 +90,7 @@ def test_detections_have_the_ids_of_their_file(folder, ids, missing):
     assert sorted(one["image_id"] for one in found) == sorted(expected)
     in_file = json.loads(json.dumps(found))
     share = len(expected) / 3
-    # Of 101 recalls COCO averages over; 67 are at most two thirds.
+    # COCO averages precision over 101 recall levels, of which 67 are at most 2/3.
     precision = 1 if share == 1 else 67 / 101
     assert average_precision(truth_file, in_file) == pytest.approx(precision)
     missed = log_average_miss_rate(truth_file, in_file, category_id=3)
@@ -110,7 +110,7 @@ def test_detections_have_the_ids_of_their_file(folder, ids, missing):
         ([], 1, 2),
     ],
 )
-def test_people_are_the_category_of_that_name(tmp_path, categories, person, other):
+def test_people_are_found_by_category_name(tmp_path, categories, person, other):
     records = [
         {**annotation(), "category_id": other, "bbox": [0, 0, 60, 30]},
         {**annotation(), "category_id": person},
@@ -119,7 +119,7 @@ def test_people_are_the_category_of_that_name(tmp_path, categories, person, othe
     assert found == {"a.png": [_BOX]}
 
 
-def test_a_category_may_be_left_out_where_there_is_one_at_most(tmp_path):
+def test_category_id_is_optional_with_a_single_category(tmp_path):
     record = {"image_id": 1, "bbox": _BOX}
     one = [{"id": 3, "name": "person"}]
     assert boxes_of(tmp_path, [image()], [record]) == {"a.png": [_BOX]}
@@ -129,7 +129,7 @@ def test_a_category_may_be_left_out_where_there_is_one_at_most(tmp_path):
         boxes_of(tmp_path, [image()], [record], categories=several)
 
 
-def test_unclear_categories_are_refused_and_may_be_chosen(folder):
+def test_ambiguous_categories_are_rejected_unless_one_is_chosen(folder):
     categories = [{"id": 4, "name": "walker"}, {"id": 5, "name": "tree"}]
     file = save(folder, [image()], [annotation(category_id=4)], categories=categories)
     (folder / "people_test.json").write_text(file.read_text())
@@ -157,8 +157,8 @@ def test_unclear_categories_are_refused_and_may_be_chosen(folder):
         {"width": 100, "height": 80},
     ],
 )
-def test_sizes_are_those_of_the_image(folder, size, caplog):
-    """An image of 80 x 100: one box is outside, whatever the file says."""
+def test_image_size_is_read_from_the_image_file(folder, size, caplog):
+    """The image is 80 x 100 pixels, whatever the JSON file says; one box is outside."""
     inside = [[5, 5, 20, 50], [85, 2, 10, 70], [40, 78, 15, 60]]
     records = [annotation(box=box) for box in (*inside, [5, 85, 20, 50])]
     file = save(folder, [image(**size)], records)
@@ -171,15 +171,15 @@ def test_sizes_are_those_of_the_image(folder, size, caplog):
 
 
 @pytest.mark.parametrize("size", [{"width": 80, "height": 100}, {"width": -1}, {}])
-def test_without_its_image_a_size_may_be_that_of_the_image_on_its_side(tmp_path, size):
+def test_a_missing_image_may_have_its_width_and_height_swapped(tmp_path, size):
     boxes = [[85, 2, 10, 70], [5, 85, 20, 50]]
     found = boxes_of(tmp_path, [image(**size)], [annotation(box=box) for box in boxes])
     assert found == {"a.png": boxes}
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_sizes_are_those_of_the_upright_image(tmp_path, suffix):
-    """Stored as 80 x 100 and turned by EXIF; the file states what is stored."""
+def test_image_size_is_that_after_exif_rotation(tmp_path, suffix):
+    """Stored as 80 x 100 and rotated by EXIF; the JSON file has the stored size."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (100, 80)).save(tmp_path / f"a.{suffix}", exif=exif)
@@ -189,7 +189,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path, suffix):
     assert found == {f"a.{suffix}": [[10, 85, 20, 10]]}
 
 
-def test_ids_as_text_and_as_number_are_the_same(tmp_path):
+def test_ids_as_strings_and_numbers_are_equal(tmp_path):
     images = [image("1"), image(2, "b.png")]
     found = boxes_of(tmp_path, images, [annotation(1), annotation("2")])
     assert found == {"a.png": [_BOX], "b.png": [_BOX]}
@@ -197,7 +197,7 @@ def test_ids_as_text_and_as_number_are_the_same(tmp_path):
         boxes_of(tmp_path, [image(1), image("1", "b.png")], [])
 
 
-def test_two_images_of_one_id_are_refused_by_name(tmp_path):
+def test_two_images_with_one_id_are_rejected(tmp_path):
     twice = [image(1, "a.png"), image(2, "c.png"), image(1.0, "b.png")]
     message = r"""images\[2\] must have an "id" of its own, not that of 'a\.png'"""
     with pytest.raises(ValueError, match=rf"people_train\.json: {message}"):
@@ -206,7 +206,7 @@ def test_two_images_of_one_id_are_refused_by_name(tmp_path):
         log_average_miss_rate(tmp_path / "people_train.json", [])
 
 
-def test_one_image_listed_twice_is_one(tmp_path):
+def test_an_image_listed_twice_counts_once(tmp_path):
     found = boxes_of(tmp_path, [image(), image(width=3)], [annotation()])
     assert found == {"a.png": [_BOX]}
     truth = {"images": [{"id": 1}, {"id": 1}], "annotations": [annotation()]}
@@ -228,7 +228,7 @@ def test_one_image_listed_twice_is_one(tmp_path):
         annotation(category_id=None),
     ],
 )
-def test_a_record_of_no_use_is_left_out_and_named(tmp_path, caplog, record):
+def test_unusable_annotations_are_omitted_and_logged(tmp_path, caplog, record):
     records = [annotation(), record, annotation(image_id=2.0), record]
     with caplog.at_level(logging.WARNING):
         found = boxes_of(tmp_path, [image(), image(2, "b.png")], records)
@@ -238,7 +238,7 @@ def test_a_record_of_no_use_is_left_out_and_named(tmp_path, caplog, record):
 
 
 @pytest.mark.parametrize("box", [None, [], [10, 10, -20, 60]])
-def test_the_miss_rate_leaves_such_boxes_out_too(tmp_path, caplog, box):
+def test_miss_rate_omits_invalid_boxes(tmp_path, caplog, box):
     file = save(tmp_path, [image()], [annotation(), annotation(box=box, height=60)])
     found = [{"image_id": 1, "bbox": _BOX, "score": 0.5}]
     with caplog.at_level(logging.WARNING):
@@ -247,14 +247,14 @@ def test_the_miss_rate_leaves_such_boxes_out_too(tmp_path, caplog, box):
     assert "annotations[1]" in caplog.text
 
 
-def test_images_without_an_id_are_left_out_and_named(tmp_path, caplog):
+def test_images_without_an_id_are_omitted_and_logged(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         found = boxes_of(tmp_path, [image(None, "b.png"), image()], [annotation()])
     assert found == {"a.png": [_BOX]}
     assert "leaving out 1 images without an id, such as images[0]" in caplog.text
 
 
-def test_hidden_files_are_no_images(tmp_path, caplog):
+def test_hidden_images_are_omitted_and_logged(tmp_path, caplog):
     images = [image(1, "train/._a.png"), image(2, "b.png")]
     with caplog.at_level(logging.WARNING):
         found = boxes_of(tmp_path, images, [annotation(), annotation(2)])
@@ -262,7 +262,7 @@ def test_hidden_files_are_no_images(tmp_path, caplog):
     assert "1 images that are hidden files, such as train/._a.png" in caplog.text
 
 
-def test_flags_that_are_null_are_not_set(tmp_path):
+def test_null_flags_take_their_defaults(tmp_path):
     record = annotation(iscrowd=None, ignore=None, vis_ratio=None)
     (people,) = coco.read(save(tmp_path, [image()], [record]))[1]
     assert not people.ignored.any()
@@ -281,15 +281,15 @@ def test_flags_that_are_null_are_not_set(tmp_path):
         ({"images": ["a.png"], "annotations": []}, r"images\[0\] must be a dictionary"),
     ],
 )
-def test_files_of_another_kind_are_named_in_one_line(tmp_path, content, message):
+def test_json_of_another_structure_is_reported_in_one_line(tmp_path, content, message):
     file = tmp_path / "people_train.json"
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"^.*people_train\.json.*{message}.*$"):
         coco.read(file)
 
 
-def test_names_that_lead_to_one_file_are_refused(folder):
-    """As where a tool has put the images of several folders into one."""
+def test_two_image_names_that_resolve_to_one_file_are_rejected(folder):
+    """A tool may have merged the images of several folders into one."""
     images = [image(1, "left/a.png"), image(2, "right/a.png")]
     file = save(folder, images, [annotation()])
     (folder / "people_test.json").write_text(file.read_text())
@@ -297,8 +297,8 @@ def test_names_that_lead_to_one_file_are_refused(folder):
         open_dataset(folder)
 
 
-def test_nobody_to_find_is_warned_of(folder, caplog):
-    """The training file says that people are category 3, that of the test does not."""
+def test_test_data_without_people_triggers_a_warning(folder, caplog):
+    """Only the training file says that people are category 3."""
     people, categories = [annotation(category_id=3)], [{"id": 3, "name": "person"}]
     file = save(folder, [image()], people)
     file.rename(folder / "people_test.json")
@@ -312,7 +312,7 @@ def test_nobody_to_find_is_warned_of(folder, caplog):
     "annotations",
     [[], [annotation(category_id=0)], [annotation(ignore=1)], [annotation(box=None)]],
 )
-def test_nobody_to_learn_from_is_refused(folder, annotations):
+def test_training_data_without_people_is_rejected(folder, annotations):
     file = save(folder, [image(), image(2, "b.png")], annotations)
     (folder / "people_test.json").write_text(file.read_text())
     with pytest.raises(

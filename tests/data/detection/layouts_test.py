@@ -1,4 +1,4 @@
-"""CityPersons and COCO's layout, from tiny trees on disk to batches."""
+"""Tiny data sets in the layouts of CityPersons and COCO, from files to batches."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def city_name(index):
 
 
 def mat_entry(index, rows, dtype):
-    """As the official files have them: the type of the integers is of each image."""
+    """As in the official files, where the integer type differs between images."""
     bbs = np.array(rows, dtype).reshape(-1, 10) if rows else np.zeros((0, 0))
     entry = np.zeros((1, 1), [("cityname", "O"), ("im_name", "O"), ("bbs", "O")])
     entry[0, 0] = ("aachen", city_name(index), bbs)
@@ -61,8 +61,8 @@ def save_citypersons(root):
     return root
 
 
-def test_mat_files(tmp_path):
-    """Types that overflow, boxes that leave the image, images without any."""
+def test_citypersons_mat_files(tmp_path):
+    """Small integer types, boxes beyond the image and images without boxes."""
     data = open_dataset(save_citypersons(tmp_path))
     assert len(data.train) == len(data.test) == 3
     first, empty, big = data.train.people
@@ -75,12 +75,12 @@ def test_mat_files(tmp_path):
     assert data.train.names[0].endswith(f"leftImg8bit/train/aachen/{city_name(0)}")
 
 
-def test_batches_say_what_is_to_be_learned(tmp_path):
+def test_batches_have_boxes_labels_and_scales(tmp_path):
     data = open_dataset(save_citypersons(tmp_path))
     ((images, truth),) = data.train.batches(3, enlarged(1.5, 32))
     assert images.shape == (3, 192, 384, 3)
     assert truth["boxes"].shape == (3, 8, 4)
-    # 49 pixels are too low to learn from; the big one is outside.
+    # The person of 49 pixels is too small to train on; the big one is outside.
     assert truth["labels"].numpy().tolist() == [
         [1, -1, -1, -1, -1, -1, -1, 0],
         [0] * 8,
@@ -92,7 +92,7 @@ def test_batches_say_what_is_to_be_learned(tmp_path):
     assert truth["index"].numpy().tolist() == [0, 1, 2]
 
 
-def test_training_batches_go_through_all_images(tmp_path):
+def test_training_batches_have_every_image_once_per_epoch(tmp_path):
     data = open_dataset(save_citypersons(tmp_path))
     transform = random_scale_crop_flip((64, 96))
     batches = data.train.training_batches(1, transform, 0, range(2))
@@ -101,23 +101,23 @@ def test_training_batches_go_through_all_images(tmp_path):
     assert all(image.shape == (1, 64, 96, 3) for image, _ in batches)
 
 
-def test_ground_truth_is_that_of_the_official_evaluation(tmp_path):
+def test_ground_truth_equals_that_of_the_official_evaluation(tmp_path):
     data = open_dataset(save_citypersons(tmp_path))
     truth = data.test.ground_truth()
     assert len(truth["images"]) == 3
     ignored = [record["ignore"] for record in truth["annotations"]]
     assert ignored == [0, 0, 1, 1, 1, 1, 1, 0]
-    # Reasonable: the big one is half covered, the small one is below 50 pixels.
+    # Neither counts as reasonable: one is half occluded, the other below 50 pixels.
     assert np.isnan(log_average_miss_rate(truth, [], "reasonable"))
     assert log_average_miss_rate(truth, [], "heavy") == 100
-    # Its val_gt.json numbers them from 1.
+    # The official val_gt.json numbers images from 1.
     assert [record["id"] for record in truth["images"]] == [1, 2, 3]
     found = {"image_id": 1, "bbox": [10, 5, 41, 100], "score": 1.0}
     assert log_average_miss_rate(truth, [found], "heavy") == pytest.approx(50)
 
 
 @pytest.mark.parametrize("folder", citypersons._JSON_FOLDERS)
-def test_json_files(tmp_path, folder):
+def test_citypersons_json_files_equal_the_mat_files(tmp_path, folder):
     labels = (
         *("ignore", "pedestrian", "rider", "sitting person"),
         *("person (other)", "person group"),
@@ -158,7 +158,7 @@ def save_coco(root, annotations, names=("a.png", "b.png"), splits=("train", "tes
     return root
 
 
-def test_coco_files(tmp_path):
+def test_coco_annotations_are_read(tmp_path):
     records = [
         annotation([10, 5, 20, 60]),
         annotation([10, 5, 20, 60], ignore=1, vis_ratio=0.5),
@@ -177,7 +177,7 @@ def test_coco_files(tmp_path):
     assert data.test.people[0].ignored.tolist() == [False, True, True]
 
 
-def test_boxes_that_are_none_are_counted_and_named(tmp_path, caplog):
+def test_boxes_of_zero_area_or_outside_are_omitted_and_logged(tmp_path, caplog):
     records = [
         annotation([10, 5, 20, 60]),
         annotation([10, 5, 0, 60]),
@@ -193,7 +193,7 @@ def test_boxes_that_are_none_are_counted_and_named(tmp_path, caplog):
     assert "a.png" in caplog.text
 
 
-def test_missing_and_broken_images_are_skipped_and_named(tmp_path):
+def test_missing_and_broken_images_are_skipped(tmp_path):
     names = [f"{i}.png" for i in range(6)]
     save_coco(tmp_path, [annotation([10, 5, 20, 60])], names)
     (tmp_path / "train" / "2.png").unlink()
@@ -210,7 +210,7 @@ def test_missing_and_broken_images_are_skipped_and_named(tmp_path):
     assert data.train.names[truth["index"][0]][-5:] not in left
 
 
-def test_three_hundred_boxes_and_an_image_without(tmp_path):
+def test_images_with_300_boxes_and_without_boxes(tmp_path):
     records = [annotation([i / 2 - 10, 5, 20, 60]) for i in range(300)]
     data = open_dataset(save_coco(tmp_path, records))
     ((_, truth),) = data.train.batches(2, enlarged(1, 32))
@@ -228,13 +228,13 @@ def test_three_hundred_boxes_and_an_image_without(tmp_path):
         (7, "be a dictionary"),
     ],
 )
-def test_malformed_records_are_named(tmp_path, record, rule):
+def test_malformed_annotations_are_reported(tmp_path, record, rule):
     save_coco(tmp_path, [annotation([1, 1, 9, 60]), record])
     with pytest.raises(ValueError, match=rf"train\.json: annotations\[1\] must .*{rule}"):
         open_dataset(tmp_path)
 
 
-def test_malformed_mat_files_are_named(tmp_path):
+def test_malformed_mat_files_are_reported(tmp_path):
     save_images(tmp_path / "leftImg8bit" / "train" / "aachen", [city_name(0)])
     (tmp_path / "anno_train.mat").write_bytes(b"no matlab file" * 20)
     with pytest.raises(ValueError, match=r"anno_train\.mat is not a MATLAB file"):
@@ -253,7 +253,7 @@ def test_malformed_mat_files_are_named(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_wrong_paths_show_the_layouts(tmp_path):
+def test_errors_for_unknown_layouts_list_the_known_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match="must be a folder.*CityPersons: .*COCO"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "things").mkdir()

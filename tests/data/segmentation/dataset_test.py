@@ -1,4 +1,4 @@
-"""Images and label maps as people store them: turned, hidden, of few bits, renamed."""
+"""Images and label maps in unusual formats: rotated, hidden, low bit depth, renamed."""
 
 import io
 import struct
@@ -31,43 +31,43 @@ def encoded(array, kind="PNG", **kwargs):
     return stream.getvalue()
 
 
-def refused(folder, message, **kwargs):
+def assert_rejected(folder, message, **kwargs):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         open_dataset(folder, **kwargs)
     assert "\n" not in str(error.value)
 
 
-def turned_pair(size, drawn_on):
-    """A white quarter of class 1, stored a quarter turn to the left, and its labels."""
+def rotated_pair(size, annotated):
+    """An image with a white quarter, rotated by EXIF, its label map and its labels."""
     labels = np.zeros(size, "uint8")
     labels[: size[0] // 2, : size[1] // 2] = 1
     tags = Image.Exif()
     tags[0x0112] = 6
     stored = np.ascontiguousarray(np.rot90(labels))
     photograph = np.stack([stored * 255] * 3, -1)
-    label_map = labels if drawn_on == "upright" else stored
+    label_map = labels if annotated == "upright" else stored
     return encoded(photograph, exif=tags), encoded(label_map), labels
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn_on"),
+    ("size", "annotated"),
     [((64, 32), "upright"), ((64, 32), "stored"), ((32, 32), "upright")],
 )
-def test_a_photograph_with_an_orientation_fits_its_label_map(size, drawn_on):
-    """Both come out upright; a square label map is taken to be drawn on what is shown."""
-    image, label_map, expected = turned_pair(size, drawn_on)
+def test_image_and_label_map_are_rotated_together(size, annotated):
+    """Both are upright; a square label map is assumed to be annotated upright."""
+    image, label_map, expected = rotated_pair(size, annotated)
     both = decode_pair(image, label_map, CLASS_OF)
     np.testing.assert_array_equal(both[..., 0], expected * 255)
     np.testing.assert_array_equal(both[..., 3], expected)
 
 
-def test_a_turned_photograph_and_a_label_map_of_another_size():
-    image, _, _ = turned_pair((64, 32), "upright")
+def test_a_label_map_of_another_size_is_rejected():
+    image, _, _ = rotated_pair((64, 32), "upright")
     with pytest.raises(ValueError, match="the same size. Received: 32x64 and 30x30"):
         decode_pair(image, encoded(np.zeros((30, 30), "uint8")), CLASS_OF)
 
 
-def test_16_bit_photographs(tmp_path):
+def test_16_bit_images_are_scaled_to_8_bits(tmp_path):
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype("uint16")
     for split in ("train", "test"):
         save(tmp_path / split / "a.png", ramp)
@@ -79,8 +79,8 @@ def test_16_bit_photographs(tmp_path):
 MASK = np.arange(64).reshape(8, 8) % 2
 
 
-def few_bits(bits):
-    """A grey PNG of 2 or 4 bits, which Pillow does not write: rows of 8 samples."""
+def png_with_bits(bits):
+    """A grey PNG of 8 x 8 pixels with few bits, which Pillow cannot write; its labels."""
 
     def chunk(name, data):
         crc = zlib.crc32(name + data)
@@ -96,8 +96,8 @@ def few_bits(bits):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_label_maps_of_few_bits_hold_what_is_stored(bits):
-    data, labels = few_bits(bits)
+def test_label_maps_with_few_bits_keep_their_values(bits):
+    data, labels = png_with_bits(bits)
     np.testing.assert_array_equal(
         tf.io.decode_png(data)[..., 0], labels * 255 // (2**bits - 1)
     )
@@ -118,18 +118,18 @@ LABELS = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_label_maps_of_other_formats(case):
+def test_label_maps_in_other_formats(case):
     np.testing.assert_array_equal(decode_labels(LABELS[case]), MASK)
     both = decode_pair(encoded(grey(9, (8, 8))), LABELS[case], CLASS_OF)
     np.testing.assert_array_equal(both[..., 3], MASK)
 
 
-def test_masks_of_0_and_255_stay_what_they_are():
+def test_label_values_0_and_255_are_kept():
     labels = (MASK * 255).astype("uint8")
     np.testing.assert_array_equal(decode_labels(encoded(labels)), labels)
 
 
-def test_a_palette_keeps_its_indices():
+def test_palette_label_maps_keep_their_indices():
     image = Image.fromarray(MASK.astype("uint8"), "P")
     image.putpalette([9, 9, 9, 200, 0, 0])
     for bits in (1, 8):
@@ -146,7 +146,7 @@ def test_a_palette_keeps_its_indices():
         (encoded(np.full((8, 8), -1, "int32"), "TIFF"), r"Received: \[-1\]"),
     ],
 )
-def test_label_maps_that_are_none(label_map, message):
+def test_invalid_label_maps_are_rejected(label_map, message):
     class_of = np.where(CLASS_OF > 250, -1, CLASS_OF)
     with pytest.raises(ValueError, match=message):
         decode_pair(encoded(grey(9, (8, 8))), label_map, class_of)
@@ -171,7 +171,7 @@ def camvid_tree(root, labels=STREET % 11):
 
 
 @pytest.mark.parametrize("tree", [cityscapes_tree, gta5_tree, camvid_tree])
-def test_hidden_files_are_nobody_s_images(tree, tmp_path):
+def test_hidden_files_are_ignored(tree, tmp_path):
     tree(tmp_path)
     before = open_dataset(tmp_path)
     for path in list(tmp_path.rglob("*.png")):
@@ -186,7 +186,7 @@ def test_hidden_files_are_nobody_s_images(tree, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".bmp", ".gif", ".jfif", ".JPG", ".tif"])
-def test_images_of_other_suffixes(suffix, tmp_path):
+def test_images_with_other_suffixes_are_read(suffix, tmp_path):
     camvid_tree(tmp_path / "camvid")
     gta5_tree(tmp_path / "gta5")
     cityscapes_tree(tmp_path / "cityscapes")
@@ -205,7 +205,7 @@ def test_images_of_other_suffixes(suffix, tmp_path):
         assert data.train.skipped == []
 
 
-def test_what_is_no_image_is_named_once(tmp_path, caplog):
+def test_unsupported_files_are_logged_once(tmp_path, caplog):
     camvid_tree(tmp_path)
     for name in ("2.heic", "3.heic", "notes.txt"):
         (tmp_path / "train" / name).write_bytes(b"")
@@ -218,25 +218,25 @@ def test_what_is_no_image_is_named_once(tmp_path, caplog):
 
 NAMES = {
     "plain": (b"Void\nRoad\nCar\n", ("Road", "Car"), {0: 255, 1: 0, 2: 1}),
-    "UTF-8 with a mark": (
+    "UTF-8 with a byte order mark": (
         "\ufeffVoid\r\nStra\u00dfe\r\nCar\r\n".encode(),
         ("Stra\u00dfe", "Car"),
         {0: 255, 1: 0, 2: 1},
     ),
     "UTF-16 of PowerShell": ("Void\r\nRoad".encode("utf-16"), ("Road",), {0: 255, 1: 0}),
-    "an empty line": (
+    "empty line": (
         b"Void\nRoad\n  \nCar\n\n\n",
         ("Road", "class 2", "Car"),
         {0: 255, 1: 0, 2: 1, 3: 2},
     ),
-    "an empty first line": (b"\nRoad\n", ("class 0", "Road"), {0: 0, 1: 1}),
-    "old Macs": (b"Road\rVoid\rCar", ("Road", "Car"), {0: 0, 1: 255, 2: 1}),
-    "void twice": (b"Void\nRoad\nvoid", ("Road",), {0: 255, 1: 0, 2: 255}),
+    "empty first line": (b"\nRoad\n", ("class 0", "Road"), {0: 0, 1: 1}),
+    "carriage returns": (b"Road\rVoid\rCar", ("Road", "Car"), {0: 0, 1: 255, 2: 1}),
+    "two void lines": (b"Void\nRoad\nvoid", ("Road",), {0: 255, 1: 0, 2: 255}),
 }
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_classes_txt(case, tmp_path):
+def test_class_names_are_read_from_classes_txt(case, tmp_path):
     data, names, expected = NAMES[case]
     (tmp_path / "classes.txt").write_bytes(data)
     found, class_of = class_names.read(tmp_path / "classes.txt")
@@ -255,18 +255,20 @@ def test_classes_txt(case, tmp_path):
         (b"".join(b"%d\n" % i for i in range(256)), "Received: 256 names"),
     ],
 )
-def test_a_classes_txt_that_is_none(data, message, tmp_path):
+def test_an_invalid_classes_txt_is_rejected(data, message, tmp_path):
     camvid_tree(tmp_path)
     (tmp_path / "classes.txt").write_bytes(data)
-    refused(tmp_path, f"classes.txt must .*{message}")
+    assert_rejected(tmp_path, f"classes.txt must .*{message}")
 
 
 @pytest.mark.parametrize("values", [range(5), range(1, 9), range(19), [*range(12), 255]])
-def test_labels_that_count_up_are_none_of_gta5_s(values, tmp_path):
-    """Of 12 classes three would have been road, sidewalk and building."""
+def test_consecutive_labels_need_a_classes_txt_in_the_gta5_layout(values, tmp_path):
+    """Otherwise, three of 12 classes would be taken for road, sidewalk and building."""
     labels = np.resize(np.array(values, "uint8"), (32, 64))
     gta5_tree(tmp_path, labels)
-    refused(tmp_path, rf"labels must hold ids of GTA5.*{values[0]} to .*classes\.txt")
+    assert_rejected(
+        tmp_path, rf"labels must hold ids of GTA5.*{values[0]} to .*classes\.txt"
+    )
     names = [f"name {i}" for i in range(19)]
     (tmp_path / "classes.txt").write_text("\ufeff" + "\n".join(names), "utf-8")
     data = open_dataset(tmp_path)
@@ -274,18 +276,22 @@ def test_labels_that_count_up_are_none_of_gta5_s(values, tmp_path):
     np.testing.assert_array_equal(batches(data.train)[0][1], labels)
 
 
-def test_training_label_maps_without_a_class(tmp_path):
+def test_training_label_maps_without_any_class_are_rejected(tmp_path):
     gta5_tree(tmp_path / "gta5", halves(0, 5))
-    refused(tmp_path / "gta5", "show two classes or more. Received: 2 .* no class at all")
+    assert_rejected(
+        tmp_path / "gta5", "show two classes or more. Received: 2 .* no class at all"
+    )
     camvid_tree(tmp_path / "camvid", halves(11, 255))
-    refused(tmp_path / "camvid", "Received: 2 label maps that show no class at all")
+    assert_rejected(
+        tmp_path / "camvid", "Received: 2 label maps that show no class at all"
+    )
 
 
-def test_training_label_maps_of_one_class(tmp_path):
-    """They are read, but nothing is to be learned from them."""
+def test_training_label_maps_of_one_class_are_rejected_for_training(tmp_path):
+    """They can be read, but a model cannot be trained on them."""
     camvid_tree(tmp_path, halves(0, 255))
     assert len(open_dataset(tmp_path).train) == 2
-    refused(
+    assert_rejected(
         tmp_path, "Received: 2 .* show only 'Sky'. Pixels of value 255", for_training=True
     )
     config = cityscapes.Config(data_dir=str(tmp_path), workdir=str(tmp_path / "run"))
@@ -294,8 +300,8 @@ def test_training_label_maps_of_one_class(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_second_class_may_be_rare(tmp_path):
-    """All label maps are looked through before they are said to show one class."""
+def test_a_rare_second_class_is_found(tmp_path):
+    """All label maps are searched before the data are said to have one class."""
     for i in range(40):
         save(tmp_path / f"train/{i}.png", grey(i))
         save(tmp_path / f"trainannot/{i}.png", halves(0, 4 if i == 23 else 255))
@@ -305,7 +311,7 @@ def test_the_second_class_may_be_rare(tmp_path):
     assert data.train.shown == (0, 4)
 
 
-def test_test_images_without_a_class_are_named(tmp_path, caplog):
+def test_test_label_maps_without_any_class_are_logged(tmp_path, caplog):
     camvid_tree(tmp_path)
     for path in (tmp_path / "testannot").iterdir():
         save(path, halves(11, 255))

@@ -1,4 +1,4 @@
-"""Tiny trees in the layouts of the data sets, from files to batches."""
+"""Tiny data sets in the layouts of the real ones, from files to batches."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from trees import SIZE, add_cityscapes, grey, halves, save
 
 @pytest.fixture
 def city(tmp_path):
-    """Grey images 0, 1, 2 to train and 100 to test, half road and half car."""
+    """Training images of grey 0, 1 and 2, a test image of 100; half road, half car."""
     maps = [halves(7, 26)] * 3
     add_cityscapes(tmp_path, "train", [grey(i) for i in range(3)], maps)
     add_cityscapes(tmp_path, "val", [grey(100)], maps)
@@ -23,13 +23,13 @@ def batches(source, batch_size=1, multiple=1):
     return [(x.numpy(), y.numpy()) for x, y in source.batches(batch_size, transform)]
 
 
-def refused(folder, message):
+def assert_rejected(folder, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         open_dataset(folder)
     assert "\n" not in str(error.value)
 
 
-def test_cityscapes(city):
+def test_cityscapes_tree(city):
     data = open_dataset(city)
     assert data.class_names == cityscapes.CLASSES
     assert (len(data.train), len(data.test)) == (3, 1)
@@ -40,7 +40,7 @@ def test_cityscapes(city):
     assert data.train.skipped == []
 
 
-def test_ids_of_cityscapes():
+def test_cityscapes_ids_map_to_19_classes():
     """cityscapesScripts, helpers/labels.py: 19 of the ids are evaluated."""
     expected = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9}
     expected |= {23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
@@ -50,7 +50,7 @@ def test_ids_of_cityscapes():
     assert set(cityscapes.CLASS_OF[[35, 254]]) == {-1}
 
 
-def test_gta5_with_palettes_odd_sizes_and_missing_pairs(tmp_path):
+def test_gta5_tree_with_palettes_odd_sizes_and_missing_pairs(tmp_path):
     for i in range(1, 13):
         size = (30 + i, 50)
         save(tmp_path / f"images/{i:05}.png", grey(i, size))
@@ -70,7 +70,7 @@ def test_gta5_with_palettes_odd_sizes_and_missing_pairs(tmp_path):
     assert len(seen) == 10
 
 
-def test_gta5_holds_out_the_same_images_each_time(tmp_path):
+def test_gta5_test_split_is_deterministic(tmp_path):
     for i in range(20):
         save(tmp_path / f"images/{i:05}.png", grey(i))
         save(tmp_path / f"labels/{i:05}.png", halves(7, 8))
@@ -88,7 +88,7 @@ def add_camvid(root, split, count, suffix=".png"):
         save(root / f"{split}annot" / f"{i}.png", halves(3, 11))
 
 
-def test_camvid(tmp_path):
+def test_camvid_tree(tmp_path):
     add_camvid(tmp_path, "train", 2, ".jpg")
     add_camvid(tmp_path, "val", 1)
     assert len(open_dataset(tmp_path).test) == 1
@@ -100,7 +100,7 @@ def test_camvid(tmp_path):
     assert {tuple(np.unique(y)) for _, y in batches(data.train)} == {(3, 255)}
 
 
-def test_classes_of_one_s_own(tmp_path):
+def test_custom_classes_from_classes_txt(tmp_path):
     add_camvid(tmp_path, "train", 1)
     add_camvid(tmp_path, "test", 1)
     names = ["Void", "a", "b", "street", *"cdefghi", "tree"]
@@ -112,7 +112,7 @@ def test_classes_of_one_s_own(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A tiny data set that tensorflow-datasets wrote under the name of Cityscapes."""
+    """A tiny data set named cityscapes, written by tensorflow-datasets."""
 
     class Cityscapes(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -129,9 +129,9 @@ def prepared(tmp_path):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self.draw(4), "validation": self.draw(1)}
+            return {"train": self.examples(4), "validation": self.examples(1)}
 
-        def draw(self, count):
+        def examples(self, count):
             for i in range(count):
                 yield (
                     i,
@@ -143,13 +143,13 @@ def prepared(tmp_path):
                 )
 
         def _generate_examples(self):
-            raise AssertionError("`draw` does it")
+            raise AssertionError("`examples` does it")
 
     Cityscapes(data_dir=tmp_path).download_and_prepare()
     return tmp_path
 
 
-def test_tensorflow_datasets(prepared):
+def test_cityscapes_prepared_by_tensorflow_datasets(prepared):
     data = open_dataset(prepared)
     assert (len(data.train), len(data.test)) == (4, 1)
     images, labels = batches(data.train, batch_size=4)[0]
@@ -160,16 +160,16 @@ def test_tensorflow_datasets(prepared):
         assert images.shape == (2, 16, 16, 3)
 
 
-def test_cityscapes_that_is_not_prepared(tmp_path):
+def test_unprepared_cityscapes_shows_the_tfds_command(tmp_path):
     (tmp_path / "cityscapes/semantic_segmentation").mkdir(parents=True)
-    refused(tmp_path, "tfds build cityscapes/semantic_segmentation")
+    assert_rejected(tmp_path, "tfds build cityscapes/semantic_segmentation")
 
 
 def label_file(city, i):
     return city / f"gtFine/train/aachen/aachen_{i:06}_000019_gtFine_labelIds.png"
 
 
-BREAKS = {
+BROKEN_LABEL_MAPS = {
     "labels": (halves(7, 77), r"must hold labels of the data set. Received: \[77\]"),
     "size": (halves(7, 8, (32, 32)), "the same size. Received: 64x32 and 32x32"),
     "colours": (grey(7), "must have one channel. Received: 3 channels"),
@@ -177,9 +177,9 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("case", BREAKS)
-def test_a_broken_pair_is_skipped_counted_and_named(city, case, caplog):
-    labels, message = BREAKS[case]
+@pytest.mark.parametrize("case", BROKEN_LABEL_MAPS)
+def test_a_broken_pair_is_skipped_and_replaced_in_training(city, case, caplog):
+    labels, message = BROKEN_LABEL_MAPS[case]
     path = label_file(city, 1)
     path.write_bytes(b"no image") if labels is None else save(path, labels)
     data = open_dataset(city)
@@ -194,16 +194,16 @@ def test_a_broken_pair_is_skipped_counted_and_named(city, case, caplog):
     assert len(batch[0]) == 3  # another image takes its place
 
 
-@pytest.mark.parametrize("case", BREAKS)
-def test_refuses_where_the_first_pairs_are_all_broken(city, case):
-    labels, message = BREAKS[case]
+@pytest.mark.parametrize("case", BROKEN_LABEL_MAPS)
+def test_data_whose_first_pairs_are_all_broken_are_rejected(city, case):
+    labels, message = BROKEN_LABEL_MAPS[case]
     for i in range(3):
         path = label_file(city, i)
         path.write_bytes(b"no image") if labels is None else save(path, labels)
-    refused(city, f"gtFine_labelIds.png: .*{message}")
+    assert_rejected(city, f"gtFine_labelIds.png: .*{message}")
 
 
-def test_an_image_without_a_label_map_is_left_out(city, caplog):
+def test_an_image_without_a_label_map_is_omitted(city, caplog):
     label_file(city, 2).unlink()
     data = open_dataset(city)
     assert "Leaving out 1 images without a label map" in caplog.records[0].message
@@ -211,19 +211,19 @@ def test_an_image_without_a_label_map_is_left_out(city, caplog):
     assert data.train.skipped[0].endswith("aachen_000002_000019_leftImg8bit.png")
 
 
-def test_empty_splits(city, tmp_path):
+def test_empty_splits_are_rejected(city, tmp_path):
     for path in (city / "gtFine/val/aachen").iterdir():
         path.unlink()
-    refused(city, "split val. Received: 1 images and none of their label maps")
+    assert_rejected(city, "split val. Received: 1 images and none of their label maps")
     (tmp_path / "cv/train").mkdir(parents=True)
     (tmp_path / "cv/trainannot").mkdir()
-    refused(tmp_path / "cv", "must hold images with label maps in trainannot")
+    assert_rejected(tmp_path / "cv", "must hold images with label maps in trainannot")
     (tmp_path / "gta/images").mkdir(parents=True)
     (tmp_path / "gta/labels").mkdir()
-    refused(tmp_path / "gta", "Received: 0 images, 0 label maps")
+    assert_rejected(tmp_path / "gta", "Received: 0 images, 0 label maps")
 
 
-def test_no_known_layout(tmp_path):
-    refused(tmp_path / "nowhere", "must be a folder")
+def test_unknown_layouts_are_rejected(tmp_path):
+    assert_rejected(tmp_path / "nowhere", "must be a folder")
     (tmp_path / "photos").mkdir()
-    refused(tmp_path, "with 'photos'. Expected Cityscapes: leftImg8bit/")
+    assert_rejected(tmp_path, "with 'photos'. Expected Cityscapes: leftImg8bit/")
