@@ -1,4 +1,4 @@
-"""The detection recipe from files to miss rates, pictures and exports."""
+"""The detection recipe, from files to miss rates, plots and exports."""
 
 import functools
 import json
@@ -20,8 +20,8 @@ from keras_hybrid.recipes import citypersons
 from keras_hybrid.recipes.engine import evaluation, students, synthetic, teachers, workdir
 
 
-def among_categories(path):
-    """As people's files are: ids with gaps, and people as the third category."""
+def renumber(path):
+    """Give images ids with gaps, and add a category of bicycles before that of people."""
     content = json.loads(path.read_text())
     for image in content["images"]:
         image |= {"id": 101 + 2 * image["id"], "width": 96, "height": 64}
@@ -41,7 +41,7 @@ def files(tmp_path_factory):
     save_people(folder, "train", 12)
     save_people(folder, "test", 3)
     for split in ("train", "test"):
-        among_categories(folder / f"people_{split}.json")
+        renumber(folder / f"people_{split}.json")
     keras.utils.set_random_seed(0)
     backbone((4, 8, 8, 8, 8), 1 / 255).save(folder / "backbone.keras")
     tiny.teacher(size=None).save(folder / "teacher.keras")
@@ -67,14 +67,14 @@ def config(files, workdir, **changes):
     return citypersons.Config(**{**settings, **changes})
 
 
-def test_from_files_to_miss_rates(files, tmp_path):
+def test_recipe_writes_miss_rates_detections_plots_and_exports(files, tmp_path):
     settings = {"steps": 5, "export": "saved_model,tflite"}
     results = citypersons.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert set(results["miss_rate"]) == {
         *("reasonable", "reasonable_small", "heavy", "all", "learned")
     }
-    assert results["miss_rate"]["heavy"] is None  # nobody is covered
+    assert results["miss_rate"]["heavy"] is None  # nobody is occluded
     detections = json.loads((tmp_path / "detections.json").read_text())
     truth = json.loads((files / "people_test.json").read_text())
     expected = log_average_miss_rate(truth, detections, "all", category_id=3)
@@ -94,7 +94,7 @@ def test_from_files_to_miss_rates(files, tmp_path):
     file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
     found = file(image=np.zeros((1, 64, 96, 3), "float32"))
     assert found["boxes"].shape == (1, 100, 4)
-    assert results["class_names"] == ["background", "person"]  # 0 is no detection
+    assert results["class_names"] == ["background", "person"]  # class 0 is never detected
     assert (tmp_path / "labels.txt").read_text() == "background\nperson\n"
     with zipfile.ZipFile(tmp_path / "student.tflite") as archive:
         assert archive.read("labels.txt") == b"background\nperson\n"
@@ -102,21 +102,21 @@ def test_from_files_to_miss_rates(files, tmp_path):
     keras.saving.load_model(tmp_path / "student.keras")
 
 
-def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatch):
-    """A student that finds the middle half of each enlarged image."""
+def test_detections_are_in_pixels_of_the_original_images(files, tmp_path, monkeypatch):
+    """With a student that detects the central half of each enlarged image."""
 
-    def in_the_middle(student, height, width):
+    def with_centre_detections(student, height, width):
         del student
 
-        class Middle:
+        class CentreDetector:
             def predict_on_batch(self, images):
                 assert images.shape[1:3] == (height, width) == (96, 160)
                 box = np.array([[[36.0, 24, 108, 72]]])  # of 96 x 144 pixels
                 return {"boxes": box, "scores": np.array([[0.5]])}
 
-        return Middle()
+        return CentreDetector()
 
-    monkeypatch.setattr(evaluation, "with_detections", in_the_middle)
+    monkeypatch.setattr(evaluation, "with_detections", with_centre_detections)
     settings = config(files, tmp_path)
     batches = citypersons.evaluation_batches(settings, citypersons.open_data(settings))
     detections = evaluation.detections_of(None, batches, 3)
@@ -124,13 +124,13 @@ def test_detections_are_in_pixels_of_the_test_images(files, tmp_path, monkeypatc
     np.testing.assert_allclose(detections[2]["bbox"], [24, 16, 48, 32])
 
 
-def test_none_trains_the_student_alone(files, tmp_path, eager):
+def test_method_none_trains_the_student_alone(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
-def test_several_balances_are_one_command(files, tmp_path, eager):
+def test_a_list_of_balances_runs_a_sweep(files, tmp_path, eager):
     settings = config(files, tmp_path, balance="0.1,dynamic")
     results = citypersons.main(settings)
     assert set(results) == {"0.1", "dynamic"}
@@ -146,17 +146,17 @@ def test_several_balances_are_one_command(files, tmp_path, eager):
     assert citypersons.main(settings) == results
 
 
-def test_anchors_are_as_high_as_people_are(files, tmp_path):
+def test_anchor_heights_follow_the_heights_of_people(files, tmp_path):
     settings = config(files, tmp_path)
     data = citypersons.open_data(settings)
     heights = students.anchor_heights(settings, data.train)
     assert len(heights) == 11
     real = [box[3] for of_image in data.train.people for box in of_image.boxes]
     assert heights[0] == pytest.approx(1.5 * min(real), rel=0.05)
-    assert heights[-1] == 384  # a map of stride 32 has some in any case
+    assert heights[-1] == 384  # the map of stride 32 always has an anchor
 
 
-def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+def test_batch_norm_momentum_of_a_student_from_scratch_is_0_9(files, tmp_path):
     random = {"student_backbone": "MobileNet", "student_weights": "random"}
     network = students.detector_backbone(config(files, tmp_path, **random))
     norms = [x for x in network.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -164,7 +164,7 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_not_a_number_names_the_images_of_the_batch(files, tmp_path, eager):
+def test_a_nan_loss_is_reported_with_the_images_of_the_batch(files, tmp_path, eager):
     settings = config(files, tmp_path, learning_rate=1e30, steps=30)
     with pytest.raises(
         FloatingPointError, match=r"epoch 1, step \d, on .*/train/\d+\.png"
@@ -173,7 +173,7 @@ def test_not_a_number_names_the_images_of_the_batch(files, tmp_path, eager):
     assert not (tmp_path / "student.keras").exists()
 
 
-def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
+def test_a_resumed_run_equals_an_uninterrupted_one(files, tmp_path, monkeypatch, eager):
     shutil.copytree(files, tmp_path / "data")
     broken = sorted((tmp_path / "data" / "train").iterdir())[3]
     broken.write_bytes(b"no image")
@@ -196,10 +196,10 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     )
 
 
-def test_without_data_it_runs_on_drawn_streets(
+def test_recipe_runs_on_synthetic_streets_without_data(
     files, tmp_path, monkeypatch, shallow, eager
 ):
-    """By day, with a teacher that was taught joints at dusk, made once."""
+    """By day, with a teacher of keypoints at dusk that is trained once and cached."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
         synthetic.streets_with_people, training_images=8, test_images=2
@@ -216,12 +216,12 @@ def test_without_data_it_runs_on_drawn_streets(
     assert results["training_images"] == 8
     file = Interpreter(str(tmp_path / "run" / "student.tflite")).get_signature_runner()
     shape = file.get_input_details()["image"]["shape"].tolist()
-    assert shape == [1, 64, 128, 3]  # a whole street, not a crop
+    assert shape == [1, 64, 128, 3]  # the size of a whole image, not of a crop
     (teacher,) = (tmp_path / "cache" / "keras_hybrid").iterdir()
     assert keras.saving.load_model(teacher).output_shape[:3] == (None, None, None)
 
 
-def test_drawn_people_are_those_of_the_scenes():
+def test_synthetic_ground_truth_has_the_pedestrians_of_the_scenes():
     data = synthetic.streets_with_people("day", training_images=3, test_images=1)
     for i, of_image in enumerate(data.train.people):
         scene = streets.scene(i, size=synthetic.STREET_SIZE, domain="day", seed=0)
@@ -252,21 +252,19 @@ def test_drawn_people_are_those_of_the_scenes():
         ({"export": "onnx"}, "--export must be saved_model, tflite or both"),
     ],
 )
-def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
-    files, tmp_path, changes, message
-):
+def test_invalid_settings_are_rejected_before_the_run(files, tmp_path, changes, message):
     with pytest.raises((ValueError, OSError), match=message):
         citypersons.main(config(files, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_rival_trains_the_detector(files, tmp_path, eager):
+def test_a_baseline_trains_the_detector(files, tmp_path, eager):
     results = citypersons.main(config(files, tmp_path, method="fitnet"))
     assert results["method"] == "fitnet"
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
 
 
-def test_kd_has_nothing_to_compare(files, tmp_path):
+def test_kd_is_rejected_for_detectors(files, tmp_path):
     with pytest.raises(ValueError, match='`method="kd"` compares outputs'):
         citypersons.main(config(files, tmp_path, method="kd"))
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The segmentation recipe from files to mIoU, pictures and exports."""
+"""The segmentation recipe, from files to mIoU, plots and exports."""
 
 import functools
 import json
@@ -27,8 +27,8 @@ SIZE = 64, 96
 RATES = 1, 2, 3, 4
 
 
-def pictures(count, seed):
-    """Bright road beside a dark car; some pixels are of no class."""
+def street_images(count, seed):
+    """Images and labels of a bright road beside a dark car, with unlabelled rows."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 40, (count, *SIZE, 3))
     labels = np.full((count, *SIZE), 26, "uint8")
@@ -50,8 +50,8 @@ def save_student(path, classes):
 def files(tmp_path_factory):
     """A tiny Cityscapes tree, and a small student and teacher."""
     folder = tmp_path_factory.mktemp("segmentation")
-    add_cityscapes(folder, "train", *pictures(12, seed=0))
-    add_cityscapes(folder, "val", *pictures(3, seed=1))
+    add_cityscapes(folder, "train", *street_images(12, seed=0))
+    add_cityscapes(folder, "val", *street_images(3, seed=1))
     keras.utils.set_random_seed(0)
     save_student(folder / "student.keras", classes=19)
     tiny.teacher(size=None).save(folder / "teacher.keras")
@@ -83,11 +83,11 @@ def labels_in(path):
         return archive.read("labels.txt").decode().splitlines()
 
 
-def test_from_files_to_miou(files, tmp_path):
+def test_recipe_writes_miou_plots_and_exports(files, tmp_path):
     settings = {"steps": 7, "batch_size": 4, "export": "saved_model,tflite"}
     results = cityscapes.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    images, labels = pictures(3, seed=1)
+    images, labels = street_images(3, seed=1)
     truth = np.select([labels == 7, labels == 26], [0, 13], 255)
     metric = MeanIoU()
     metric.update_state(truth, predictions(tmp_path, images))
@@ -110,23 +110,23 @@ def test_from_files_to_miou(files, tmp_path):
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 
-def test_a_student_teaches_the_next_one(files, tmp_path, eager):
-    """As in Table 3: the teacher is a DeepLab of the same recipe, from another domain."""
+def test_a_trained_student_can_be_the_teacher_of_another_domain(files, tmp_path, eager):
+    """As in Table 3, where the teacher is a DeepLab trained in another domain."""
     alone = config(files, tmp_path / "one", method="none", teacher="")
     cityscapes.main(alone)
     teacher = str(tmp_path / "one" / "student.keras")
-    add_cityscapes(tmp_path / "other", "train", *pictures(2, seed=2))
-    add_cityscapes(tmp_path / "other", "val", *pictures(2, seed=3))
-    taught = config(
+    add_cityscapes(tmp_path / "other", "train", *street_images(2, seed=2))
+    add_cityscapes(tmp_path / "other", "val", *street_images(2, seed=3))
+    with_teacher = config(
         files, tmp_path / "two", teacher=teacher, also_evaluate=str(tmp_path / "other")
     )
-    _, model, _ = cityscapes.prepare(taught)
+    _, model, _ = cityscapes.prepare(with_teacher)
     assert [path.owners for path in model.paths[:2]] == [
         ("student", "teacher"),
         ("teacher", "student"),
     ]
-    results = cityscapes.main(taught)
-    images, labels = pictures(2, seed=3)
+    results = cityscapes.main(with_teacher)
+    images, labels = street_images(2, seed=3)
     truth = np.select([labels == 7, labels == 26], [0, 13], 255)
     metric = MeanIoU()
     metric.update_state(truth, predictions(tmp_path / "two", images))
@@ -134,20 +134,20 @@ def test_a_student_teaches_the_next_one(files, tmp_path, eager):
     assert results["also_evaluate"]["miou"] == expected
 
 
-def test_none_trains_the_student_alone(files, tmp_path, eager):
+def test_method_none_trains_the_student_alone(files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method="none", teacher=""))
     assert results["method"] == "none"
     assert "balance" not in (tmp_path / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("method", ["at", "ab"])
-def test_a_rival_trains_the_student(method, files, tmp_path, eager):
+def test_a_baseline_trains_the_student(method, files, tmp_path, eager):
     results = cityscapes.main(config(files, tmp_path, method=method))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "metrics.csv").read_text()
 
 
-def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
+def test_learning_rate_decays_to_zero_at_the_last_step(files, tmp_path):
     settings = config(files, tmp_path, learning_rate=0.01, steps=40)
     schedule = cityscapes.build_optimizer(settings)._learning_rate
     assert float(schedule(0)) == pytest.approx(0.01)
@@ -155,7 +155,7 @@ def test_learning_rate_falls_to_nothing_at_the_last_step(files, tmp_path):
     assert float(schedule(40)) == float(schedule(41)) == 0
 
 
-def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, tmp_path):
+def test_batch_norm_momentum_of_a_student_from_scratch_is_0_9(files, tmp_path):
     settings = config(files, tmp_path, student="MobileNet", student_weights="random")
     student = students.segmenter(settings, classes=19)
     norms = [x for x in student.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -163,9 +163,11 @@ def test_averages_of_a_student_from_scratch_follow_within_tens_of_steps(files, t
     assert {norm.momentum for norm in norms} == {0.9}
 
 
-def test_mixed_precision(files, tmp_path, narrow, eager):
+def test_training_in_mixed_precision(files, tmp_path, narrow, eager):
     for split, count in (("train", 2), ("val", 1)):
-        images, labels = (all_of[:, :32, 16:48] for all_of in pictures(count, seed=0))
+        images, labels = (
+            all_of[:, :32, 16:48] for all_of in street_images(count, seed=0)
+        )
         add_cityscapes(tmp_path / "data", split, images, labels)
     settings = {"student": "MobileNet", "student_weights": "random"}
     settings |= {"output_stride": 16, "steps": 1, "mixed_precision": True}
@@ -178,24 +180,24 @@ def test_mixed_precision(files, tmp_path, narrow, eager):
     assert results["miou"] >= 0
 
 
-def test_ships_a_label_map(files, tmp_path, eager):
+def test_export_of_a_label_map(files, tmp_path, eager):
     cityscapes.main(config(files, tmp_path, export="tflite", export_label_map=True))
     file = Interpreter(str(tmp_path / "student.tflite")).get_signature_runner()
-    images, _ = pictures(1, seed=5)
+    images, _ = street_images(1, seed=5)
     labels = file(image=images.astype("float32"))["output_0"]
     assert labels.dtype == np.uint8
     assert labels_in(tmp_path / "student.tflite")[:2] == ["road", "sidewalk"]
     assert np.mean(labels == predictions(tmp_path, images)) > 0.999
 
 
-def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
+def test_a_resumed_run_equals_an_uninterrupted_one(files, tmp_path, monkeypatch, eager):
     cityscapes.main(config(files, tmp_path / "alone"))
     with monkeypatch.context() as patch:
         patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cityscapes.main(config(files, tmp_path / "ended"))
     cityscapes.main(config(files, tmp_path / "ended"))
-    images, _ = pictures(2, seed=5)
+    images, _ = street_images(2, seed=5)
     students = [
         keras.saving.load_model(tmp_path / name / "student.keras", compile=False)
         for name in ("alone", "ended")
@@ -204,8 +206,10 @@ def test_goes_on_where_it_was(files, tmp_path, monkeypatch, eager):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow, eager):
-    """By day, with a teacher for dusk that is made once."""
+def test_recipe_runs_on_synthetic_streets_without_data(
+    tmp_path, monkeypatch, shallow, eager
+):
+    """By day, with a teacher for dusk that is trained once and cached."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = functools.partial(
         synthetic.streets_with_labels, training_images=8, test_images=2
@@ -244,14 +248,14 @@ def test_without_data_it_runs_on_drawn_streets(tmp_path, monkeypatch, shallow, e
         ({"export": "onnx"}, "--export must be saved_model, tflite or both"),
     ],
 )
-def test_mistakes_are_named_before_training(files, tmp_path, changes, message):
+def test_invalid_settings_are_rejected_before_training(files, tmp_path, changes, message):
     with pytest.raises((ValueError, OSError), match=message) as error:
         cityscapes.main(config(files, tmp_path / "run", **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_without_a_common_stride(files, tmp_path):
+def test_a_teacher_without_a_common_stride_is_rejected(files, tmp_path):
     image = keras.Input((None, None, 3))
     teacher = keras.Model(image, keras.layers.Conv2D(4, 64, 64)(image))
     teacher.save(tmp_path / "teacher.keras")
@@ -262,14 +266,14 @@ def test_a_teacher_without_a_common_stride(files, tmp_path):
 
 STUDENTS = {
     "five classes": (None, 5, None, "a segmenter of 19 classes"),
-    "one size": (64, 19, None, "a network of RGB images of shape .*, 64, 64, 3"),
+    "fixed size": (64, 19, None, "a network of RGB images of shape .*, 64, 64, 3"),
     "softmax": (None, 19, "softmax", "a segmenter that ends in logits"),
     "two outputs": (None, 19, "two", "a segmenter of 19 classes"),
 }
 
 
 @pytest.mark.parametrize("kind", STUDENTS)
-def test_a_student_that_cannot_be_evaluated(kind, files, tmp_path):
+def test_a_student_that_cannot_be_evaluated_is_rejected(kind, files, tmp_path):
     size, classes, end, message = STUDENTS[kind]
     network = tiny.student(size=size)
     trunk = keras.Model(network.input, network.get_layer("out3").output)
@@ -296,11 +300,11 @@ def test_another_data_set_must_have_the_same_classes(files, tmp_path):
         cityscapes.main(settings)
 
 
-def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch, eager):
-    """They are named also by a process that comes when the training is done."""
+def test_broken_label_maps_are_skipped_and_reported(files, tmp_path, monkeypatch, eager):
+    """A resumed run reports them even if its training was already complete."""
     for root in ("data", "other"):
-        add_cityscapes(tmp_path / root, "train", *pictures(8, seed=0))
-        add_cityscapes(tmp_path / root, "val", *pictures(3, seed=1))
+        add_cityscapes(tmp_path / root, "train", *street_images(8, seed=0))
+        add_cityscapes(tmp_path / root, "val", *street_images(3, seed=1))
     for folder, index in (("data/gtFine/train", 5), ("other/gtFine/val", 1)):
         path = sorted((tmp_path / folder / "aachen").iterdir())[index]
         Image.fromarray(halves(7, 8)).save(path)
@@ -316,8 +320,8 @@ def test_broken_label_maps_do_not_end_the_run(files, tmp_path, monkeypatch, eage
     assert other.endswith("val/aachen/aachen_000001_000019_leftImg8bit.png")
 
 
-def test_a_detector_from_a_file_teaches(files, tmp_path):
-    """Table 2's own teacher; in a process in which nothing has imported its class."""
+def test_a_saved_detector_can_be_the_teacher(files, tmp_path):
+    """As in Table 2; the process that loads the file has not imported its class."""
     detector = small()
     detector.save(tmp_path / "detector.keras")
     settings = config(files, tmp_path / "run", teacher=str(tmp_path / "detector.keras"))

@@ -1,4 +1,4 @@
-"""A few small images and networks on disk."""
+"""Small images and networks on disk, shared by the tests of the recipes."""
 
 import functools
 
@@ -26,6 +26,6 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """A quarter of a MobileNet's channels: processors take their time over float16."""
+    """Load MobileNet with a quarter of its channels, because float16 is slow on a CPU."""
     load = functools.partial(applications.load, alpha=0.25)
     monkeypatch.setattr(applications, "load", load)

@@ -1,4 +1,4 @@
-"""TF_CONFIG is checked before waiting; the process is left as it was found."""
+"""Checks of TF_CONFIG, and restoring of the global settings of the process."""
 
 import contextlib
 import json
@@ -16,8 +16,8 @@ TASK = {"type": "worker", "index": 0}
 
 
 @pytest.fixture(autouse=True)
-def another_process():
-    """None has been connected to other machines yet."""
+def without_cached_strategy():
+    """Forget the multi-worker strategy, as in a new process."""
     yield
     devices._all_machines.cache_clear()
 
@@ -44,7 +44,7 @@ def another_process():
         ({"cluster": CLUSTER, "task": {**TASK, "type": ["worker"]}}, "whose task must"),
     ],
 )
-def test_a_bad_tf_config_is_one_line(content, message, monkeypatch):
+def test_an_invalid_tf_config_is_reported_in_one_line(content, message, monkeypatch):
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", None)
     if content is None:
         monkeypatch.delenv("TF_CONFIG", raising=False)
@@ -53,7 +53,7 @@ def test_a_bad_tf_config_is_one_line(content, message, monkeypatch):
         monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=message) as error:
         devices.open_strategy("multi_worker")
-    assert 'TF_CONFIG=\'{"cluster"' in str(error.value)  # what it should be
+    assert 'TF_CONFIG=\'{"cluster"' in str(error.value)  # an example of a valid value
     assert "\n" not in str(error.value)
 
 
@@ -65,13 +65,13 @@ def test_a_bad_tf_config_is_one_line(content, message, monkeypatch):
         {"cluster": {"chief": ["[::1]:99"]}, "task": {"type": "chief", "index": 0}},
     ],
 )
-def test_a_good_tf_config(content, monkeypatch):
+def test_a_valid_tf_config_opens_the_strategy(content, monkeypatch):
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: "opened")
     monkeypatch.setenv("TF_CONFIG", json.dumps(content))
     assert devices.open_strategy("multi_worker") == "opened"
 
 
-def test_an_address_that_is_taken(monkeypatch):
+def test_an_address_in_use_is_reported(monkeypatch):
     def fail():
         raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
 
@@ -90,7 +90,7 @@ def settings():
 
 @pytest.mark.parametrize("rewriting", [False, True])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_the_process_is_left_as_it_was(policy, rewriting):
+def test_global_settings_are_restored_after_a_run(policy, rewriting):
     keras.config.set_dtype_policy(policy)
     before = tf.config.optimizer.get_experimental_options()
     try:
@@ -116,7 +116,7 @@ def test_the_process_is_left_as_it_was(policy, rewriting):
         tf.config.optimizer.set_experimental_options(before)
 
 
-def test_a_run_that_cannot_start_leaves_it_too(tmp_path):
+def test_global_settings_are_restored_after_a_failed_start(tmp_path):
     found = settings()
     config = imagenet.Config(
         workdir=str(tmp_path), data_dir="/nowhere", mixed_precision=True

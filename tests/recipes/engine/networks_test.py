@@ -1,4 +1,4 @@
-"""Networks that cannot be had are named by the flag that asked for them."""
+"""Loading of teachers and students, and errors that name the flag."""
 
 import types
 import urllib.error
@@ -37,7 +37,7 @@ def config(**changes):
         (lambda: students.detector_backbone(config()), "--student_weights=random, or a "),
     ],
 )
-def test_a_download_that_fails_advises_flags(load, advice, tmp_path, monkeypatch):
+def test_a_failed_download_suggests_flags(load, advice, tmp_path, monkeypatch):
     def fail_to_download(*args, **kwargs):
         raise urllib.error.URLError("no\nnetwork")
 
@@ -64,7 +64,7 @@ def test_a_download_that_fails_advises_flags(load, advice, tmp_path, monkeypatch
         ),
     ],
 )
-def test_a_name_that_is_none(load, message):
+def test_unknown_network_or_weights_names_are_rejected(load, message):
     with pytest.raises(ValueError, match=message):
         load()
 
@@ -87,7 +87,7 @@ def saved(folder, shape):
         ((None, 3, 64, 64), (64, 64)),
     ],
 )
-def test_a_file_for_other_images_is_refused(shape, size, tmp_path):
+def test_a_network_file_for_other_image_shapes_is_rejected(shape, size, tmp_path):
     path = saved(tmp_path, shape)
     with pytest.raises(ValueError, match="--student must be a network of RGB") as error:
         networks.from_file("student", path, size)
@@ -95,17 +95,17 @@ def test_a_file_for_other_images_is_refused(shape, size, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(None, 64, 96, 3), (None, None, None, 3)])
-def test_a_file_for_the_images(shape, tmp_path):
+def test_a_network_file_that_fits_the_images_is_loaded(shape, tmp_path):
     network = networks.from_file("student", saved(tmp_path, shape), (64, 96))
     assert network.input_shape == shape
 
 
-def test_a_file_that_takes_no_images(tmp_path):
+def test_a_network_file_without_image_input_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="--student=.*must have one input, images"):
         networks.from_file("student", saved(tmp_path, (None, 12)), (64, 96))
 
 
-def test_a_detector_is_a_teacher_but_no_backbone(tmp_path):
+def test_a_detector_can_be_a_teacher_but_not_a_backbone(tmp_path):
     path = str(tmp_path / "detector.keras")
     small = backbone((4, 8, 8, 8, 8), 1 / 255)
     FasterRCNN(small, channels=8, units=16).save(path)

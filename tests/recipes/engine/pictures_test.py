@@ -1,4 +1,4 @@
-"""What is drawn is where it belongs."""
+"""Positions of boxes and curves in the plots of the recipes."""
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ def pixels(path):
 
 
 def extent(mask):
-    """(left, top, right, bottom) of what is True, as shares of the picture."""
+    """(left, top, right, bottom) of the True pixels, relative to the size of the mask."""
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     height, width = mask.shape
     return (
@@ -26,8 +26,8 @@ def extent(mask):
     )
 
 
-def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
-    """One dark image of 100 x 200, enlarged twofold: a person, a group, two finds."""
+def test_boxes_are_plotted_at_the_scale_of_the_image(tmp_path):
+    """A 100 x 200 image, enlarged twofold, with a person, a group and two detections."""
     people = People(
         np.array([[20.0, 20, 40, 60], [120.0, 20, 60, 60]]),
         np.ones(2),
@@ -52,31 +52,31 @@ def test_people_and_detections_are_drawn_at_the_images_scale(tmp_path):
     ]
     path = tmp_path / "people.png"
     pictures.draw_people(path, batches, data, detections)
-    drawn = pixels(path)
-    dark = extent((drawn == [12, 30, 60]).all(-1)[:, : drawn.shape[1] // 2])
-    green = (drawn[..., 1] > 200) & (drawn[..., 0] < 60) & (drawn[..., 2] < 60)
-    assert not green[:, drawn.shape[1] // 2 :].any()
-    box = extent(green[:, : drawn.shape[1] // 2])
+    rendered = pixels(path)
+    dark = extent((rendered == [12, 30, 60]).all(-1)[:, : rendered.shape[1] // 2])
+    green = (rendered[..., 1] > 200) & (rendered[..., 0] < 60) & (rendered[..., 2] < 60)
+    assert not green[:, rendered.shape[1] // 2 :].any()
+    box = extent(green[:, : rendered.shape[1] // 2])
     shares = [(box[i] - dark[i % 2]) / (dark[2 + i % 2] - dark[i % 2]) for i in range(4)]
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.3, 0.8], atol=0.02)
-    red = (drawn[..., 0] > 200) & (drawn[..., 1] < 60) & (drawn[..., 2] < 60)
-    assert not red[:, : drawn.shape[1] // 2].any()
-    left, _, right, bottom = extent(red[:, drawn.shape[1] // 2 :])
+    red = (rendered[..., 0] > 200) & (rendered[..., 1] < 60) & (rendered[..., 2] < 60)
+    assert not red[:, : rendered.shape[1] // 2].any()
+    left, _, right, bottom = extent(red[:, rendered.shape[1] // 2 :])
     np.testing.assert_allclose([left, right], [box[0], box[2]], atol=0.05)
     np.testing.assert_allclose(bottom, box[3], atol=0.02)
 
 
-def test_miss_rates_of_nobody_are_left_out(tmp_path):
+def test_subsets_without_people_are_omitted_from_the_plot(tmp_path):
     some = MissRateCurve(np.array([0.9]), np.array([0.01]), np.array([0.5]), 2)
-    nobody = MissRateCurve(np.zeros(0), np.zeros(0), np.zeros(0), 0)
+    no_people = MissRateCurve(np.zeros(0), np.zeros(0), np.zeros(0), 0)
     path = tmp_path / "curves.png"
-    pictures.draw_miss_rates(path, {"heavy": nobody})
+    pictures.draw_miss_rates(path, {"heavy": no_people})
     empty = pixels(path)
-    pictures.draw_miss_rates(path, {"all": some, "heavy": nobody})
+    pictures.draw_miss_rates(path, {"all": some, "heavy": no_people})
     assert np.any(pixels(path) != empty)
 
 
-def test_a_sweep_with_an_unknown_rate(tmp_path):
+def test_sweep_plot_with_undefined_miss_rates(tmp_path):
     path = tmp_path / "sweep.png"
     pictures.draw_sweep(
         path,

@@ -1,4 +1,4 @@
-"""Parts of a finished run are done by themselves; lists of methods and balances."""
+"""Repeated parts of a finished run, and sweeps over methods and balances."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,9 @@ def read(directory, name):
     return json.loads((directory / name).read_text())
 
 
-def test_a_forgotten_export_is_added_without_training(finished, tmp_path, monkeypatch):
+def test_an_export_is_added_to_a_finished_run_without_training(
+    finished, tmp_path, monkeypatch
+):
     done, results = finished
     monkeypatch.setattr(run, "fit", None)
     monkeypatch.setattr(imagenet.RECIPE.__class__, "prepare", None)
@@ -37,7 +39,7 @@ def test_a_forgotten_export_is_added_without_training(finished, tmp_path, monkey
     assert more["tflite_top1"] == pytest.approx(results["top1"], abs=0.1)
     assert read(tmp_path / "run", "results.json") == more
     assert read(tmp_path / "run", "config.json")["export"] == "tflite"
-    # The formats add up, and a command without them finds the run as it is.
+    # Formats accumulate, and a command without formats returns the finished run.
     imagenet.main(dataclasses.replace(done, export="saved_model"))
     assert (tmp_path / "run" / "saved_model").is_dir()
     assert read(tmp_path / "run", "config.json")["export"] == "tflite,saved_model"
@@ -46,7 +48,7 @@ def test_a_forgotten_export_is_added_without_training(finished, tmp_path, monkey
     assert imagenet.main(done) == kept
 
 
-def test_an_evaluation_is_done_again(finished, tmp_path, monkeypatch):
+def test_redo_evaluate_repeats_the_evaluation(finished, tmp_path, monkeypatch):
     done, results = finished
     directory = tmp_path / "run"
     wrong = {**results, "top1": -1.0, "tflite_top1": 7.0}
@@ -69,7 +71,7 @@ def test_an_evaluation_is_done_again(finished, tmp_path, monkeypatch):
         ({"export": "tflite,saved_model"}, ["export"]),
     ],
 )
-def test_what_a_finished_run_lacks(changes, parts, tmp_path):
+def test_parts_to_do_after_a_finished_run(changes, parts, tmp_path):
     done = cityscapes.Config(workdir=str(tmp_path), export="tflite")
     directory = workdir.create(done)
     workdir.write_results(done, {})
@@ -79,20 +81,20 @@ def test_what_a_finished_run_lacks(changes, parts, tmp_path):
     assert workdir.parts_to_do(workdir.with_earlier_exports(now)) == parts
 
 
-def test_no_format_to_export_to_again(finished):
+def test_redo_export_needs_an_export_format(finished):
     done, _ = finished
     with pytest.raises(ValueError, match="--redo must be evaluate for a run without"):
         imagenet.main(dataclasses.replace(done, redo="export"))
 
 
-def test_the_student_of_a_finished_run_is_gone(finished, tmp_path):
+def test_adding_an_export_needs_the_student_file(finished, tmp_path):
     done, _ = finished
     (tmp_path / "run" / "student.keras").unlink()
     with pytest.raises(FileNotFoundError, match="must hold the student.keras .* export"):
         imagenet.main(dataclasses.replace(done, export="tflite"))
 
 
-def test_a_list_of_methods_and_balances(files, tmp_path, eager):
+def test_a_list_of_methods_and_balances_runs_a_sweep(files, tmp_path, eager):
     lists = {"method": "none,at,hybrid", "balance": "0.5,dynamic", "method_weight": 3.0}
     several = config(files, tmp_path / "all", epochs=1, **lists)
     results = imagenet.main(several)
@@ -114,25 +116,25 @@ def test_a_list_of_methods_and_balances(files, tmp_path, eager):
         assert row.split() == [*name.split(), f"{result['top1']:.2f}", "100.00"]
     with Image.open(directory / "sweep.png") as picture:
         assert picture.size == (700, 500)
-    # One more is run by itself.
+    # An added method runs alone.
     more = dataclasses.replace(several, method="none,at,hybrid,fitnet")
     assert list(imagenet.main(more)) == [*names, "fitnet"]
 
 
-def test_a_mistake_of_one_method_is_found_before_the_first_runs(files, tmp_path):
+def test_all_methods_of_a_list_are_checked_before_the_first_run(files, tmp_path):
     several = config(files, tmp_path / "all", method="none,kd")  # a teacher without head
     with pytest.raises(ValueError, match="of the same classes"):
         imagenet.main(several)
     assert not (tmp_path / "all").exists()
 
 
-def test_several_runs_have_a_directory_of_their_own(finished):
+def test_a_sweep_needs_a_new_workdir(finished):
     done, _ = finished
     with pytest.raises(ValueError, match="--workdir must be a new .* a single run"):
         imagenet.main(dataclasses.replace(done, balance="1,2"))
 
 
-def test_alpha_belongs_to_hybrid_forward():
+def test_a_list_of_balances_applies_to_hybrid_alone():
     several = imagenet.Config(method="none,hybrid", balance="1,dynamic", workdir="w")
     runs = settings.runs_of(several)
     found = {name: (one.workdir, one.balance) for name, one in runs.items()}
@@ -158,7 +160,7 @@ def test_alpha_belongs_to_hybrid_forward():
         ),
     ],
 )
-def test_lists_that_are_refused(flags, message):
+def test_invalid_lists_are_rejected(flags, message):
     with pytest.raises(ValueError, match=message):
         imagenet.Config(**flags)
 
@@ -168,7 +170,7 @@ def lines_of(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_is_short(recipe):
+def test_recipes_have_at_most_200_lines(recipe):
     assert len(lines_of(recipe)) <= 200
 
 

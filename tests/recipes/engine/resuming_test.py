@@ -1,4 +1,4 @@
-"""A run that was ended early goes on, and ends as if nothing had been."""
+"""Resuming of interrupted runs."""
 
 import functools
 import resource
@@ -20,7 +20,7 @@ from runs import config, flags, shell, tf_configs
 
 
 def saved_student(folder, hidden, rate, policy="float32"):
-    """A student with a hidden layer and dropout, in a file."""
+    """Path of a saved student with a hidden layer and dropout."""
     keras.config.set_dtype_policy(policy)
     student = tiny.student()
     x = keras.layers.Dense(hidden)(student.get_layer("pool").output)
@@ -32,7 +32,7 @@ def saved_student(folder, hidden, rate, policy="float32"):
 
 @pytest.fixture
 def end_in_epoch(monkeypatch):
-    """`end_in_epoch(n)`: a run ends where epoch n, from 0, is done but not saved."""
+    """A function that interrupts a run after epoch n, from 0, before it is saved."""
 
     def end(epoch):
         saved = run.Checkpoints.on_epoch_end
@@ -48,15 +48,18 @@ def end_in_epoch(monkeypatch):
     return end
 
 
-def outcome(workdir):
-    """Weights of the student, and the curves but for the seconds."""
+def weights_and_curves(workdir):
+    """Weights of the student and the curves, with seconds set to 0."""
     rows = read_rows(workdir / "metrics.csv")
     weights = keras.saving.load_model(workdir / "student.keras").get_weights()
     return weights, [{**row, "seconds": 0} for row in rows]
 
 
-def assert_same_outcome(one, other):
-    (weights, rows), (other_weights, other_rows) = outcome(one), outcome(other)
+def assert_same_weights_and_curves(one, other):
+    (weights, rows), (other_weights, other_rows) = (
+        weights_and_curves(one),
+        weights_and_curves(other),
+    )
     for weight, other_weight in zip(weights, other_weights, strict=True):
         np.testing.assert_allclose(weight, other_weight, atol=1e-6)
     for row, other_row in zip(rows, other_rows, strict=True):
@@ -64,12 +67,12 @@ def assert_same_outcome(one, other):
 
 
 @pytest.mark.parametrize("method", ["hybrid", "none", "kd"])
-def test_ends_with_the_weights_of_a_run_never_ended(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
     method, files, tmp_path, end_in_epoch, request
 ):
     if method != "hybrid":
         request.getfixturevalue("eager")
-    # The random state of dropout is part of where a run is.
+    # With dropout, the state of its random generator must be restored as well.
     student = saved_student(tmp_path, hidden=6, rate=0.3)
     settings = {"student": student, "method": method, "epochs": 4}
     if method == "kd":
@@ -80,14 +83,14 @@ def test_ends_with_the_weights_of_a_run_never_ended(
         end_in_epoch(epoch)
         with pytest.raises(KeyboardInterrupt):
             imagenet.main(config(files, tmp_path / "ended", **settings))
-        keras.utils.set_random_seed(99)  # another process starts with another state
+        keras.utils.set_random_seed(99)  # another process has another random state
     rows = len(read_rows(tmp_path / "ended" / "metrics.csv"))
-    assert rows == 3  # that of the epoch that no checkpoint has among them
+    assert rows == 3  # includes the epoch that is not in a checkpoint
     imagenet.main(config(files, tmp_path / "ended", **settings))
-    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+    assert_same_weights_and_curves(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_in_mixed_precision(files, tmp_path, end_in_epoch, eager):
+def test_a_run_in_mixed_precision_resumes(files, tmp_path, end_in_epoch, eager):
     student = saved_student(tmp_path, hidden=7, rate=0.3, policy="mixed_float16")
     settings = {"student": student, "mixed_precision": True}
     imagenet.main(config(files, tmp_path / "alone", **settings))
@@ -95,16 +98,18 @@ def test_in_mixed_precision(files, tmp_path, end_in_epoch, eager):
     with pytest.raises(KeyboardInterrupt):
         imagenet.main(config(files, tmp_path / "ended", **settings))
     imagenet.main(config(files, tmp_path / "ended", **settings))
-    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+    assert_same_weights_and_curves(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eager):
+def test_a_run_interrupted_after_its_last_epoch_resumes_where_it_was_moved(
+    files, tmp_path, monkeypatch, eager
+):
     with monkeypatch.context() as patch:
         patch.setattr(workdir, "save_model", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             imagenet.main(config(files, tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
-    (tmp_path / "there" / "curves.png").unlink()  # as if killed before
+    (tmp_path / "there" / "curves.png").unlink()  # as if killed before it was written
     monkeypatch.setattr(run, "TransferCurves", None)  # nothing is left to train
     results = imagenet.main(config(files, f"{tmp_path}/there/"))
     assert results["training_seconds"] > 0
@@ -112,13 +117,15 @@ def test_ended_after_the_last_epoch_and_moved(files, tmp_path, monkeypatch, eage
     assert (tmp_path / "there" / "curves.png").exists()
 
 
-def test_a_finished_run_is_not_run_again(files, tmp_path, monkeypatch, eager):
+def test_a_finished_run_returns_its_results_without_training(
+    files, tmp_path, monkeypatch, eager
+):
     results = imagenet.main(config(files, tmp_path))
     monkeypatch.setattr(recipe.Recipe, "prepare", None)
     assert imagenet.main(config(files, tmp_path)) == results
 
 
-def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch, eager):
+def test_a_workdir_with_other_flags_is_rejected(files, tmp_path, end_in_epoch, eager):
     end_in_epoch(1)
     with pytest.raises(KeyboardInterrupt):
         imagenet.main(config(files, tmp_path))
@@ -130,7 +137,7 @@ def test_a_workdir_of_other_flags_is_refused(files, tmp_path, end_in_epoch, eage
         imagenet.main(config(files, tmp_path, seed=1))
 
 
-def test_what_a_killed_process_left_is_deleted(files, tmp_path, eager):
+def test_temporary_files_of_a_killed_process_are_deleted(files, tmp_path, eager):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / "checkpoints" / "epoch-1_temp").mkdir(parents=True)
     (tmp_path / "checkpoints" / "epoch-1.index.tempstate7").write_text("")
@@ -141,11 +148,11 @@ def test_what_a_killed_process_left_is_deleted(files, tmp_path, eager):
     assert kept == {"checkpoint", "epoch-2"}
 
 
-def test_ctrl_c_says_how_to_go_on(files, tmp_path):
+def test_ctrl_c_explains_how_to_resume(files, tmp_path):
     settings = config(files, tmp_path / "run", epochs=100_000)
-    # A shell that runs the tests in the background has them, and so it, ignore Ctrl-C.
-    hears = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = shell(*flags(settings), cwd=tmp_path, preexec_fn=hears)
+    # Processes started by a background shell ignore Ctrl-C, so restore the default.
+    accept_sigint = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = shell(*flags(settings), cwd=tmp_path, preexec_fn=accept_sigint)
     while not list(tmp_path.glob("run/checkpoints/epoch-*.index")):
         assert process.poll() is None
         time.sleep(0.2)
@@ -156,8 +163,8 @@ def test_ctrl_c_says_how_to_go_on(files, tmp_path):
     assert "Traceback" not in stderr
 
 
-def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
-    """Python drops what is raised there."""
+def test_ctrl_c_during_a_finalizer_ends_the_run(tmp_path, monkeypatch):
+    """Python discards exceptions that are raised in a finalizer."""
 
     class Finalized:
         def __del__(self):
@@ -167,18 +174,18 @@ def test_ctrl_c_in_a_finalizer(tmp_path, monkeypatch):
         Finalized()
         time.sleep(60)
 
-    ends = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
+    fake_recipe = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
     monkeypatch.setattr(sys, "argv", ["recipe", f"--workdir={tmp_path}"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as end:
-            shell_lib.run(ends)
+            shell_lib.run(fake_recipe)
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.value.code == 130
 
 
-def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch, eager):
+def test_a_full_disk_explains_how_to_resume(files, tmp_path, end_in_epoch, eager):
     student = saved_student(tmp_path, hidden=9000, rate=0.0)
     settings = config(files, tmp_path / "ended", student=student)
     imagenet.main(config(files, tmp_path / "alone", student=student))
@@ -195,14 +202,14 @@ def test_a_full_disk_says_how_to_go_on(files, tmp_path, end_in_epoch, eager):
     assert "The disk is full. Make room on it. The same command resumes" in stderr
     assert "Traceback" not in stderr
     imagenet.main(settings)
-    assert_same_outcome(tmp_path / "alone", tmp_path / "ended")
+    assert_same_weights_and_curves(tmp_path / "alone", tmp_path / "ended")
 
 
-def test_a_machine_that_is_killed(files, tmp_path):
-    """The other says so; started again, both end as one device alone does.
+def test_two_machines_resume_after_one_is_killed(files, tmp_path):
+    """The other one reports it; after a restart, both end with the weights of one device.
 
-    With this balance the gradient is long enough for the recipe to clip it; the rate is
-    low, so that differences in rounding do not grow.
+    With this balance, the gradient is large enough for the recipe to clip it. The
+    learning rate is low, so that rounding differences do not grow.
     """
     tiny.student(batch_norm=False).save(tmp_path / "student.keras")
     student = str(tmp_path / "student.keras")
@@ -221,7 +228,7 @@ def test_a_machine_that_is_killed(files, tmp_path):
         assert first.poll() is None
         time.sleep(0.1)
     second.kill()
-    imagenet.main(alone)  # while the first one waits for it
+    imagenet.main(alone)  # while the first machine waits for the second
     _, stderr = first.communicate()
     assert first.returncode == 1
     assert "Another machine in TF_CONFIG is gone. Restart all of them." in stderr
@@ -231,6 +238,6 @@ def test_a_machine_that_is_killed(files, tmp_path):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
     assert "Resuming after epoch" in stderr
-    weights, others = (outcome(tmp_path / run)[0] for run in ("alone", "two"))
+    weights, others = (weights_and_curves(tmp_path / run)[0] for run in ("alone", "two"))
     for weight, other in zip(weights, others, strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-5)

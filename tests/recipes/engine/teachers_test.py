@@ -5,7 +5,7 @@ import keras
 from keras_hybrid.recipes.engine import teachers
 
 
-def test_a_teacher_is_trained_in_float32_whatever_the_run(tmp_path, monkeypatch):
+def test_cached_teachers_are_float32_under_any_policy(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keras.config.set_dtype_policy("mixed_float16")
     image = keras.Input((4, 4, 3))

@@ -1,4 +1,4 @@
-"""A workdir knows its run by its flags; what is written there is JSON for everyone."""
+"""Recognition of a run in its workdir, and the files that are written there."""
 
 import dataclasses
 import json
@@ -14,20 +14,20 @@ RESULTS = {"top1": 50.0}
 
 
 def finished(config):
-    """Leaves a run with results."""
+    """Create the workdir of a finished run and return it."""
     directory = workdir.create(config)
     workdir.write_results(config, RESULTS)
     return directory
 
 
 def found(config):
-    """Results of a finished run, as a recipe finds them before it starts."""
+    """Results of a finished run, as a recipe looks them up before it starts."""
     workdir.check(config)
     return workdir.results_of(config)
 
 
 @pytest.mark.parametrize("name", ["runs/a/", "./runs/a", "runs/../runs/a", "absolute"])
-def test_a_run_goes_on_however_its_workdir_is_spelled(name, tmp_path, monkeypatch):
+def test_a_run_is_found_by_any_spelling_of_its_workdir(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finished(imagenet.Config(workdir="runs/a"))
     name = str(tmp_path / "runs/a") if name == "absolute" else name
@@ -35,13 +35,13 @@ def test_a_run_goes_on_however_its_workdir_is_spelled(name, tmp_path, monkeypatc
     workdir.check(imagenet.Config(workdir=name))
 
 
-def test_a_run_goes_on_where_its_workdir_was_moved_to(tmp_path):
+def test_a_run_is_found_after_its_workdir_was_moved(tmp_path):
     directory = finished(imagenet.Config(workdir=str(tmp_path / "a")))
     shutil.move(directory, tmp_path / "b")
     assert found(imagenet.Config(workdir=str(tmp_path / "b"))) == RESULTS
 
 
-def test_home_is_the_users(tmp_path, monkeypatch):
+def test_a_tilde_in_workdir_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     finished(imagenet.Config(workdir="~/a"))
@@ -49,7 +49,7 @@ def test_home_is_the_users(tmp_path, monkeypatch):
     assert found(imagenet.Config(workdir="~/a")) == RESULTS
 
 
-def test_a_file_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
+def test_file_flags_are_compared_by_the_files_they_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "teacher.keras").touch()
@@ -68,7 +68,7 @@ def test_a_file_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
         found(dataclasses.replace(first, data_dir="missing"))
 
 
-def test_a_flag_newer_than_the_run_has_its_default(tmp_path):
+def test_flags_newer_than_the_run_take_their_defaults(tmp_path):
     config = imagenet.Config(workdir=str(tmp_path))
     directory = finished(config)
     older = dataclasses.asdict(config)
@@ -84,7 +84,7 @@ def test_a_flag_newer_than_the_run_has_its_default(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"epochs": "many"}'])
-def test_results_without_the_config_of_a_run(content, tmp_path):
+def test_a_workdir_without_a_valid_config_is_rejected(content, tmp_path):
     (tmp_path / "results.json").write_text("{}")
     if content:
         (tmp_path / "config.json").write_text(content)
@@ -96,7 +96,7 @@ def test_results_without_the_config_of_a_run(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_json_has_null_for_what_is_no_number(tmp_path):
+def test_nan_and_infinity_are_written_as_null(tmp_path):
     values = {"iou": {"b": math.nan, "a": 1.5}, "boxes": [(math.inf, 2), -math.inf, None]}
     workdir.write_json(tmp_path / "a.json", values)
     text = (tmp_path / "a.json").read_text()
@@ -108,7 +108,7 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
     assert workdir.write_results(config, values) == expected
 
 
-def test_results_of_an_older_version_may_have_nan(tmp_path):
+def test_nan_in_results_of_older_versions_is_read_as_none(tmp_path):
     config = imagenet.Config(workdir=str(tmp_path))
     directory = finished(config)
     (directory / "results.json").write_text('{"miou": NaN}')
@@ -123,11 +123,11 @@ def test_results_of_an_older_version_may_have_nan(tmp_path):
         ({"weight_decay": -1.0}, "--weight_decay must be at least 0"),
     ],
 )
-def test_a_flag_that_json_has_no_number_for(changes, message):
+def test_invalid_numbers_in_flags_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         imagenet.Config(**changes)
 
 
-def test_labels_are_a_line_each(tmp_path):
+def test_labels_are_written_one_per_line(tmp_path):
     workdir.write_labels(tmp_path / "labels.txt", ["road", "", "grün"])
     assert (tmp_path / "labels.txt").read_bytes() == "road\n\ngrün\n".encode()
