@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 NAMES = [n for n, value in vars(keras.applications).items() if inspect.isfunction(value)]
-# The cheapest network of each scheme that has to be built for real.
+# The smallest network of each preprocessing scheme, for tests that build it.
 SMALL = {"caffe": "VGG16", "tf": "MobileNet", "torch": "DenseNet121"}
 
 
@@ -35,7 +35,7 @@ def images(size=32, batch=2):
 
 
 def assert_equal_in_scale(found, expected):
-    """For outputs that random weights make as small as 1e-17, but not constant."""
+    """Compare relative to the largest value: random weights give outputs around 1e-17."""
     largest = np.abs(expected).max()
     assert np.ptp(expected) > 0.1 * largest > 0
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * largest)
@@ -47,10 +47,10 @@ def module_of(name):
 
 
 def without_body(monkeypatch, name):
-    """Replaces Keras's network by its input: what `load` returns is the preprocessing.
+    """Replace Keras's network by its input, so that `load` returns the preprocessing.
 
     Returns:
-        The list that every call of the network adds its keyword arguments to.
+        A list with the keyword arguments of every call of the network.
     """
     calls = []
 
@@ -68,7 +68,7 @@ def fail_to_download(*args):
     raise urllib.error.URLError("Name or service not known")
 
 
-def test_scales_pixels_as_the_preprocess_input_of_keras(monkeypatch):
+def test_preprocessing_equals_preprocess_input_of_keras(monkeypatch):
     assert len(NAMES) >= 38
     for name in NAMES:
         without_body(monkeypatch, name)
@@ -78,7 +78,7 @@ def test_scales_pixels_as_the_preprocess_input_of_keras(monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4, err_msg=name)
 
 
-def test_worked_pixels(monkeypatch):
+def test_preprocessing_of_one_pixel_by_hand(monkeypatch):
     for name in SMALL.values():
         without_body(monkeypatch, name)
     pixel = np.array([[[[255, 0, 51]]]])  # R, G, B
@@ -95,22 +95,22 @@ def test_worked_pixels(monkeypatch):
     np.testing.assert_allclose(scaled("DenseNet121"), expected, atol=1e-5)
 
 
-def test_own_top_comes_at_the_size_of_the_network(monkeypatch):
+def test_default_input_size_of_a_network_with_a_classifier(monkeypatch):
     for name in NAMES:
         network = getattr(keras.applications, name)
         calls = without_body(monkeypatch, name)
         shape = applications.load(name, weights=None, classes=7).input_shape[1:]
         assert calls[0]["include_top"], name
         assert calls[0]["classes"] == 7, name
-        if name.startswith("MobileNetV3"):  # takes any size; published with 224
+        if name.startswith("MobileNetV3"):  # takes any size; published for 224
             assert shape == (224, 224, 3)
             continue
-        # Keras names the size when it refuses another one for the ImageNet classifier.
+        # Keras names the expected size when it rejects another for ImageNet weights.
         with pytest.raises(ValueError, match=re.escape(f"should be {shape}")):
             network(weights="imagenet", input_shape=(97, 97, 3))
 
 
-def test_nasnet_needs_a_size(monkeypatch):
+def test_nasnet_needs_a_fixed_size(monkeypatch):
     for name, size in (("NASNetMobile", 224), ("NASNetLarge", 331)):
         without_body(monkeypatch, name)
         assert applications.load(name).input_shape == (None, size, size, 3)
@@ -119,7 +119,7 @@ def test_nasnet_needs_a_size(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL.values())
-def test_equals_the_network_of_keras_behind_preprocess_input(name, shallow):
+def test_loaded_network_equals_preprocess_input_and_the_keras_network(name, shallow):
     model = load_small(name)
     kwargs = {"alpha": 0.25} if name == "MobileNet" else {}
     stock = getattr(keras.applications, name)(include_top=False, weights=None, **kwargs)
@@ -128,7 +128,7 @@ def test_equals_the_network_of_keras_behind_preprocess_input(name, shallow):
     assert_equal_in_scale(model(images()), stock(x))
 
 
-def test_features_of_any_size_or_of_one_size():
+def test_feature_extractors_of_any_size_or_a_fixed_size():
     model = load_small("MobileNet")
     assert model.input_shape == (None, None, None, 3)
     assert model.output_shape == (None, None, None, 256)
@@ -142,7 +142,7 @@ def test_features_of_any_size_or_of_one_size():
     )
 
 
-def test_flat_with_stable_names():
+def test_loaded_network_is_flat_with_stable_layer_names():
     for _ in range(2):
         model = load_small("VGG16")
         names = [operation.name for operation in model.operations[:4]]
@@ -151,7 +151,7 @@ def test_flat_with_stable_names():
         assert not any(isinstance(layer, keras.Model) for layer in model.layers)
 
 
-def test_own_top_and_keyword_arguments():
+def test_classes_and_keyword_arguments_are_passed_to_keras():
     model = load_small("MobileNet", classes=5, input_shape=(32, 32, 3))
     assert model.layers[-1].name == "predictions"
     assert "conv_preds" in [layer.name for layer in model.layers]  # MobileNet's own
@@ -163,7 +163,7 @@ def test_own_top_and_keyword_arguments():
     assert load_small("MobileNet", pooling="avg").output_shape == (None, 256)
 
 
-def test_include_top_is_honoured():
+def test_include_top_is_passed_to_keras():
     model = load_small("MobileNet", include_top=True)
     assert model.input_shape == (None, 224, 224, 3)
     assert model.output_shape == (None, 1000)
@@ -183,7 +183,7 @@ def test_preprocessing_stays_in_float32_under_mixed_precision():
 
 @pytest.fixture
 def mobilenet_files(tmp_path):
-    """Weights of a MobileNet without and with a classifier of 5, saved by Keras."""
+    """Weight files of a MobileNet without a classifier and with one of 5 classes."""
     kwargs = {"weights": None, "alpha": 0.25}
     no_top = keras.applications.MobileNet(include_top=False, **kwargs)
     no_top.save_weights(tmp_path / "no_top.weights.h5")
@@ -212,7 +212,7 @@ def test_weights_from_a_file(mobilenet_files):
     new = load_file(no_top, classes=5)
     np.testing.assert_array_equal(kernel(new), kernel(features))
     assert isinstance(new.layers[-1], keras.layers.Dense)
-    # A classifier of 5 does not help with 6 classes; the features do.
+    # A classifier of 5 classes does not fit 6; its features are loaded.
     other = load_file(top, classes=6)
     np.testing.assert_array_equal(kernel(other), kernel(own))
     assert other.output_shape == (None, 6)
@@ -222,7 +222,7 @@ def test_weights_from_a_file(mobilenet_files):
     np.testing.assert_array_equal(again(images()), own(images()))
 
 
-def test_unfitting_files(mobilenet_files):
+def test_weight_files_that_do_not_fit_are_rejected(mobilenet_files):
     path = mobilenet_files / "no_top.weights.h5"
     for kwargs in ({"classes": 5, "include_top": True}, {"alpha": 0.5}):
         with pytest.raises(
@@ -235,32 +235,35 @@ def test_unfitting_files(mobilenet_files):
         load_file(broken)
 
 
-def test_imagenet_weights(monkeypatch, mobilenet_files):
-    asked = []
+def test_imagenet_weights_are_downloaded_for_the_input_size(monkeypatch, mobilenet_files):
+    requested = []
 
     def get_file(name, *args, **kwargs):
-        asked.append(name)
+        requested.append(name)
         return str(mobilenet_files / "no_top.weights.h5")
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
-    features = applications.load("MobileNet", alpha=0.25)  # and no warning of the size
+    features = applications.load("MobileNet", alpha=0.25)  # without a size warning
     model = applications.load(
         "MobileNet", alpha=0.25, classes=7, input_shape=(128, 128, 3)
     )
-    assert asked == ["mobilenet_2_5_224_tf_no_top.h5", "mobilenet_2_5_128_tf_no_top.h5"]
+    assert requested == [
+        "mobilenet_2_5_224_tf_no_top.h5",
+        "mobilenet_2_5_128_tf_no_top.h5",
+    ]
     np.testing.assert_array_equal(kernel(model), kernel(features))
     assert model.layers[-1].name == "predictions"
     assert model.output_shape == (None, 7)
 
 
-def test_imagenet_weights_with_the_classifier_of_imagenet(monkeypatch):
+def test_the_imagenet_classifier_is_used_for_1000_classes_only(monkeypatch):
     calls = without_body(monkeypatch, "ResNet50")
     for classes in (1000, 10):
         applications.load("ResNet50", classes=classes)
     assert [call["include_top"] for call in calls] == [True, False]
 
 
-def test_failed_download(monkeypatch, tmp_path):
+def test_a_failed_download_suggests_random_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(file_utils, "urlretrieve", fail_to_download)
     monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
     message = "weights of MobileNet could not be downloaded.*`weights=None`.*URL fetch"
@@ -293,12 +296,12 @@ def test_failed_download(monkeypatch, tmp_path):
         ({"classes": 2.5}, "`classes` must be a positive integer or None. .*classes=2.5"),
     ],
 )
-def test_errors(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         applications.load(**{"name": "MobileNet", "weights": None, **arguments})
 
 
-def test_unknown_keyword_argument():
+def test_an_unknown_keyword_argument_raises_a_type_error():
     with pytest.raises(TypeError, match="depth"):
         applications.load("ResNet50", weights=None, depth=3)
 
@@ -314,7 +317,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("scheme", ["caffe", "tf", "torch"])
-def test_a_bare_network_gets_its_preprocessing(scheme):
+def test_with_preprocessing_adds_the_scheme_to_a_network(scheme):
     bare = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Identity()])
     expected = keras.applications.imagenet_utils.preprocess_input(
         images().astype("float32"), mode=scheme
@@ -323,19 +326,19 @@ def test_a_bare_network_gets_its_preprocessing(scheme):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
 
 
-def test_preprocessing_inside_is_left_alone():
+def test_with_preprocessing_inside_returns_the_network():
     bare = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Identity()])
     assert applications.with_preprocessing(bare, "inside") is bare
 
 
-def test_a_network_for_bgr_gets_it_unscaled():
+def test_with_preprocessing_bgr_reverses_channels_only():
     image = keras.Input((None, None, 3))
     bare = keras.Model(image, keras.layers.Identity()(image))
     found = applications.with_preprocessing(bare, "bgr")(images())
     np.testing.assert_array_equal(found, images()[..., ::-1])
 
 
-def test_an_unknown_preprocessing():
+def test_an_unknown_preprocessing_scheme_is_rejected():
     bare = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Identity()])
     with pytest.raises(ValueError, match="`scheme` must be one of .*'BGR'"):
         applications.with_preprocessing(bare, "BGR")

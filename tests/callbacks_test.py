@@ -1,4 +1,4 @@
-"""`TransferCurves`: what it leaves after a `fit`, and after one that goes on."""
+"""Files that `TransferCurves` writes during `fit` and resumed training."""
 
 import csv
 import types
@@ -41,7 +41,7 @@ def events(directory):
     return found
 
 
-def test_csv_events_and_curves(tmp_path):
+def test_transfer_curves_writes_csv_events_and_a_plot(tmp_path):
     history = fit(tmp_path / "new" / "run", epochs=2)
     run = tmp_path / "new" / "run"
     with open(run / "metrics.csv") as file:
@@ -58,10 +58,12 @@ def test_csv_events_and_curves(tmp_path):
     assert not list(run.glob(".*"))
 
 
-@pytest.mark.parametrize(("seconds", "drawn"), [(4, [3, 4]), (0, [4])])
-def test_curves_are_drawn_every_ten_seconds(seconds, drawn, tmp_path, monkeypatch):
-    drawings, clock = [], types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(callbacks, "plot", lambda rows, _: drawings.append(len(rows)))
+@pytest.mark.parametrize(("seconds", "plotted_epochs"), [(4, [3, 4]), (0, [4])])
+def test_curves_are_plotted_every_ten_seconds(
+    seconds, plotted_epochs, tmp_path, monkeypatch
+):
+    plotted, clock = [], types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(callbacks, "plot", lambda rows, _: plotted.append(len(rows)))
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.time, "monotonic", lambda: clock.now)
         curves = callbacks.TransferCurves(tmp_path)
@@ -70,10 +72,10 @@ def test_curves_are_drawn_every_ten_seconds(seconds, drawn, tmp_path, monkeypatc
             clock.now += seconds
             curves.on_epoch_end(epoch, {"loss": 1.0})
         curves.on_train_end()
-    assert drawings == drawn
+    assert plotted == plotted_epochs
 
 
-def test_goes_on_with_the_rows_before_the_first_epoch(tmp_path):
+def test_resumed_training_keeps_the_rows_of_earlier_epochs(tmp_path):
     fit(tmp_path, epochs=3, hybrid=False)
     first = callbacks.read_rows(tmp_path / "metrics.csv")
     fit(tmp_path, epochs=4, initial_epoch=2, hybrid=False)
@@ -85,8 +87,8 @@ def test_goes_on_with_the_rows_before_the_first_epoch(tmp_path):
     assert len(callbacks.read_rows(tmp_path / "metrics.csv")) == 1
 
 
-def test_tensorboard_forgets_what_comes_twice(tmp_path):
-    """By a session log of the step at which a file starts."""
+def test_resumed_training_overrides_later_steps_in_tensorboard(tmp_path):
+    """A session log at the first step of each file tells TensorBoard to do so."""
     fit(tmp_path, epochs=3, hybrid=False)
     fit(tmp_path, epochs=3, initial_epoch=1, hybrid=False)
     starts = []
@@ -103,7 +105,7 @@ def panels(tmp_path, **settings):
     return callbacks._panels(list(names))
 
 
-def test_panels_of_a_transfer(tmp_path):
+def test_panels_of_a_hybrid_transfer(tmp_path):
     assert panels(tmp_path, track_paths=True) == {
         "loss": {
             "plain": "student_loss",
@@ -128,13 +130,13 @@ def test_panels_of_a_student_alone(tmp_path):
     }
 
 
-def test_a_curve_of_nan_is_drawn(tmp_path):
+def test_curves_with_nan_are_plotted(tmp_path):
     rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": float("nan")}]
     callbacks.plot(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
-def test_a_fit_that_ends_before_its_first_epoch(tmp_path):
+def test_a_fit_without_epochs_writes_nothing(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     curves = callbacks.TransferCurves(tmp_path / "run")

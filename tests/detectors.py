@@ -1,4 +1,4 @@
-"""Detectors of a few channels, and what they find within a minute of training."""
+"""Detectors of a few channels, and synthetic data that they fit within a minute."""
 
 import json
 
@@ -11,7 +11,7 @@ from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 
 
 def backbone(channels=(8, 16, 16), scale=1.0):
-    """Strides 2, 4 and 8 end at out1, out2, out3; any size."""
+    """A backbone for images of any size; strides 2, 4 and 8 end at out1, out2, out3."""
     image = keras.Input((None, None, 3))
     x = layers.Rescaling(scale)(image)
     for i, width in enumerate(channels, start=1):
@@ -28,7 +28,7 @@ def small(strides=(2, 4, 8), **kwargs):
 
 
 def people(count=4, height=64, width=96):
-    """Dark images with bright upright boxes, one or two each, and what is in them."""
+    """Dark images with one or two bright upright boxes each, and their ground truth."""
     generator = np.random.default_rng(0)
     images = generator.uniform(0, 0.2, (count, height, width, 3)).astype("float32")
     boxes, labels = np.zeros((count, 3, 4), "float32"), np.zeros((count, 3), "int32")
@@ -43,7 +43,7 @@ def people(count=4, height=64, width=96):
 
 
 def save_people(root, split, count):
-    """Folders as COCO's, of bright people of 20 to 43 pixels."""
+    """Write images of bright people, 20 to 59 pixels high, and a COCO annotation file."""
     images, truth = people(count)
     (root / split).mkdir(parents=True)
     records = []

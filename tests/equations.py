@@ -1,6 +1,7 @@
-"""The paper's equations once more, from Keras sub-models and nothing of the package.
+"""The paper's equations, computed from Keras sub-models without this package.
 
-Segments are cut with `keras.Model(tensor, tensor)`, so the tests compare two executors.
+Segments are cut with `keras.Model(tensor, tensor)`, so that the tests compare two
+independent implementations.
 """
 
 import keras
@@ -54,8 +55,7 @@ def hybrid_forward(teacher, student, points, adapters, images, sizes=None):
 def losses_and_gradients(forward, loss, labels, variables, alpha=None):
     """(alpha, [L1, L2, L3], gradients) by Eq. 1 and 2.
 
-    The gradient is put together from three gradients, as Eq. 2 has it, not taken of a
-    sum.
+    The gradient is combined from the gradients of the three losses, as in Eq. 2.
     """
     with tf.GradientTape(persistent=True) as tape:
         l1, l2, l3 = [loss(labels, y) for y in forward()]

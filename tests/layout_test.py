@@ -1,4 +1,4 @@
-"""Where things are, and what may import what."""
+"""The folders of the package and the imports allowed between them."""
 
 import ast
 import graphlib
@@ -12,14 +12,14 @@ import keras_hybrid
 
 _HERE = pathlib.Path(keras_hybrid.__file__).parent
 _MODULES = dict(documented_blocks.modules())
-# Each may import from those before it.
-_ROOMS = (
+# Each folder or module may import from those before it.
+_FOLDERS = (
     *("training", "hybrid", "metrics", "applications", "callbacks", "baselines"),
     *("models", "data", "", "export", "recipes"),
 )
 
 
-def _room(module):
+def _folder(module):
     return module.removeprefix("keras_hybrid").lstrip(".").split(".")[0]
 
 
@@ -36,11 +36,11 @@ def _imported(tree):
 @pytest.mark.parametrize("module", _MODULES)
 def test_imports_point_downwards(module):
     for other in _imported(_MODULES[module]):
-        assert _ROOMS.index(_room(other)) <= _ROOMS.index(_room(module)), other
+        assert _FOLDERS.index(_folder(other)) <= _FOLDERS.index(_folder(module)), other
 
 
-def test_no_imports_in_circles():
-    """What a folder exports is for the others: its own files import each other."""
+def test_imports_are_not_circular():
+    """Inside a folder, files import each other and not the names that it exports."""
     graph = {name: {*_imported(tree)} - {name} for name, tree in _MODULES.items()}
     assert [*graphlib.TopologicalSorter(graph).static_order()]
 
@@ -50,15 +50,15 @@ def test_the_root_is_small():
     assert len(entries) <= 10
 
 
-@pytest.mark.parametrize("room", sorted({path.parent for path in _HERE.rglob("*.py")}))
-def test_each_room_says_what_it_holds(room):
-    first = ast.get_docstring(ast.parse((room / "__init__.py").read_text())).splitlines()[
-        0
-    ]
+@pytest.mark.parametrize("folder", sorted({path.parent for path in _HERE.rglob("*.py")}))
+def test_each_folder_has_a_docstring(folder):
+    first = ast.get_docstring(
+        ast.parse((folder / "__init__.py").read_text())
+    ).splitlines()[0]
     assert first.endswith(".")
 
 
 @pytest.mark.parametrize("name", ["tests", "benchmarks", "docs", "keras_hybrid", "setup"])
-def test_nothing_else_of_a_checkout_can_be_imported(name):
+def test_the_rest_of_a_checkout_is_not_part_of_the_package(name):
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module(f"keras_hybrid.{name}")

@@ -1,4 +1,4 @@
-"""One of several machines: `python multi_worker_process.py OUT.npz`, given TF_CONFIG."""
+"""One of several workers: `python multi_worker_process.py OUT.npz` with TF_CONFIG set."""
 
 import gc
 import sys
@@ -15,9 +15,9 @@ from keras_hybrid.data.sources import EncodedSource
 
 
 def train(strategy, hybrid):
-    """Weights of the student, and the history, after two epochs of five steps.
+    """Weights of the student and history after two epochs of five steps.
 
-    The gradient's norm is clipped, as in the recipes.
+    The global norm of the gradient is clipped, as in the recipes.
     """
     with strategy.scope():
         keras.utils.set_random_seed(3)
@@ -32,7 +32,7 @@ def train(strategy, hybrid):
             metrics=["accuracy"],
         )
     images, labels = tiny.batch(40)
-    # The two halves of a batch differ, so that their own alphas would differ as well.
+    # The halves of a batch differ in scale, so alpha per worker would differ as well.
     scale = np.where(np.arange(40) % 8 < 4, 0.2, 3.0).astype("float32")
     images *= scale[:, None, None, None]
     history = model.fit(
@@ -48,7 +48,7 @@ def train(strategy, hybrid):
 
 
 def train_on_files(strategy):
-    """Weights of a student after an epoch of five steps, and the files that it read."""
+    """Weights of a student after an epoch of five steps, and indices of files read."""
     images, labels = tiny.batch(40)
     files = {
         b"%d.jpg" % index: tf.io.encode_jpeg(tf.cast(127 * image + 128, "uint8")).numpy()
@@ -83,7 +83,7 @@ def train_on_files(strategy):
 
 
 def results(strategy):
-    """Weights of all of these, as `np.savez` takes it, and the files read, "read"."""
+    """Weights and histories of all runs for `np.savez`, and indices of files, "read"."""
     arrays = {}
     for hybrid in (True, False):
         weights, history = train(strategy, hybrid)
@@ -100,5 +100,5 @@ def results(strategy):
 
 
 if __name__ == "__main__":
-    gc.freeze()  # what is imported is no garbage
+    gc.freeze()  # imported modules are never garbage
     np.savez(sys.argv[1], **results(tf.distribute.MultiWorkerMirroredStrategy()))

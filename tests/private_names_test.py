@@ -1,4 +1,4 @@
-"""Every name of Keras and TensorFlow that this package uses and that is not public.
+"""Private names of Keras and TensorFlow that this package uses.
 
 A new version of either may change them, which is why `pyproject.toml` has an upper bound
 for Keras. To raise it, run the tests with the new version first.
@@ -15,7 +15,7 @@ from keras.src.models.functional import Functional
 
 import documented_blocks
 
-# Attribute -> a class that has it, or whose instances do once compiled (None).
+# Attribute -> a class that has it, or None if only compiled models have it.
 ATTRIBUTES = {
     "_adjust_input_rank": Functional,
     "_aggregate_additional_loss": keras.Model,
@@ -47,7 +47,7 @@ IMPORTS = {
 
 
 def names_in_use():
-    """(attributes that start with an underscore and are not ours, private imports)."""
+    """(private attributes that this package does not define, private imports)."""
     used, ours, imported = set(), set(), set()
     for _, tree in documented_blocks.modules():
         for node in ast.walk(tree):
@@ -66,16 +66,16 @@ def names_in_use():
     return private, {name for name in imported if name.startswith(sources)}
 
 
-def test_the_lists_are_complete():
+def test_lists_of_private_names_are_complete():
     assert names_in_use() == (set(ATTRIBUTES), IMPORTS)
 
 
 @pytest.mark.parametrize("name", [n for n, owner in ATTRIBUTES.items() if owner])
-def test_attributes_exist(name):
+def test_private_attributes_of_classes_exist(name):
     assert hasattr(ATTRIBUTES[name], name)
 
 
-def test_attributes_of_models_exist():
+def test_private_attributes_of_compiled_models_exist():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     for name in ("_compile_loss", "_compile_metrics", "_functional", "_losses_override"):
@@ -87,7 +87,7 @@ def test_attributes_of_models_exist():
 
 
 @pytest.mark.parametrize("name", sorted(IMPORTS))
-def test_imports_exist(name):
+def test_private_imports_exist(name):
     module, _, attribute = name.rpartition(".")
     try:
         importlib.import_module(name)

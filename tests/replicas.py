@@ -1,4 +1,4 @@
-"""The logical CPUs of conftest.py as the replicas of one strategy."""
+"""A MirroredStrategy whose replicas are the logical CPUs of conftest.py."""
 
 import functools
 
@@ -7,6 +7,6 @@ import tensorflow as tf
 
 @functools.cache
 def strategy(replicas):
-    # One for all tests: TensorFlow mixes up the collectives of two on the same CPUs.
+    # Cached: TensorFlow mixes up the collectives of two strategies on the same CPUs.
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     return tf.distribute.MirroredStrategy(devices[:replicas])

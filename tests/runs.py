@@ -1,4 +1,4 @@
-"""Runs of the imagenet recipe that take seconds, here and in a process of their own."""
+"""Runs of the imagenet recipe that take seconds, in this process or in another."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import sys
 
 from keras_hybrid.recipes import imagenet
 
-# Where another process finds the package, if it is a checkout that is tested.
+# The path of the package for other processes, if the tests run in a checkout.
 _ROOT = pathlib.Path(imagenet.__file__).parents[1]
 PATH = {"PYTHONPATH": str(_ROOT)} if (_ROOT / "setup.py").exists() else {}
 
@@ -34,7 +34,7 @@ def flags(config):
 
 
 def shell(*flags, cwd, environment=(), **settings):
-    """Starts the recipe from a shell; returns its `subprocess.Popen`."""
+    """Start the recipe as a command; return its `subprocess.Popen`."""
     command = [sys.executable, "-m", "keras_hybrid.recipes.imagenet", *flags]
     return subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""Files that 0.1.0 saved load in every later version, predict the same and train on."""
+"""Models saved by version 0.1.0 load, predict the same and continue training."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ _FOLDER = pathlib.Path(__file__).parent / "saved_by_0_1_0"
 
 
 def data_of(name):
-    """The batch that the model was trained on for one step before it was saved."""
+    """The batch on which the model was trained for one step before it was saved."""
     if name == "detector":
         return people(2)
     if name == "segmenter":
@@ -23,7 +23,7 @@ def data_of(name):
 
 
 @pytest.mark.parametrize("name", ["hybrid", "overhaul", "detector", "segmenter"])
-def test_predictions_and_another_step(name):
+def test_a_model_saved_by_0_1_0_predicts_the_same_and_trains(name):
     model = keras.saving.load_model(_FOLDER / f"{name}.keras")
     x, y = data_of(name)
     predictions = keras.tree.flatten(model.predict(x, verbose=0))

@@ -1,4 +1,4 @@
-"""Training in which each part of a gradient step acts, on a network of two layers."""
+"""Training runs of a network of two layers that use each part of a gradient step."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.multi_worker import MultiWorkerFit
 
 STEPS, BATCH = 8, 8
-# Dtype policy -> in which half of the third batch there is an infinite gradient.
+# Dtype policy -> half of the third batch that has an infinite gradient, if any.
 OVERFLOWS = {"float32": [None], "mixed_float16": ["first", "second"]}
 CLIPS = {"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.1}
 EXTRAS = (
@@ -31,9 +31,9 @@ class Model(GradientStep, MultiWorkerFit, keras.Model):
 
 
 def trained(strategy, model_class, policy, arguments):
-    """Yields (where the overflow was, a model after eight steps of SGD `arguments`).
+    """Yield (half of the batch with the overflow, model after eight steps of SGD).
 
-    It is the same model, which starts anew each time: what takes long is its graph.
+    The same model is reset and trained again, because tracing its graph takes long.
     """
     model = compiled(strategy, model_class, policy, arguments)
     with strategy.scope():
@@ -57,7 +57,7 @@ def compiled(strategy, model_class, policy, arguments):
         x = keras.layers.Dense(5, "tanh", kernel_constraint="max_norm")(x)
         outputs = keras.layers.Dense(3, dtype="float32")(x)
         model = model_class(inputs, outputs)
-        # Low in float16, where sums depend on their order.
+        # A low rate in float16, where sums depend on their order.
         rate = 0.3 if policy == "float32" else 1e-3
         model.compile(keras.optimizers.SGD(rate, momentum=0.9, **arguments), "mse")
     keras.config.set_dtype_policy("float32")
@@ -65,7 +65,10 @@ def compiled(strategy, model_class, policy, arguments):
 
 
 def data(overflow):
-    """The halves of a batch differ: their own gradients would be clipped differently."""
+    """Data whose batches have two halves with gradients of different size.
+
+    Clipping per half would therefore differ from clipping per batch.
+    """
     generator = np.random.default_rng(0)
     x = generator.normal(size=(STEPS * BATCH, 6)).astype("float32")
     y = generator.normal(size=(STEPS * BATCH, 3)).astype("float32")

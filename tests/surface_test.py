@@ -1,4 +1,4 @@
-"""A `HybridTransfer` or `FeatureTransfer` is to its users what its student is."""
+"""The `keras.Model` interface of `HybridTransfer` and `FeatureTransfer`."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def classifier(kind=HybridTransfer, **options):
     return model, *tiny.batch(8)
 
 
-def rival():
+def baseline():
     return classifier(FeatureTransfer, method="overhaul")
 
 
@@ -37,7 +37,7 @@ def detector():
     return model, *detectors.people(2)
 
 
-KINDS = [classifier, rival, preprocessed]
+KINDS = [classifier, baseline, preprocessed]
 
 
 def assert_same(received, expected):
@@ -55,7 +55,7 @@ def assert_predicts_as_its_student(model, images):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_trained_and_loaded_it_predicts_as_its_student(kind, tmp_path):
+def test_predictions_equal_the_students_before_and_after_training(kind, tmp_path):
     model, images, truth = kind()
     assert_predicts_as_its_student(model, images)
     model.fit(images, truth, verbose=0)
@@ -65,7 +65,7 @@ def test_new_trained_and_loaded_it_predicts_as_its_student(kind, tmp_path):
     )
 
 
-def test_a_detector_predicts_its_detections_alone():
+def test_a_hybrid_detector_predicts_detections_only():
     model, images, _ = detector()
     assert_predicts_as_its_student(model, images)
     assert set(model.predict(images, verbose=0)) == {
@@ -77,7 +77,7 @@ def test_a_detector_predicts_its_detections_alone():
 
 
 @pytest.mark.parametrize("kind", [*KINDS, detector])
-def test_summary(kind):
+def test_summary_lists_the_student_and_all_parameters(kind):
     model, *_ = kind()
     texts = []
     for options in (
@@ -89,11 +89,11 @@ def test_summary(kind):
     for text in texts:
         assert model.student.name in text
         assert f"{model.count_params():,}" in text
-    if kind is preprocessed:  # of student-first: from the student's 4 channels to 6
+    if kind is preprocessed:  # the first adapter of student-first, from 4 channels to 6
         assert "(None, None, None, 6)" in texts[0]
 
 
-def test_inputs_and_outputs_are_the_students():
+def test_inputs_and_outputs_are_those_of_the_student():
     model, *_ = classifier()
     for name in ("input", "output", "inputs", "outputs", "input_shape", "output_shape"):
         received = keras.tree.flatten(getattr(model, name))
@@ -104,8 +104,8 @@ def test_inputs_and_outputs_are_the_students():
     assert model.output_names == ["classifier"]
 
 
-@pytest.mark.parametrize("kind", [classifier, rival])
-def test_exports_are_the_students(kind, tmp_path):
+@pytest.mark.parametrize("kind", [classifier, baseline])
+def test_exports_contain_the_student_alone(kind, tmp_path):
     model, images, _ = kind()
     expected = model.student.predict(images, verbose=0)
     model.export(tmp_path / "saved", verbose=False)
@@ -126,12 +126,12 @@ def test_exports_are_the_students(kind, tmp_path):
     np.testing.assert_allclose(
         interpreter.get_tensor(output["index"]), expected, atol=1e-5
     )
-    # The teacher is twice as large.
+    # The teacher has twice as many parameters, so it cannot be in the file.
     assert path.stat().st_size < 4 * model.student.count_params() + 6000
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch", "paper"])
-def test_what_the_student_cannot_export_to_fails_alike(form, tmp_path):
+def test_unsupported_export_formats_fail_as_for_the_student(form, tmp_path):
     model, *_ = classifier()
     errors = []
     for network in (model.student, model):
@@ -141,7 +141,7 @@ def test_what_the_student_cannot_export_to_fails_alike(form, tmp_path):
     assert errors[0] == errors[1]
 
 
-def test_a_detector_exports_its_detections(tmp_path):
+def test_a_hybrid_detector_exports_its_detections(tmp_path):
     model, images, _ = detector()
     with pytest.raises(ValueError, match="`input_signature` must give the height"):
         model.export(tmp_path / "saved", verbose=False)
@@ -153,7 +153,7 @@ def test_a_detector_exports_its_detections(tmp_path):
         np.testing.assert_allclose(received[name], expected, atol=1e-3, err_msg=name)
 
 
-def test_configs_and_copies():
+def test_copies_from_configs_predict_the_same():
     model, images, _ = classifier()
     for copy in (
         HybridTransfer.from_config(model.get_config()),
@@ -162,7 +162,7 @@ def test_configs_and_copies():
     ):
         copy.set_weights(model.get_weights())
         assert_same(copy.predict(images, verbose=0), model.predict(images, verbose=0))
-    other, *_ = rival()
+    other, *_ = baseline()
     other.compile_from_config(model.get_compile_config())
     assert other.get_compile_config() == model.get_compile_config()
 
@@ -177,7 +177,7 @@ def test_weights_are_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_quantized_student():
+def test_quantize_changes_the_student_alone():
     model, images, _ = classifier()
     teacher = [weight.numpy() for weight in model.teacher.weights]
     with pytest.warns(UserWarning, match="does not have a `quantize` method"):
@@ -201,7 +201,7 @@ class Batches(keras.utils.PyDataset):
         return tiny.batch(4, seed=index)
 
 
-def test_whatever_fit_takes(tmp_path):
+def test_fit_accepts_every_kind_of_data(tmp_path):
     model, images, truth = classifier()
     data = tf.data.Dataset.from_tensor_slices((images, truth)).batch(4)
     callbacks = [
@@ -223,8 +223,8 @@ def test_whatever_fit_takes(tmp_path):
     assert loaded.optimizer.iterations == 1
 
 
-@pytest.mark.parametrize("kind", [classifier, rival, preprocessed])
-def test_jit_compile(kind):
+@pytest.mark.parametrize("kind", [classifier, baseline, preprocessed])
+def test_jit_compile_unless_a_map_is_resized(kind):
     """XLA has no gradient of TensorFlow's bilinear resize."""
     model, images, truth = kind()
     settings = {"loss": CROSS_ENTROPY, "jit_compile": True}

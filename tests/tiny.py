@@ -1,4 +1,4 @@
-"""Networks of a few channels, for tests in which a training step takes a moment."""
+"""Networks of a few channels, with which a training step takes a fraction of a second."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ from keras import layers
 
 
 def teacher(size=32, channels=(6, 8, 10), name="tiny_teacher"):
-    """Residual: strides 2, 4, 8 end at out1, out2, out3. With BatchNorm."""
+    """A residual network with BatchNorm; strides 2, 4, 8 end at out1, out2, out3."""
     x = inputs = keras.Input((size, size, 3))
     for i, width in enumerate(channels, start=1):
         x = layers.Conv2D(width, 3, strides=2, padding="same", name=f"down{i}")(x)
@@ -19,7 +19,7 @@ def teacher(size=32, channels=(6, 8, 10), name="tiny_teacher"):
 
 
 def student(size=32, channels=(4, 6, 8), classes=4, batch_norm=True, **head):
-    """A chain: strides 2, 4, 8 end at out1, out2, out3."""
+    """A chain of layers; strides 2, 4, 8 end at out1, out2, out3."""
     x = inputs = keras.Input((size, size, 3))
     for i, width in enumerate(channels, start=1):
         x = layers.Conv2D(width, 3, strides=2, padding="same", name=f"conv{i}")(x)

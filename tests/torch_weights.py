@@ -6,7 +6,7 @@ WIDTHS, BLOCKS = (4, 6, 8, 10), (3, 4, 6, 3)
 
 
 def state_dict(widths=WIDTHS, seed=0, blocks=BLOCKS):
-    """Random weights in torchvision's layout: 320 keys, those of the top included."""
+    """Random weights in torchvision's layout: 320 keys, including the classifier."""
     generator = np.random.default_rng(seed)
     weights = {}
 
@@ -48,7 +48,7 @@ def state_dict(widths=WIDTHS, seed=0, blocks=BLOCKS):
 
 
 def openpifpaf(weights, newer=True):
-    """The same under OpenPifPaf's names, with a head in place of the top."""
+    """The weights under OpenPifPaf's names, with a head instead of the classifier."""
     renamed = {"head_nets.0.conv.weight": np.zeros((17, 3, 1, 1), "float32")}
     first, block = (
         ("base_net.input_block", "base_net.block{}")
