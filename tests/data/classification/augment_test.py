@@ -17,7 +17,7 @@ def _seeds(count):
 
 
 def _over_seeds(transform, image, count):
-    """What `transform` makes of one image, for many seeds: (count, size, size, 3)."""
+    """Results of `transform` on one image for many seeds: (count, size, size, 3)."""
     seeds = tf.data.Dataset.from_tensor_slices(_seeds(count))
     images = seeds.map(lambda seed: transform(tf.constant(image), 3, seed)[0])
     return np.stack(list(images.as_numpy_iterator()))
@@ -29,7 +29,7 @@ def _boxes(height, width, count=800):
     return np.stack(list(boxes.as_numpy_iterator())).T
 
 
-def test_crop_boxes_lie_inside_and_reach_every_edge():
+def test_crop_boxes_lie_inside_the_image_and_reach_every_edge():
     top, left, height, width = _boxes(31, 47)
     assert top.min() == left.min() == 0
     assert height.min() >= 1
@@ -39,8 +39,8 @@ def test_crop_boxes_lie_inside_and_reach_every_edge():
 
 
 def test_crop_area_is_uniform_and_ratio_log_uniform():
-    # In a square of 10000 pixels a drawn box nearly always fits below 3/4 of the area;
-    # there the areas are uniform, and the sixth that is from 0.08 to 0.1917 holds
+    # In a square image, a sampled box of less than 3/4 of the area nearly always fits, so
+    # that areas are uniform in 0.08..0.75. The interval 0.08..0.1917 then has
     # (0.1917 - 0.08) / (0.75 - 0.08) = 1/6 of them.
     _, _, height, width = _boxes(10000, 10000)
     area = height * width / 1e8
@@ -59,8 +59,8 @@ def test_crop_area_is_uniform_and_ratio_log_uniform():
 @pytest.mark.parametrize(
     ("image", "box"),
     [
-        # 8 percent of 1 x 90 pixels at a ratio up to 4/3 is higher than one pixel:
-        # nothing fits. The middle is round(1 * 4/3) = 1 wide, from (90 - 1) // 2 = 44.
+        # 8 percent of 1 x 90 pixels at a ratio up to 4/3 are higher than one pixel, so no
+        # box fits. The central crop is round(1 * 4/3) = 1 wide, at (90 - 1) // 2 = 44.
         ((1, 90), (0, 44, 1, 1)),
         ((90, 1), (44, 0, 1, 1)),
         # 1600 x 120 = 192000 pixels, 8 percent are 15360: 107 wide at the ratio 3/4,
@@ -71,11 +71,11 @@ def test_crop_area_is_uniform_and_ratio_log_uniform():
         ((1, 1), (0, 0, 1, 1)),
     ],
 )
-def test_middle_where_no_draw_fits(image, box):
+def test_central_crop_when_no_sampled_box_fits(image, box):
     np.testing.assert_array_equal(np.unique(_boxes(*image, 40), axis=1).T, [box])
 
 
-def test_random_crop_is_the_box_resized_as_pillow_does():
+def test_random_crop_equals_the_box_resized_by_pillow():
     image, seed = _noise(61, 43), tf.constant([5, 9])
     crop_seed, _ = tf.random.split(seed, 2)
     top, left, height, width = augment.crop_box([61, 43], crop_seed).numpy()
@@ -87,7 +87,7 @@ def test_random_crop_is_the_box_resized_as_pillow_does():
 
 
 def test_half_of_the_crops_are_mirrored():
-    # Brighter to the right, unless mirrored; 400 flips of a coin: 0.5 +- 3 * 0.025.
+    # Brighter to the right unless mirrored. For 400 samples, 0.5 +- 3 * 0.025.
     ramp = np.tile(np.arange(40, dtype="uint8")[None, :, None] * 6, (40, 1, 3))
     images = _over_seeds(augment.random_resized_crop_flip(8), ramp, 400)
     mirrored = images[:, 0, 0, 0] > images[:, 0, -1, 0]
@@ -98,7 +98,7 @@ def test_half_of_the_crops_are_mirrored():
 @pytest.mark.parametrize(
     "make", [augment.random_resized_crop_flip, augment.resize_center_crop]
 )
-def test_any_image_gives_the_size(make, shape):
+def test_images_of_any_shape_give_crops_of_the_size(make, shape):
     image = np.full((*shape, 3), 77, "uint8")
     images = _over_seeds(make(9), image, 3)
     assert images.shape == (3, 9, 9, 3)
@@ -107,7 +107,7 @@ def test_any_image_gives_the_size(make, shape):
 
 
 def _pillow_evaluation_crop(image, size):
-    """Written after torchvision's `Resize` and `CenterCrop`."""
+    """Evaluation crop by Pillow, as torchvision's `Resize` and `CenterCrop` do it."""
     height, width = image.shape[:2]
     short = round(size * 256 / 224)
     if height < width:
@@ -121,7 +121,7 @@ def _pillow_evaluation_crop(image, size):
 
 @pytest.mark.parametrize("size", [224, 33])
 @pytest.mark.parametrize("shape", [(375, 500), (501, 333), (97, 60), (256, 256)])
-def test_evaluation_crop_is_that_of_pillow(shape, size):
+def test_evaluation_crop_equals_that_of_pillow(shape, size):
     image = _noise(*shape)
     ours = augment.resize_center_crop(size)(tf.constant(image), 3, None)[0].numpy()
     expected = _pillow_evaluation_crop(image, size)
@@ -129,15 +129,15 @@ def test_evaluation_crop_is_that_of_pillow(shape, size):
     assert np.abs(ours - expected).mean() < 0.4
 
 
-def test_evaluation_crop_of_a_panorama_needs_no_panorama():
-    # Resized whole it would be 256 x 5 120 000 pixels.
+def test_evaluation_crop_of_a_panorama_resizes_only_the_crop():
+    # Resizing the whole image would give 256 x 5 120 000 pixels.
     image = tf.zeros((1, 20000, 3), "uint8")
     assert augment.resize_center_crop(224)(image, 3, None)[0].shape == (224, 224, 3)
 
 
-def test_pad_crop_flip_gives_every_shift_and_both_sides():
-    # The one bright pixel, in the middle of 3 x 3, tells shift and side; with padding 1
-    # it can come to all nine places. Four of the nine see other pixels at the edge.
+def test_pad_crop_flip_reaches_every_shift():
+    # The position of the central bright pixel reveals the shift. With padding 1, it can
+    # reach all nine pixels.
     image = np.zeros((3, 3, 3), "uint8")
     image[1, 1] = 255
     images = _over_seeds(augment.pad_crop_flip(3, padding=1), image, 300)
@@ -157,7 +157,7 @@ def test_pad_crop_flip_pads_with_black_and_mirrors_half():
     assert np.mean(right > left) == pytest.approx(0.5, abs=0.075)
 
 
-def test_same_seed_same_crop():
+def test_crops_are_a_function_of_the_seed():
     image, seed = tf.constant(_noise(40, 40)), tf.constant([1, 2], "int64")
     for make in (augment.random_resized_crop_flip, augment.pad_crop_flip):
         seeds = seed, seed, tf.constant([1, 3], "int64")
@@ -166,7 +166,7 @@ def test_same_seed_same_crop():
         assert np.any(first != other)
 
 
-def test_as_is():
+def test_as_is_converts_to_float32():
     image = _noise(5, 5)
     ours, label = augment.as_is(5)(tf.constant(image), 3, None)
     assert label == 3
@@ -175,6 +175,6 @@ def test_as_is():
 
 
 @pytest.mark.parametrize("make", [augment.as_is, augment.pad_crop_flip])
-def test_small_images_must_have_the_size(make):
+def test_transforms_without_resizing_reject_other_sizes(make):
     with pytest.raises(ValueError, match="(?s)compatible|must be equal|same"):
         tf.function(make(5))(tf.zeros((5, 6, 3), "uint8"), 3, tf.constant([0, 0]))

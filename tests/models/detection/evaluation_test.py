@@ -10,8 +10,8 @@ from keras_hybrid.models.detection import evaluation
 
 
 @pytest.fixture
-def networks(monkeypatch):
-    """Sizes for which networks are made that find the left half of an image."""
+def built_sizes(monkeypatch):
+    """Sizes of the built_sizes built, which detect the left half of every image."""
     made = []
 
     def with_detections(student, height, width):
@@ -30,7 +30,7 @@ def batch(index, height, width, scale):
     return np.zeros((1, height, width, 3), "float32"), truth
 
 
-def test_detections_are_in_pixels_of_the_original_images(networks):
+def test_detections_are_in_pixels_of_the_original_images(built_sizes):
     batches = [
         batch(0, 32, 64, (2, 4)),
         batch(1, 32, 64, (1, 1)),
@@ -38,10 +38,10 @@ def test_detections_are_in_pixels_of_the_original_images(networks):
     ]
     found = evaluation.detections_of(None, batches, 3)
     assert [one["image_id"] for one in found] == [0, 1, 2]
-    # 32 x 32 pixels of an image that was enlarged twofold and fourfold.
+    # 32 x 32 pixels of an image that was enlarged by factors of 2 and 4.
     assert [one["bbox"] for one in found[:2]] == [[0, 0, 16, 8], [0, 0, 32, 32]]
     assert found[0]["score"] == 0.5
-    assert networks == [(32, 64), (64, 64)]
+    assert built_sizes == [(32, 64), (64, 64)]
 
 
 def test_miss_rates_are_those_of_the_given_ids():
@@ -59,6 +59,6 @@ def test_miss_rates_are_those_of_the_given_ids():
     found = [{"image_id": 1, "bbox": [0, 0, 20, 60], "score": 0.9}]
     subsets = {"reasonable": "reasonable", "giants": Subset((500, 900))}
     rates, curves = evaluation.miss_rates(source, found, subsets)
-    # One of two is found, without a false positive; there are no giants.
+    # One of two people is found without a false positive; none is a giant.
     assert rates == {"reasonable": 50.0, "giants": None}
     assert curves["reasonable"].miss_rate.tolist() == [0.5]

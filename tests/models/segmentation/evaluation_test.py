@@ -1,4 +1,4 @@
-"""Whole images of several sizes, and classes that nobody predicts."""
+"""Evaluation on whole images of several sizes, with classes that do not occur."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ CLASSES = "sky", "road", "car"
 
 @pytest.fixture
 def student():
-    """Logits of images of any size: class i where channel i is the largest."""
+    """A segmenter that predicts class i where channel i is the largest."""
     image = keras.Input((None, None, 3))
     return keras.Model(image, keras.layers.Rescaling(2.0)(image))
 
@@ -20,17 +20,17 @@ def image_of(labels):
     return np.eye(3, dtype="float32")[np.array(labels)][None]
 
 
-def test_images_of_each_size(student):
+def test_label_maps_of_images_of_each_size(student):
     predict = label_maps_of(student)
     for labels in ([[0, 1, 2]], [[2, 2], [0, 1]]):
         np.testing.assert_array_equal(predict(image_of(labels)), [labels])
 
 
-def test_mean_iou(student):
+def test_mean_iou_in_percent_per_class(student):
     batches = [
         (image_of([[0, 0, 0, 0]]), np.array([[[0, 0, 1, 255]]], "uint8")),
         (image_of([[0, 0]]), np.array([[[0, 0]]], "uint8")),
     ]
-    # Sky: 4 of 5 pixels. Road: 0 of 1. There is no car, and none is predicted.
+    # Sky: 4 of 5 pixels. Road: 0 of 1. No car occurs, and none is predicted.
     expected = {"miou": 40.0, "iou": {"sky": 80.0, "road": 0.0, "car": None}}
     assert mean_iou(student, batches, 2, CLASSES) == expected
