@@ -1,5 +1,6 @@
 """Anchors: boxes of one shape at many sizes and all positions, refined into proposals."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -110,6 +111,22 @@ def map_anchors(
 
 
 def _map_anchors_of_keras_cv(map_size, stride, heights, height_per_width):
+    settings = stride, tuple(heights), height_per_width
+    if all(isinstance(cells, int) for cells in map_size):
+        return _anchors_of_known_size(tuple(map_size), *settings)
+    return _by_keras_cv(map_size, *settings)
+
+
+@functools.lru_cache(maxsize=64)
+def _anchors_of_known_size(*settings):
+    """The same as an array: a constant of every graph, made once."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return _by_keras_cv(*settings).numpy()
+
+
+def _by_keras_cv(map_size, stride, heights, height_per_width):
     import keras_cv
 
     generator = keras_cv.layers.AnchorGenerator(
