@@ -46,7 +46,7 @@ autodoc_typehints = "none"  # the signatures would be longer than the texts
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-add_module_names = False
+napoleon_use_ivar = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
