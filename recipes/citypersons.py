@@ -31,6 +31,7 @@ import tensorflow as tf
 from keras_hybrid.data import detection
 from keras_hybrid.data.detection import DetectionDataset, augment
 from keras_hybrid.metrics import Subset
+from keras_hybrid.models.detection import evaluation
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN, with_detections
 from keras_hybrid.recipes import engine
 
@@ -144,11 +145,11 @@ def evaluate(
 ) -> engine.Results:
     """Returns MR^-2 in percent on each subset; draws curves and predictions."""
     batches, test = evaluation_batches(config, data), data.test
-    detections = engine.evaluation.detections_of(student, batches, len(test))
+    detections = evaluation.detections_of(student, batches, len(test))
     engine.workdir.write_json(
         directory / "detections.json", test.with_given_ids(detections)
     )
-    rates, curves = engine.evaluation.miss_rates(test, detections, subsets_of(config))
+    rates, curves = evaluation.miss_rates(test, detections, subsets_of(config))
     engine.pictures.draw_miss_rates(directory / "miss_rates.png", curves)
     engine.pictures.draw_people(directory / "predictions.png", batches, data, detections)
     return {"miss_rate": rates, "skipped_images": test.skipped}

@@ -29,6 +29,7 @@ import tensorflow as tf
 from keras_hybrid.data import segmentation
 from keras_hybrid.data.segmentation import SegmentationDataset, augment
 from keras_hybrid.metrics import MeanIoU
+from keras_hybrid.models.segmentation import evaluation
 from keras_hybrid.models.segmentation.deeplab_v2 import at_size, with_label_map
 from keras_hybrid.models.segmentation.dilation import undilated_switch_points
 from keras_hybrid.recipes import engine
@@ -147,7 +148,7 @@ def evaluate(
     def scores(dataset):
         batches = evaluation_batches(dataset)
         classes = dataset.class_names
-        return engine.evaluation.mean_iou(student, batches, len(dataset.test), classes)
+        return evaluation.mean_iou(student, batches, len(dataset.test), classes)
 
     results = scores(data)
     skipped = data.test.skipped
@@ -156,7 +157,7 @@ def evaluate(
         skipped = [*skipped, *data.other.test.skipped]
     engine.pictures.draw_label_maps(
         directory / "predictions.png",
-        engine.evaluation.label_maps_of(student),
+        evaluation.label_maps_of(student),
         evaluation_batches(data),
         len(data.test),
         data.class_names,

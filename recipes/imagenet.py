@@ -160,7 +160,7 @@ def export(
     network = at_size(student, image_size(data), image_size(data))
     results = engine.run.export(config, network, directory, labels=data.class_names)
     if "tflite" in engine.settings.exports_of(config):
-        results["tflite_top1"] = engine.evaluation.top1_of_file(
+        results["tflite_top1"] = engine.run.top1_of_file(
             directory / "student.tflite",
             evaluation_batches(config, data, batch_size=1),
             len(data.test),

@@ -1,7 +1,6 @@
 """What the three recipes share: flags, networks, training that resumes, results."""
 
 from keras_hybrid.recipes.engine import (
-    evaluation,
     networks,
     optimizers,
     pictures,

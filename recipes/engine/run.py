@@ -2,14 +2,17 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
+from ai_edge_litert.interpreter import Interpreter
 
 import keras_hybrid
 from keras_hybrid import baselines
@@ -45,6 +48,26 @@ def export(
         results["tflite_bytes"] = report.size_bytes
         results["tflite_max_abs_error"] = report.max_abs_error
     return results
+
+
+def top1_of_file(
+    path: str | os.PathLike[str], batches: tf.data.Dataset, count: int
+) -> float:
+    """Returns the top-1 accuracy in percent of a TFLite file.
+
+    Args:
+        path: Path of the file.
+        batches: Batches of one image (1, H, W, 3) and its label (1,).
+        count: Number of batches, for the progress bar.
+    """
+    runner = Interpreter(model_path=os.fspath(path)).get_signature_runner()
+    progress = keras.utils.Progbar(count, unit_name="image")
+    right = total = 0
+    for image, label in batches:
+        right += int(np.argmax(runner(image=image)["output_0"]) == int(label[0]))
+        total += 1
+        progress.update(total)
+    return round(100 * right / total, 3)
 
 
 def fit(

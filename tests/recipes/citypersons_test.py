@@ -16,8 +16,9 @@ import tiny
 from detectors import backbone, save_people
 from keras_hybrid.data import streets
 from keras_hybrid.metrics import log_average_miss_rate
+from keras_hybrid.models.detection import evaluation
 from keras_hybrid.recipes import citypersons
-from keras_hybrid.recipes.engine import evaluation, students, synthetic, teachers, workdir
+from keras_hybrid.recipes.engine import students, synthetic, teachers, workdir
 
 
 def renumber(path):
