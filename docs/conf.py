@@ -38,6 +38,7 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell
+nb_merge_streams = True
 nb_output_stderr = "warn"  # and a warning fails the build
 
 # The reference.
