@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.paths import STUDENT, TEACHER
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.switch_points import stage_table
@@ -57,4 +58,6 @@ def _path_table(path):
 def _adapter(segment):
     if segment.adapter is None:
         return ""
-    return f" -> 1x1 adapter {segment.end.channels} to {segment.target.channels}"
+    own = type(segment.adapter) is Adapter
+    kind = "1x1 adapter" if own else type(segment.adapter).__name__
+    return f" -> {kind} {segment.end.channels} to {segment.target.channels}"

@@ -4,6 +4,7 @@ import pytest
 import keras_hybrid
 import tiny
 from detectors import small
+from keras_hybrid.hybrid.adapters import Adapter
 
 # The stride doubles at every stage, and the channels are those in tiny.py. A path has one
 # weighted layer per student stage, two per teacher stage and one for the classifier.
@@ -45,6 +46,16 @@ plain path, 4 weighted layers:
 def test_describe_lists_stages_paths_and_adapters():
     model = keras_hybrid.HybridTransfer(tiny.teacher(), tiny.student())
     assert keras_hybrid.describe(model) == EXPECTED
+
+
+class Bottleneck(Adapter):
+    """An adapter of a user's own."""
+
+
+def test_describe_names_the_adapters_of_a_users_own():
+    pair = tiny.teacher(), tiny.student()
+    model = keras_hybrid.HybridTransfer(*pair, adapter=Bottleneck)
+    assert keras_hybrid.describe(model) == EXPECTED.replace("1x1 adapter", "Bottleneck")
 
 
 def test_describe_accepts_a_single_network():

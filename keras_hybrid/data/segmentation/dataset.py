@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_hybrid.data.folders import images_in
+from keras_hybrid.data.random_crops import IGNORED
 from keras_hybrid.data.segmentation.decoding import (
     classes_of,
     decode_labels,
@@ -20,8 +21,6 @@ from keras_hybrid.data.segmentation.decoding import (
 from keras_hybrid.data.sources import ArraySource, EncodedSource
 from keras_hybrid.data.transforms import Transform
 
-IGNORED = 255
-"""Label of a pixel that has no class."""
 _SUFFIXES = ".png", ".bmp", ".gif", ".tif", ".tiff"  # of lossless formats
 _CHECKED = 4  # pairs that are decoded before training starts
 _SAMPLED = 16  # label maps whose values are collected

@@ -118,8 +118,8 @@ def undilated_switch_points(
 ) -> list[tuple[str, str]] | None:
     """Returns the pairs of layers that would have equal strides without dilation.
 
-    None if there are fewer than two: the error that `HybridTransfer` then raises lists the
-    stages of both networks.
+    None if there are fewer than two: the error that `HybridTransfer` then raises lists
+    the stages of both networks.
     """
     ends = {stage.stride: stage.layer_name for stage in undilated_stages(student)}
     pairs = [
