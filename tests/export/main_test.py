@@ -158,6 +158,12 @@ def test_mistakes_with_detectors_and_segmenters(
     assert_refused(arguments, message)
 
 
+def test_the_student_of_a_transfer(detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keras_hybrid.HybridTransfer(tiny.teacher(size=None), detector).save("hybrid.keras")
+    assert_refused(["hybrid.keras", "out"], "must be given for a detector")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
