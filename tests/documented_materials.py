@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import tensorflow_datasets as tfds
 
+import detectors
 import tiny
 import torch_weights
 import trees
+from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.models.state_dict import EPSILON_KEY
 from keras_hybrid.recipes.engine import teachers
 
@@ -88,6 +90,11 @@ def _files(folder):
     image = keras.Input((32, 32, 3))
     scaled = keras.layers.Rescaling(1 / 127.5, -1)(image)
     keras.Model(image, student(scaled)).save(folder / "student.keras")
+    detectors.small().save(folder / "detector.keras")
+    network = tiny.student(size=None)
+    trunk = keras.Model(network.input, network.get_layer("out3").output)
+    segmenter = deeplab_v2(trunk, len(CLASSES), output_stride=4, rates=(1, 2))
+    segmenter.save(folder / "segmenter.keras")
     generator = np.random.default_rng(0)
     for i in range(4):
         path = folder / f"photographs/holidays/{i}.png"

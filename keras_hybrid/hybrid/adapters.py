@@ -39,6 +39,18 @@ class Adapter(keras.layers.Layer):
         x = self.convolution(x)
         return resize(x, tuple(size)) if self.resizes else x
 
+    def compute_output_shape(
+        self,
+        input_shape: Sequence[int | None],
+        size: Sequence[int | None] = (None, None),
+    ) -> tuple[int | None, ...]:
+        size = size if self.resizes else input_shape[1:3]
+        return (input_shape[0], *size, self.channels)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # A layer's own would give `compute_output_shape` no size.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         config = {"channels": self.channels, "resizes": self.resizes}
         return {**super().get_config(), **config}

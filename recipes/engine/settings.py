@@ -153,10 +153,11 @@ def runs_of(config: Config) -> dict[str, Config]:
     forward alone, so that the other methods run once, whatever the balances.
 
     >>> config = Config(workdir="w", method="none,hybrid", balance="1,dynamic")
-    >>> {name: run.workdir for name, run in runs_of(config).items()}
-    {'none': 'w/method_none',
-     'hybrid 1': 'w/method_hybrid_balance_1',
-     'hybrid dynamic': 'w/method_hybrid_balance_dynamic'}
+    >>> for name, run in runs_of(config).items():
+    ...     print(name, "in", run.workdir)
+    none in w/method_none
+    hybrid 1 in w/method_hybrid_balance_1
+    hybrid dynamic in w/method_hybrid_balance_dynamic
     """
     methods, balances = config.method.split(","), config.balance.split(",")
     default = type(config).balance
