@@ -24,8 +24,8 @@ from keras_hybrid.training.multi_worker import MultiWorkerFit
 from keras_hybrid.training.types import Tensor
 
 # As in torchvision, except for the number of proposals, which is 512 there.
-_ANCHORS_DRAWN, _ANCHORS_POSITIVE = 256, 0.5
-_PROPOSALS_DRAWN, _PROPOSALS_POSITIVE = 128, 0.25
+_ANCHORS_SAMPLED, _ANCHORS_POSITIVE = 256, 0.5
+_PROPOSALS_SAMPLED, _PROPOSALS_POSITIVE = 128, 0.25
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
@@ -179,7 +179,7 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
             keep_best=True,
         )
         indices, sampled = sample(
-            targets.labels, _ANCHORS_DRAWN, _ANCHORS_POSITIVE, self.random_boxes
+            targets.labels, _ANCHORS_SAMPLED, _ANCHORS_POSITIVE, self.random_boxes
         )
         labels = batched_gather(targets.labels, indices)
         logits = batched_gather(y_pred["logits"], indices)
@@ -201,7 +201,7 @@ class FasterRCNN(GradientStep, MultiWorkerFit, keras.Model):
         )
         labels = ops.where(valid, targets.labels, -1)
         indices, sampled = sample(
-            labels, _PROPOSALS_DRAWN, _PROPOSALS_POSITIVE, self.random_boxes
+            labels, _PROPOSALS_SAMPLED, _PROPOSALS_POSITIVE, self.random_boxes
         )
         labels = batched_gather(labels, indices)
         boxes = batched_gather(boxes, indices)

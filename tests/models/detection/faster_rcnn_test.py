@@ -105,9 +105,9 @@ def test_training_with_any_number_of_boxes(count):
 
 def sample_everything(monkeypatch):
     """Use all anchors and proposals in the loss, which makes it deterministic."""
-    monkeypatch.setattr(faster_rcnn, "_ANCHORS_DRAWN", 10_000)
+    monkeypatch.setattr(faster_rcnn, "_ANCHORS_SAMPLED", 10_000)
     monkeypatch.setattr(faster_rcnn, "_ANCHORS_POSITIVE", 1.0)
-    monkeypatch.setattr(faster_rcnn, "_PROPOSALS_DRAWN", 10_000)
+    monkeypatch.setattr(faster_rcnn, "_PROPOSALS_SAMPLED", 10_000)
     monkeypatch.setattr(faster_rcnn, "_PROPOSALS_POSITIVE", 1.0)
 
 
