@@ -132,7 +132,7 @@ def test_paths_have_the_weighted_layers_of_the_paper(files, tmp_path, monkeypatc
     settings = {"teacher": "ResNet50", "student": "MobileNet"}
     random = functools.partial(applications.load, weights=None)
     monkeypatch.setattr(
-        imagenet.networks,
+        imagenet.engine.networks,
         "by_name",
         lambda flag, name, make=None, **kw: random(name, **kw),
     )
