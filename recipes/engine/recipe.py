@@ -154,7 +154,7 @@ class Recipe:
             return {}
         workdir.save_model(student, directory / "student.keras")
         workdir.write_labels(directory / "labels.txt", data.class_names)
-        return self.finish(config, data, settings.REDO)
+        return self.finish(config, data)
 
     def finish(
         self, config: Config, data: Any, parts: tuple[str, ...] = settings.REDO
