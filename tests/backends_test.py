@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_equals_tensorflows(name, folder):
+def test_a_step_equals_tensorflows(name, folder, eager):
     path = folder / f"{name}.keras"
     expected = backend_process.one_step(path, *backend_process.data_of(path))
     with np.load(folder / f"{name}.npz") as received:

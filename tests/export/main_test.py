@@ -203,13 +203,6 @@ def assert_refused(arguments, message):
     assert sorted(pathlib.Path().rglob("*")) == before
 
 
-def test_help_prints_the_flags():
-    done = typed("--help")
-    assert done.returncode == 0, done.stderr
-    flags = "--quantization", "--height", "--width", "--label_map", "--labels"
-    assert all(flag in done.stdout for flag in flags)
-
-
 def typed(*arguments, cwd=None):
     """The command in a process of its own, which finds the package where this one did."""
     root = os.path.dirname(keras_hybrid.__path__[0])

@@ -68,7 +68,7 @@ def config(files, workdir, **changes):
     return citypersons.Config(**{**settings, **changes})
 
 
-def test_recipe_writes_miss_rates_detections_plots_and_exports(files, tmp_path):
+def test_recipe_writes_miss_rates_detections_plots_and_exports(files, tmp_path, drawn):
     settings = {"steps": 5, "export": "saved_model,tflite"}
     results = citypersons.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results

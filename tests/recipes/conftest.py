@@ -1,9 +1,11 @@
 """Small images and networks on disk, shared by the tests of the recipes."""
 
 import functools
+import pathlib
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import tiny
 from keras_hybrid import applications
@@ -22,6 +24,25 @@ def files(tmp_path_factory):
     tiny.teacher().save(folder / "teacher.keras")
     tiny.student().save(folder / "student.keras")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Write empty files instead of pictures, unless the test asks for them as `drawn`.
+
+    Rendering them takes a fifth of a short run.
+    """
+
+    def touch(figure, path, **kwargs):
+        pathlib.Path(path).touch()
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", touch)
+
+
+@pytest.fixture
+def drawn():
+    """Let matplotlib render the pictures of this test's runs."""
 
 
 @pytest.fixture

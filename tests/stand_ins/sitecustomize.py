@@ -4,8 +4,8 @@ Python imports it in every process that has this folder on its PYTHONPATH. All e
 package's own and Keras's own:
 
 - ImageNet's weights are not downloaded, and the networks stay as they were drawn.
-- ResNets have one block a stage and a quarter of their channels in commands; in code up
-  to three blocks and all channels, since docstrings show them.
+- ResNets have one block a stage and a quarter of their channels; in docstrings, which
+  show their parts, all channels and up to three blocks.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
 - Synthetic data sets are of a few drawn streets.
@@ -21,7 +21,7 @@ import importlib.util
 import os
 import sys
 
-_NARROWER, _BLOCKS = (4, 1) if "-m" in sys.orig_argv else (1, 3)
+_NARROWER, _BLOCKS = (1, 3) if "docstrings" in sys.orig_argv else (4, 1)
 
 
 def _keras(keras):
@@ -65,7 +65,7 @@ def _torch_resnet50(module):
 
 def _streets(streets):
     crops = streets.crops
-    streets.crops = lambda count, **kwargs: crops(min(count, 8), **kwargs)
+    streets.crops = lambda count, **kwargs: crops(min(count, 4), **kwargs)
 
 
 def _synthetic(synthetic):

@@ -1,12 +1,15 @@
 """Positions of boxes and curves in the plots of the recipes."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
 from keras_hybrid.data.detection.dataset import DetectionDataset, People
 from keras_hybrid.metrics import MissRateCurve
 from keras_hybrid.recipes.engine import pictures
+
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def pixels(path):
