@@ -144,23 +144,17 @@ def evaluate(
     config: Config, data: Data, student: keras.Model, directory: pathlib.Path
 ) -> engine.Results:
     """Returns mIoU and IoU of each class in percent; draws predictions."""
-
-    def scores(dataset):
-        batches = evaluation_batches(dataset)
-        classes = dataset.class_names
-        return evaluation.mean_iou(student, batches, len(dataset.test), classes)
-
-    results = scores(data)
-    skipped = data.test.skipped
+    predict = evaluation.label_maps_of(student)
+    batches, count = evaluation_batches(data), len(data.test)
+    names, skipped = data.class_names, data.test.skipped
+    results = evaluation.mean_iou(predict, batches, count, names)
     if data.other:
-        results["also_evaluate"] = scores(data.other)
+        results["also_evaluate"] = evaluation.mean_iou(
+            predict, evaluation_batches(data.other), len(data.other.test), names
+        )
         skipped = [*skipped, *data.other.test.skipped]
     engine.pictures.draw_label_maps(
-        directory / "predictions.png",
-        evaluation.label_maps_of(student),
-        evaluation_batches(data),
-        len(data.test),
-        data.class_names,
+        directory / "predictions.png", predict, batches, count, names
     )
     return {**results, "skipped_images": skipped}
 

@@ -28,10 +28,10 @@ MODELS = {
         "teacher": tiny.teacher(size=24),
         "teacher_preprocessing": keras.layers.Resizing(24, 24),
     },
-    "rival": lambda: {"method": "overhaul"},
+    "baseline": lambda: {"method": "overhaul"},
     backend_process.DETECTOR: lambda: {
         "teacher": tiny.teacher(size=None),
-        # So few anchors that the loss draws all of them: no chance is left in it.
+        # So few anchors that the loss samples all of them: no randomness is left in it.
         "student": small((8,), anchor_heights=(24,)),
     },
 }

@@ -26,19 +26,26 @@ _NO_GRAPH_REWRITING = {"disable_meta_optimizer": True}
 tf.config.optimizer.set_experimental_options(_NO_GRAPH_REWRITING)
 
 
-# Files that take minutes, the slowest first. xdist distributes tests in this order, so
+# The slowest files, the slowest first. xdist distributes tests in this order, so
 # that its workers finish at about the same time.
 _LONG = (
     "documented_test.py",
     "resuming_test.py",
     "citypersons_test.py",
-    "faster_rcnn_test.py",
-    "imagenet_test.py",
-    "multi_worker_test.py",
-    "backends_test.py",
-    "cityscapes_test.py",
     "transfer_test.py",
+    "faster_rcnn_test.py",
+    "cityscapes_test.py",
     "feature_transfer_test.py",
+    "multi_worker_test.py",
+    "gradient_step_test.py",
+    "tflite_test.py",
+    "backends_test.py",
+    "imagenet_test.py",
+    "students_test.py",
+    "main_test.py",
+    "detector_test.py",
+    "deeplab_v2_test.py",
+    "surface_test.py",
 )
 
 

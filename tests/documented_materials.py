@@ -73,7 +73,7 @@ def _imagenet2012(root):
 
 
 def _teachers(folder):
-    """Of the embedded world, under the names that the recipes look for."""
+    """Write teachers for synthetic data, under the names that the recipes look for."""
     network = _features()
     for name in ("street_classifier_32px", "street_segmenter", "pose_network"):
         network.save(folder / f"{name}_v{teachers._VERSION}.keras")

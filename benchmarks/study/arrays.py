@@ -149,7 +149,7 @@ class LabelMaps:
     def evaluate(self, model: keras.Model) -> dict[str, Any]:
         """Returns mIoU and IoU of each class in percent."""
         results = evaluation.mean_iou(
-            getattr(model, "student", model),
+            evaluation.label_maps_of(getattr(model, "student", model)),
             self._test_batches(),
             len(self._test),
             self._names,

@@ -192,7 +192,7 @@ def start(model: keras.Model, config: Mapping[str, Any], folder: pathlib.Path) -
     else:
         network, file = model.teacher, config["teacher"]
     if file == plan.RANDOM_TEACHER:
-        materials.forget(network)
+        materials.reinitialize(network)
     elif file == cifar10.GPU_TEACHER:
         assign(network, folder / _TUNED)
     elif file.endswith(".keras"):

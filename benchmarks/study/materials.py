@@ -39,7 +39,7 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     if not (work / RANDOM_TEACHER).exists():
         teacher = with_classifier(work / TEACHERS[0])
         save_model(teacher, work / IMAGENET_TEACHER)
-        forget(teacher)
+        reinitialize(teacher)
         save_model(teacher, work / RANDOM_TEACHER)
     if not (work / GPU_TEACHER).exists():
         # It has the same architecture; its weights are trained on the GPU.
@@ -79,7 +79,7 @@ def in_bfloat16(network: keras.Model) -> None:
             layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
 
 
-def forget(network: keras.Model) -> None:
+def reinitialize(network: keras.Model) -> None:
     """Reinitialises a network so that feature maps keep their scale (He et al., 2015)."""
     for i, kernel in enumerate(w for w in network.weights if w.name == "kernel"):
         kernel.assign(keras.initializers.HeNormal(seed=i)(kernel.shape))

@@ -87,7 +87,7 @@ def test_a_teacher_that_knows_nothing_keeps_the_scale_of_its_maps(module):
         teacher.add(keras.layers.Conv2D(64, 3, padding="same", activation="relu"))
     known = [weight.numpy() + 1 for weight in teacher.weights]
     teacher.set_weights(known)
-    materials.forget(teacher)
+    materials.reinitialize(teacher)
     x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
     # He et al. (2015): the second moment of what comes in is that of what goes out.
     power = np.mean(np.square(keras.ops.convert_to_numpy(teacher(x))))

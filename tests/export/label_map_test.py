@@ -26,7 +26,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A segmenter of drawn streets, and 60 of them that it has not seen."""
+    """A segmenter of rendered streets, and 60 of them that it has not seen."""
     keras.utils.set_random_seed(0)
     scenes = [streets.scene(i, size=(32, 64)) for i in range(300)]
     images = np.stack([scene.image for scene in scenes]).astype("float32")

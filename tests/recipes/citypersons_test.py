@@ -68,7 +68,9 @@ def config(files, workdir, **changes):
     return citypersons.Config(**{**settings, **changes})
 
 
-def test_recipe_writes_miss_rates_detections_plots_and_exports(files, tmp_path, drawn):
+def test_recipe_writes_miss_rates_detections_plots_and_exports(
+    files, tmp_path, rendering
+):
     settings = {"steps": 5, "export": "saved_model,tflite"}
     results = citypersons.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results

@@ -83,7 +83,7 @@ def labels_in(path):
         return archive.read("labels.txt").decode().splitlines()
 
 
-def test_recipe_writes_miou_plots_and_exports(files, tmp_path, drawn):
+def test_recipe_writes_miou_plots_and_exports(files, tmp_path, rendering):
     settings = {"steps": 7, "batch_size": 4, "export": "saved_model,tflite"}
     results = cityscapes.main(config(files, tmp_path, **settings))
     assert json.loads((tmp_path / "results.json").read_text()) == results

@@ -27,8 +27,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def undrawn(request, monkeypatch):
-    """Write empty files instead of pictures, unless the test asks for them as `drawn`.
+def skip_rendering(request, monkeypatch):
+    """Write empty files instead of pictures, unless a test asks for `rendering`.
 
     Rendering them takes a fifth of a short run.
     """
@@ -36,12 +36,12 @@ def undrawn(request, monkeypatch):
     def touch(figure, path, **kwargs):
         pathlib.Path(path).touch()
 
-    if "drawn" not in request.fixturenames:
+    if "rendering" not in request.fixturenames:
         monkeypatch.setattr(Figure, "savefig", touch)
 
 
 @pytest.fixture
-def drawn():
+def rendering():
     """Let matplotlib render the pictures of this test's runs."""
 
 

@@ -3,12 +3,12 @@
 Python imports it in every process that has this folder on its PYTHONPATH. All else is the
 package's own and Keras's own:
 
-- ImageNet's weights are not downloaded, and the networks stay as they were drawn.
+- ImageNet's weights are not downloaded, and the networks keep their random weights.
 - ResNets have one block a stage and a quarter of their channels; in docstrings, which
   show their parts, all channels and up to three blocks.
 - JAX, which TensorFlow imports wherever it is, is only there where it is the backend;
   nor is matplotlib.pyplot there, which Keras imports and nothing documented uses.
-- Synthetic data sets are of a few drawn streets.
+- Synthetic data sets have a few streets.
 - `fit` stops after one epoch, and TensorFlow runs functions and ops as they are: that one
   step is done before its graph would have been traced.
 - Of each table of the study there is the first row, at a seed at which it has been run.

@@ -97,7 +97,7 @@ def sample(
         seed: Source of the random numbers.
 
     Returns:
-        (indices, drawn): int32 (B, count), and bool (B, count), which of the indices are
+        (indices, sampled): int32 (B, count), and bool (B, count), which of the indices are
         samples. An image may have fewer than `count`.
     """
     count = min(count, labels.shape[1])

@@ -23,7 +23,7 @@ def label_maps_of(student: keras.Model) -> Callable[[Tensor], np.ndarray]:
 
 
 def mean_iou(
-    student: keras.Model,
+    predict: Callable[[Tensor], np.ndarray],
     batches: Iterable[tuple[Tensor, Tensor]],
     count: int,
     class_names: tuple[str, ...],
@@ -33,14 +33,13 @@ def mean_iou(
     The IoU of a class that neither occurs nor is predicted is None.
 
     Args:
-        student: A segmenter, from images of any size to logits.
+        predict: Function from images (B, H, W, 3) to label maps (B, H, W).
         batches: Batches of images (B, H, W, 3) and label maps (B, H, W).
         count: Number of batches, for the progress bar.
         class_names: Names of the classes.
     """
     metric = MeanIoU(len(class_names))
     progress = keras.utils.Progbar(count, unit_name="image")
-    predict = label_maps_of(student)
     for done, (images, labels) in enumerate(batches, start=1):
         metric.update_state(labels, predict(images))
         progress.update(done)

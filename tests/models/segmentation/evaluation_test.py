@@ -33,4 +33,4 @@ def test_mean_iou_in_percent_per_class(student):
     ]
     # Sky: 4 of 5 pixels. Road: 0 of 1. No car occurs, and none is predicted.
     expected = {"miou": 40.0, "iou": {"sky": 80.0, "road": 0.0, "car": None}}
-    assert mean_iou(student, batches, 2, CLASSES) == expected
+    assert mean_iou(label_maps_of(student), batches, 2, CLASSES) == expected

@@ -9,7 +9,7 @@ from keras_hybrid.data.detection.dataset import DetectionDataset, People
 from keras_hybrid.metrics import MissRateCurve
 from keras_hybrid.recipes.engine import pictures
 
-pytestmark = pytest.mark.usefixtures("drawn")
+pytestmark = pytest.mark.usefixtures("rendering")
 
 
 def pixels(path):

@@ -94,7 +94,7 @@ def test_adding_an_export_needs_the_student_file(finished, tmp_path):
         imagenet.main(dataclasses.replace(done, export="tflite"))
 
 
-def test_a_list_of_methods_and_balances_runs_a_sweep(files, tmp_path, eager, drawn):
+def test_a_list_of_methods_and_balances_runs_a_sweep(files, tmp_path, eager, rendering):
     lists = {"method": "none,at,hybrid", "balance": "0.5,dynamic", "method_weight": 3.0}
     several = config(files, tmp_path / "all", epochs=1, **lists)
     results = imagenet.main(several)
