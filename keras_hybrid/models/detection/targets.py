@@ -97,8 +97,8 @@ def sample(
         seed: Source of the random numbers.
 
     Returns:
-        (indices, sampled): int32 (B, count), and bool (B, count), which of the indices are
-        samples. An image may have fewer than `count`.
+        (indices, sampled): int32 (B, count), and which of them are samples, bool
+        (B, count). An image may have fewer than `count`.
     """
     count = min(count, labels.shape[1])
     priority = keras.random.uniform(ops.shape(labels), seed=seed)
