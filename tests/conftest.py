@@ -13,9 +13,9 @@ import tensorflow as tf
 from keras.src.applications import convnext, densenet, efficientnet, resnet
 from tensorflow.python.framework.ops import gradient_registry
 
-import plain_eager
+import lean_tensorflow
 
-plain_eager.switch_on()
+lean_tensorflow.switch_on()
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,

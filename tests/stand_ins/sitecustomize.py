@@ -48,10 +48,10 @@ def _keras(keras):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        import plain_eager
+        import lean_tensorflow
 
         tf.config.run_functions_eagerly(True)
-        plain_eager.switch_on()
+        lean_tensorflow.switch_on()
     file_utils.get_file = lambda *args, **kwargs: weights
     keras.Model.load_weights, keras.Model.fit = load_downloaded, fit_one_epoch
 
