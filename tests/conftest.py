@@ -54,6 +54,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """Seed fixtures that several tests share; they are set up before `seeded`."""
+    if fixturedef.scope != "function":
+        keras.utils.set_random_seed(7)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(7)
