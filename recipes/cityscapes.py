@@ -146,8 +146,9 @@ def evaluate(
     """Returns mIoU and IoU of each class in percent; draws predictions."""
     predict = evaluation.label_maps_of(student)
     batches, count = evaluation_batches(data), len(data.test)
-    names, skipped = data.class_names, data.test.skipped
+    names = data.class_names
     results = evaluation.mean_iou(predict, batches, count, names)
+    skipped = data.test.skipped
     if data.other:
         results["also_evaluate"] = evaluation.mean_iou(
             predict, evaluation_batches(data.other), len(data.other.test), names

@@ -277,18 +277,15 @@ def _epochs(images_of, batch_size, size, seed, epochs, context):
 
 
 def _with_options(batches):
-    """Sets how machines share the batches and the number of threads; no optimizations.
+    """Sets how machines share the batches, the number of threads, and no autotuning.
 
     Machines share image by image, so that together they see the batches of one. By
     default they would share the files of a data set that is read from files. The threads
     belong to this pipeline alone. Autotuning is off because in TensorFlow 2.21 its thread
-    makes the next evaluation wait for as long as the whole epoch took. Rewriting the
-    graph makes these pipelines no faster, but takes a tenth of a second before the first
-    batch.
+    makes the next evaluation wait for as long as the whole epoch took.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
     options.threading.private_threadpool_size = _PARALLEL_CALLS
     policy = tf.data.experimental.AutoShardPolicy.DATA
     options.experimental_distribute.auto_shard_policy = policy

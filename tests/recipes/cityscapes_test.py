@@ -305,7 +305,8 @@ def test_broken_label_maps_are_skipped_and_reported(files, tmp_path, monkeypatch
     for root in ("data", "other"):
         add_cityscapes(tmp_path / root, "train", *street_images(8, seed=0))
         add_cityscapes(tmp_path / root, "val", *street_images(3, seed=1))
-    for folder, index in (("data/gtFine/train", 5), ("other/gtFine/val", 1)):
+    broken = ("data/gtFine/train", 5), ("data/gtFine/val", 2), ("other/gtFine/val", 1)
+    for folder, index in broken:
         path = sorted((tmp_path / folder / "aachen").iterdir())[index]
         Image.fromarray(halves(7, 8)).save(path)
     roots = {"data_dir": tmp_path / "data", "also_evaluate": tmp_path / "other"}
@@ -315,8 +316,9 @@ def test_broken_label_maps_are_skipped_and_reported(files, tmp_path, monkeypatch
         with pytest.raises(ZeroDivisionError):
             cityscapes.main(config(files, tmp_path / "run", **changes))
     results = cityscapes.main(config(files, tmp_path / "run", **changes))
-    training, other = results["skipped_images"]
+    training, test, other = results["skipped_images"]
     assert training.endswith("train/aachen/aachen_000005_000019_leftImg8bit.png")
+    assert test.endswith("val/aachen/aachen_000002_000019_leftImg8bit.png")
     assert other.endswith("val/aachen/aachen_000001_000019_leftImg8bit.png")
 
 

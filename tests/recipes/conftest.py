@@ -30,7 +30,7 @@ def files(tmp_path_factory):
 def skip_rendering(request, monkeypatch):
     """Write empty files instead of pictures, unless a test asks for `rendering`.
 
-    Rendering them takes a fifth of a short run.
+    Rendering them takes about a seventh of a short run.
     """
 
     def touch(figure, path, **kwargs):
