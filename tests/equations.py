@@ -15,22 +15,37 @@ def cut(model, start, end):
     return keras.Model(source, target)
 
 
-def hybrid_forward(teacher, student, points, adapters, images, sizes=None):
+def hybrid_forward(teacher, student, points, adapters, images, sizes=None, prefixes=None):
     """Predictions of the paths (student-first, teacher-first, plain).
 
     Args:
         points: Pairs (teacher layer, student layer), the joint last.
         adapters: Those of the student-first path, then of the teacher-first path, as
-            pairs (kernel (1, 1, C, D), bias (D,)).
+            (kernel (1, 1, C, D), bias (D,)) or (kernel, bias, prefix tokens (P, D)).
         sizes: Pairs (teacher's, student's) of (height, width) at `points`, where they
             differ.
+        prefixes: Pairs (teacher's, student's) at `points` of the number of prefix
+            tokens, or None for a map.
     """
     adapters = iter(adapters)
 
-    def adapt(x, size):
-        kernel, bias = next(adapters)
+    def adapt(x, i, owner, following):
+        kernel, bias, *prefix = next(adapters)
+        before, after = (prefixes[i][o] if prefixes else None for o in (owner, following))
+        if before is not None:
+            height, width = sizes[i][owner]
+            starts = range(before, before + height * width, width)
+            x = tf.stack([x[:, n : n + width] for n in starts], axis=1)
         x = tf.einsum("bhwc,cd->bhwd", x, kernel[0, 0]) + bias
-        return x if size is None else tf.image.resize(x, size)
+        if sizes is not None:
+            x = tf.cast(tf.image.resize(x, sizes[i][following]), x.dtype)
+        if after is not None:
+            x = tf.concat(tf.unstack(x, axis=1), axis=1)
+        if after:
+            x = tf.concat(
+                [tf.stack([tf.convert_to_tensor(prefix[0])] * x.shape[0]), x], axis=1
+            )
+        return x
 
     def path(owners):
         x, before = images, (None, None)
@@ -40,7 +55,7 @@ def hybrid_forward(teacher, student, points, adapters, images, sizes=None):
             x = segment(x, training=owner == 1)
             following = owners[i + 1] if i + 1 < len(owners) else 1
             if following != owner:
-                x = adapt(x, sizes and sizes[i][following])
+                x = adapt(x, i, owner, following)
             before = point
         return cut(student, points[-1][1], None)(x, training=True)
 

@@ -27,9 +27,11 @@ ATTRIBUTES = {
     "_compute_loss": keras.Model,
     "_flatten_layers": keras.layers.Layer,
     "_functional": None,
+    "_inbound_nodes": None,
     "_loss_tracker": None,
     "_losses_override": None,
     "_nodes_by_depth": None,
+    "_outbound_nodes": None,
     "_outputs_struct": None,
     "_use_merge_call": tf.compat.v1.distribute.StrategyExtended,
 }
@@ -80,6 +82,8 @@ def test_private_attributes_of_compiled_models_exist():
     model.compile("sgd", "mse")
     for name in ("_compile_loss", "_compile_metrics", "_functional", "_losses_override"):
         assert hasattr(model, name)
+    for name in ("_inbound_nodes", "_outbound_nodes"):
+        assert isinstance(getattr(model.layers[0], name), list)
     model.fit(np.zeros((2, 4)), np.zeros(2), verbose=0)
     assert hasattr(model, "_loss_tracker")
     for name in ("_nodes_by_depth", "_outputs_struct"):

@@ -6,7 +6,8 @@ from typing import Any
 from keras import ops
 
 from keras_hybrid.baselines.before_activation import before_activation
-from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
+from keras_hybrid.hybrid.cuts import Cut
+from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.training.types import Tensor
 
 

@@ -6,7 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hybrid.hybrid import tokens
+from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.training.types import Tensor
+
+# As class tokens and position embeddings start in most transformers.
+_PREFIX_STDDEV = 0.02
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
@@ -56,18 +61,71 @@ class Adapter(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
+class TokenAdapter(keras.layers.Layer):
+    """An adapter from or to tokens (B, P + height * width, C), see `tokens`.
+
+    From tokens, the prefix tokens are dropped and the map is restored; to tokens, the
+    adapted map is flattened, and trainable prefix tokens come in front, since the map
+    has none of the other network.
+
+    Args:
+        adapter: The adapter of the maps.
+        prefixes: Numbers of prefix tokens of the input and the output; None for a map.
+        channels: Number of output channels.
+    """
+
+    def __init__(
+        self,
+        adapter: keras.layers.Layer,
+        prefixes: tuple[int | None, int | None],
+        channels: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.adapter = adapter
+        self.prefixes = prefixes
+        self.supports_jit = adapter.supports_jit
+        if prefixes[1]:
+            self.prefix = self.add_weight(
+                shape=(prefixes[1], channels),
+                initializer=keras.initializers.RandomNormal(stddev=_PREFIX_STDDEV),
+                name="prefix",
+            )
+        self.built = True
+
+    def call(
+        self,
+        x: Tensor,
+        size: Sequence[int | Tensor],
+        source_size: Sequence[int | Tensor],
+    ) -> Tensor:
+        """Adapts a map of `source_size`, or its tokens, to one of `size`."""
+        before, after = self.prefixes
+        if before is not None:
+            x = tokens.to_map(x, before, source_size)
+        x = self.adapter(x, size=size)
+        if after is None:
+            return x
+        x = tokens.from_map(x)
+        if not after:
+            return x
+        shape = (ops.shape(x)[0], *self.prefix.shape)
+        return ops.concatenate([ops.broadcast_to(self.prefix, shape), x], axis=1)
+
+
 def make(
     adapter: Callable[..., keras.layers.Layer],
-    channels: tuple[int, int],
+    source: Cut,
+    target: Cut,
     resizes: bool,
     dtype: keras.DTypePolicy,
     name: str,
 ) -> keras.layers.Layer:
-    """Returns a built adapter.
+    """Returns a built adapter from one cut to another.
 
     Args:
         adapter: Class or function that makes it, see `HybridTransfer`.
-        channels: Numbers of input and output channels.
+        source, target: The cuts.
         resizes: Whether the output can differ in size from the input at all.
         dtype: Dtype policy of the adapter.
         name: Name of the adapter.
@@ -75,6 +133,15 @@ def make(
     Raises:
         TypeError, ValueError: `adapter` does not make such a layer.
     """
+    channels = source.channels, target.channels
+    prefixes = source.prefix, target.prefix
+    if prefixes == (None, None):
+        return _of_maps(adapter, channels, resizes, dtype, name)
+    inner = _of_maps(adapter, channels, resizes, dtype, "adapter")
+    return TokenAdapter(inner, prefixes, target.channels, dtype=dtype, name=name)
+
+
+def _of_maps(adapter, channels, resizes, dtype, name):
     wanted = "`adapter` must be a class or a function that makes a layer"
     if isinstance(adapter, keras.Layer) or not callable(adapter):
         raise TypeError(f"{wanted}. Received: adapter={adapter!r}")
@@ -94,6 +161,25 @@ def make(
             f"{tuple(maps.shape)} with size={size}"
         )
     return layer
+
+
+def run(
+    adapter: keras.layers.Layer,
+    x: Tensor,
+    source: tuple[Cut, Sequence[int | Tensor]],
+    target: tuple[Cut, Sequence[int | Tensor]],
+) -> Tensor:
+    """Runs an adapter from one cut to another.
+
+    Args:
+        adapter: The adapter.
+        x: The map or the tokens at `source`.
+        source, target: Each the cut, and (height, width) of the images of its network.
+    """
+    sizes = [cut.size(image_size) for cut, image_size in (source, target)]
+    if isinstance(adapter, TokenAdapter):
+        return adapter(x, size=sizes[1], source_size=sizes[0])
+    return adapter(x, size=sizes[1])
 
 
 def resize(x: Tensor, size: tuple[int | Tensor, ...]) -> Tensor:

@@ -12,6 +12,8 @@ from keras_hybrid.training.types import Tensor
 # Large, so that a 3x3 convolution without padding, which removes two pixels, does not
 # count as downsampling, and no network of Keras Applications runs out of pixels.
 _PROBE_SIZE = 256
+# Not 1, to which windows of an image may add up, nor None, which layers may not take.
+BATCH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ def measure(
     target: int,
     source_spec: keras.KerasTensor,
     target_spec: keras.KerasTensor,
-) -> tuple[Scale | None, ...]:
+) -> tuple[Scale | None, Scale | None] | None:
     """Measures the scales (height, width) of a part of a network.
 
     Args:
@@ -58,23 +60,51 @@ def measure(
         source_spec, target_spec: Their `KerasTensor`s (B, H, W, C).
 
     Returns:
-        Two scales, each None where it cannot be determined.
+        Two scales, each None where it cannot be determined; None where the output has
+        another batch size, as that of windows of an image.
     """
 
-    def output_sizes(size):
-        shape = (1, size, size, source_spec.shape[-1])
-        values = {source: keras.KerasTensor(shape, source_spec.dtype)}
-        for step in steps:
-            step.infer(values)
-        return values[target].shape[1:3]
+    def output_size(size):
+        shape = (BATCH, size, size, source_spec.shape[-1])
+        batch, height, width, _ = infer_shape(steps, source, target, shape, source_spec)
+        if batch != BATCH:
+            raise ValueError("The output has another batch size.")
+        return height, width
 
     try:
-        sizes = _Memo(output_sizes)
+        sizes = _Memo(output_size)
         return tuple(_fit(lambda n, axis=axis: sizes[n][axis]) for axis in (0, 1))
     except Exception:  # whatever a layer raises, e.g. a Reshape to a fixed size
+        if not _keeps_batch(steps, source, target, source_spec):
+            return None
         return tuple(
-            _fit_one(source_spec.shape[axis], target_spec.shape[axis]) for axis in (1, 2)
+            fit_one(source_spec.shape[axis], target_spec.shape[axis]) for axis in (1, 2)
         )
+
+
+def _keeps_batch(steps, source, target, source_spec):
+    shape = (BATCH, *source_spec.shape[1:])
+    try:
+        return infer_shape(steps, source, target, shape, source_spec)[0] in (BATCH, None)
+    except Exception:
+        return True
+
+
+def infer_shape(
+    steps: Sequence[Step],
+    source: int,
+    target: int,
+    shape: Sequence[int],
+    source_spec: keras.KerasTensor,
+) -> tuple[int | None, ...]:
+    """Infers the shape of a tensor from another shape of the tensor `source`.
+
+    Raises whatever a layer raises that does not take it.
+    """
+    values = {source: keras.KerasTensor(shape, source_spec.dtype)}
+    for step in steps:
+        step.infer(values)
+    return tuple(values[target].shape)
 
 
 class _Memo(dict):
@@ -100,7 +130,7 @@ def _fit(output_size):
     return Scale(down=down, offset=down * output_size(grows_at) - grows_at)
 
 
-def _fit_one(source, target):
+def fit_one(source: int | None, target: int | None) -> Scale | None:
     """Fits a scale to the only known size; less reliable than `_fit` for small maps."""
     if not source or not target:
         return None

@@ -18,6 +18,7 @@ from keras.src.layers.layer import CallContext
 from keras.src.models.functional import Functional, unpack_singleton
 
 from keras_hybrid.hybrid import batch_norm
+from keras_hybrid.hybrid.open_layer import in_order, open_layer
 from keras_hybrid.training.types import Tensor
 
 
@@ -175,12 +176,20 @@ def _one_call():
         global_state.set_global_attribute("current_call_ctx", outer)
 
 
-def flatten(model: keras.Model) -> Graph:
-    """Returns the `Graph` of a Functional or Sequential model with one input."""
+def flatten(model: keras.Model, opens_layers: bool = True) -> Graph:
+    """Returns the `Graph` of a Functional or Sequential model with one input.
+
+    Args:
+        model: The model.
+        opens_layers: Whether to replace each layer that keeps its blocks in a list by
+            the calls of these, where `open_layer` can.
+    """
     model = functional(model)
     symbols = itertools.count()
     source = next(symbols)
-    steps, outputs = _flatten(model, source, symbols, prefix="")
+    steps, outputs = _flatten(model, source, symbols, opens_layers, prefix="")
+    if any(None in step.inputs.values() for step in steps) or None in outputs:
+        return flatten(model, opens_layers=False)
     return Graph(
         steps=tuple(_needed(steps, outputs)),
         input=source,
@@ -201,18 +210,21 @@ def functional(model: keras.Operation) -> Functional | None:
     return model if is_functional and type(model).call is Functional.call else None
 
 
-def _flatten(model, source, symbols, prefix):
+def _flatten(model, source, symbols, opens_layers, prefix):
     image = model.inputs[0]
     known = {id(image): source}
     steps = []
-    for node in _in_order(model):
+    for node in in_order(model):
         tensors = node.arguments.keras_tensors
         inputs = {id(tensor): known[id(tensor)] for tensor in tensors}
         name = prefix + node.operation.name
-        nested = functional(node.operation)
-        if nested is not None and len(nested.inputs) == len(tensors) == 1:
-            inner, outputs = _flatten(nested, *inputs.values(), symbols, name + "/")
+        inside = _inside(node, opens_layers) if len(tensors) == 1 else None
+        if inside is not None:
+            part, made = inside
+            (into,) = inputs.values()
+            inner, ends = _flatten(part, into, symbols, opens_layers, name + "/")
             steps += inner
+            outputs = tuple(None if end is None else ends[end] for end in made)
         else:
             outputs = tuple(next(symbols) for _ in node.outputs)
             casts = {id(image): image.dtype} if prefix and id(image) in inputs else {}
@@ -231,11 +243,15 @@ def _flatten(model, source, symbols, prefix):
     return steps, [known[id(tensor)] for tensor in model.outputs]
 
 
-def _in_order(model):
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield node
+def _inside(node, opens_layers):
+    """The model that makes the calls inside of a call, or None.
+
+    Comes with, for each output of the call, its index among those of the model.
+    """
+    nested = functional(node.operation)
+    if nested is None:
+        return open_layer(node) if opens_layers else None
+    return (nested, range(len(node.outputs))) if len(nested.inputs) == 1 else None
 
 
 def _needed(steps, outputs):

@@ -7,6 +7,7 @@ teacher_first  T1 S2 T3 S4 T5 -> head
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from keras import ops
 from keras_hybrid.hybrid import adapters
 from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.hybrid.adapters import Adapter
-from keras_hybrid.hybrid.stages import Cut, Network, has_backbone
+from keras_hybrid.hybrid.cuts import Cut, inner_cut
+from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.training.types import Tensor
 
 TEACHER, STUDENT = "teacher", "student"
@@ -87,7 +89,7 @@ class Path:
         training: bool,
     ) -> Any:
         """Runs the other segments and the head; returns the predictions."""
-        x, features = begun[0], dict(begun[1])
+        x, features = begun[0], self.head.with_images(begun[1], images, training)
         sizes = _sizes(self._inputs(images))
         for before, segment in itertools.pairwise(self.segments):
             adapted = before.hand_over(x, sizes)
@@ -169,8 +171,8 @@ class Segment:
         if self.adapter is None:
             return x
         other = TEACHER if self.owner == STUDENT else STUDENT
-        size = self.target.size(sizes[other])  # type: ignore[union-attr]
-        return self.adapter(x, size=size)
+        ends = (self.end, sizes[self.owner]), (self.target, sizes[other])
+        return adapters.run(self.adapter, x, *ends)
 
     @property
     def adapters(self) -> list[keras.layers.Layer]:
@@ -201,7 +203,8 @@ class Feature:
         x = values[self.found.symbol]
         if self.adapter is None:
             return x
-        return self.adapter(x, size=self.wanted.size(sizes[STUDENT]))
+        ends = (self.found, sizes[TEACHER]), (self.wanted, sizes[STUDENT])
+        return adapters.run(self.adapter, x, *ends)
 
 
 class Head:
@@ -209,6 +212,7 @@ class Head:
 
     Attributes:
         features: Symbols of the student's maps that it takes, including the joint's.
+        wanted: The same maps as `Cut`s.
         weighted_layers: Number of weighted layers on the longest route from the joint to
             an output of the graph, plus all those of the student's `.head`, if any.
     """
@@ -221,6 +225,19 @@ class Head:
         made = {symbol for step in steps for symbol in step.outputs}
         taken = {symbol for step in steps for symbol in step.inputs.values()}
         self.features = taken.union(self.graph.outputs) - made
+        self.wanted = _wanted_cuts(student, joint, self.features)
+        self._from_image = [cut for cut in self.wanted if not cut.is_weighted]
+
+    def with_images(
+        self, features: Mapping[int, Tensor], images: Tensor, training: bool
+    ) -> dict[int, Tensor]:
+        """Adds the maps that come of the images without weights, or are the images."""
+        missing = [cut for cut in self._from_image if cut.symbol not in features]
+        if not missing:
+            return dict(features)
+        values = {self.graph.input: ops.cast(images, self.graph.input_spec.dtype)}
+        self.graph.run(values, 0, max(cut.position for cut in missing), training)
+        return {**features, **{cut.symbol: values[cut.symbol] for cut in missing}}
 
     def __call__(self, features: Mapping[int, Tensor], training: bool) -> Any:
         values = dict(features)
@@ -261,18 +278,16 @@ def build_paths(
         TypeError, ValueError: `adapter` does not make a layer that fits.
     """
     head = Head(student, switches[-1][1])
-    wanted = _wanted_cuts(student, head)
 
     def new_adapter(name, source, target):
         same_size = (source.height, source.width) == (target.height, target.width)
         resizes = teacher_preprocessing is not None or not same_size
-        channels = source.channels, target.channels
-        return adapters.make(adapter, channels, resizes, dtype, name)
+        return adapters.make(adapter, source, target, resizes, dtype, name)
 
     def new_path(name, *owners):
         owners = [owners[i % 2] for i in range(len(switches))]
         segments = _segments(
-            name, owners, teacher, student, switches, wanted, new_adapter
+            name, owners, teacher, student, switches, head.wanted, new_adapter
         )
         return Path(name, segments, head, teacher_preprocessing)
 
@@ -291,7 +306,8 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
         following = owners[i] if i < len(owners) else STUDENT
         features = []
         for cut in wanted:
-            if starts[STUDENT].position < cut.position < ends[STUDENT].position:
+            inside = starts[STUDENT].position < cut.position < ends[STUDENT].position
+            if inside and (owner == STUDENT or cut.is_weighted):
                 found = (
                     cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
                 )
@@ -315,27 +331,33 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
         starts = ends
 
 
-def _wanted_cuts(student, head):
-    cuts = {c.symbol: c for c in student.cuts if c.position <= head.joint.position}
-    if not head.features.issubset(cuts):
-        names = {s: step.name for step in student.graph.steps for s in step.outputs}
-        missing = sorted(names.get(s, "input") for s in head.features - cuts.keys())
-        raise ValueError(
-            "The maps that the student's head takes from before the joint "
-            f"({head.joint.layer_name!r}) must be single tensors of its backbone. "
-            f"Received: student={student.model.name!r}, whose head takes {missing}"
-        )
-    return [cuts[symbol] for symbol in sorted(head.features)]
+def _wanted_cuts(student, joint, features):
+    """The student's maps from before the joint that its head takes, as cuts.
+
+    They may lie inside of a stage, where other tensors bypass them.
+    """
+    graph = student.graph
+    cuts = [student.start, *(c for c in student.cuts if c.position <= joint.position)]
+    known = {cut.symbol: cut for cut in cuts}
+    for i, step in enumerate(graph.steps[: joint.position]):
+        before = max((c for c in cuts if c.position <= i), key=lambda c: c.position)
+        for symbol in features.intersection(step.outputs).difference(known):
+            known[symbol] = inner_cut(graph, before, symbol)
+            if known[symbol] is None:
+                raise ValueError(
+                    "The student's head must take feature maps (B, H, W, C) from before "
+                    f"the joint ({joint.layer_name!r}). Received: "
+                    f"student={student.model.name!r}, whose head takes the output of "
+                    f"{step.name!r}"
+                )
+    return [known[symbol] for symbol in sorted(features)]
 
 
 def _counterpart(cut, teacher, starts, ends):
-    for found in teacher.stage_cuts:
-        inside = starts[TEACHER].position < found.position <= ends[TEACHER].position
-        if inside and found.stride == cut.stride:
-            return found
-    raise ValueError(
-        f"The student's head takes the map {cut.layer_name!r} of stride {cut.stride}, "
-        f"and `teacher` must have a stage of that stride. Received: "
-        f"teacher={teacher.model.name!r} with strides "
-        f"{[stage.stride for stage in teacher.stage_cuts]}"
-    )
+    """The end of the teacher's stage in a segment whose stride is nearest to a cut's."""
+    inside = [
+        found
+        for found in (*teacher.stage_cuts, ends[TEACHER])
+        if starts[TEACHER].position < found.position <= ends[TEACHER].position
+    ]
+    return min(inside, key=lambda found: abs(math.log(found.stride / cut.stride)))

@@ -6,16 +6,23 @@ downsampling layer (paper, "Hybrid Forward").
 """
 
 import dataclasses
+import itertools
+import warnings
 from collections.abc import Sequence
 
 import keras
 
+from keras_hybrid.hybrid import cuts as cuts_lib
 from keras_hybrid.hybrid import graph as graph_lib
-from keras_hybrid.hybrid.feature_size import Scale, measure
-from keras_hybrid.training.types import Tensor
+from keras_hybrid.hybrid.cuts import Cut
+from keras_hybrid.hybrid.open_layer import keeps_blocks
 
-# A larger stride down to one pixel is global pooling, e.g. an AveragePooling2D(7).
-_LARGEST_STRIDE_TO_ONE_PIXEL = 4
+# Stages of a network of a single stride, as many as networks with strides mostly have.
+_PARTS = 4
+# A branch with fewer kernels than a stage of an encoder, or with a larger stride, is one
+# of pyramid pooling.
+_LEAST_KERNELS = 2
+_LARGEST_STRIDE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +47,13 @@ def find_stages(model: keras.Model) -> list[Stage]:
     """Finds where `model` can be cut: one place per spatial scale.
 
     Works for Functional and Sequential models with one image input, fully specified or
-    `(None, None, 3)`, and looks into nested models. Padding layers, which only enlarge a
-    map, and global pooling do not count as scales. For a model with a `.backbone` and a
-    `.head`, the stages are those of the backbone.
+    `(None, None, 3)`, and looks into nested models and into layers that keep their blocks
+    in a list. Padding layers, which only enlarge a map, and global pooling do not count
+    as scales. For a model with a `.backbone` and a `.head`, the stages are those of the
+    backbone; for one with skips, such as a U-Net, those of the way to its coarsest map.
+
+    Feature maps may be tokens (B, P + H * W, C) with P prefix tokens. A network of a
+    single stride, such as a ViT, has four stages of equal depth that end behind a block.
 
     Example:
 
@@ -55,48 +66,19 @@ def find_stages(model: keras.Model) -> list[Stage]:
 
     Returns:
         A list of `Stage`s, shallowest first; empty if the network never narrows to a
-        single tensor.
+        single tensor. A warning says why there are few, where that is known.
 
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: `model` is not built, is not Functional or Sequential, or does not
             take one batch of images.
     """
-    return Network(model, "model").stages
-
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """A place in a network where all data passes through one map of rank 4.
-
-    Attributes:
-        position: Number of the steps that lead to it, `graph.steps[:position]`.
-        symbol: Symbol of the map.
-        spec: The map as a `KerasTensor`.
-        layer_name: Name of the layer that computes it.
-        stride: Pixels of the image per pixel of this map.
-        height, width: `Scale`s from the size of the image to that of the map.
-        is_padding: Whether the layer only pads the map, as before a strided convolution.
-        is_weighted: Whether one of the steps that lead to it has weights.
-    """
-
-    position: int
-    symbol: int
-    spec: keras.KerasTensor
-    layer_name: str = "input"
-    stride: int = 1
-    height: Scale = Scale()
-    width: Scale = Scale()
-    is_padding: bool = False
-    is_weighted: bool = False
-
-    @property
-    def channels(self) -> int:
-        return self.spec.shape[-1]
-
-    def size(self, image_size: Sequence[int | Tensor]) -> tuple[int | Tensor, ...]:
-        """Returns (height, width) of this map for images of (height, width)."""
-        return self.height(image_size[0]), self.width(image_size[1])
+    network = Network(model, "model")
+    if network.obstacle:
+        warnings.warn(
+            f"{model.name!r} can hardly be cut: {network.obstacle}.", stacklevel=2
+        )
+    return network.stages
 
 
 class Network:
@@ -112,9 +94,11 @@ class Network:
     Attributes:
         graph: The `Graph` of the Functional model, or of the `.backbone`.
         start: The input, as a `Cut`.
-        cuts: Every cut before global pooling, a change of rank, or upsampling.
-        stage_cuts: The cuts that end a stage, one per stride.
+        cuts: Every cut before global pooling or upsampling.
+        stage_cuts: The cuts that end a stage: one per stride, or those at which a network
+            of a single stride is in four parts of equal depth.
         stages: The same cuts as `Stage`s.
+        obstacle: Why the network can hardly be cut and what to do about it, or None.
     """
 
     def __init__(self, model: keras.Model, argument: str) -> None:
@@ -123,20 +107,17 @@ class Network:
         self.start = Cut(0, graph.input, graph.input_spec)
         chains = [_chain(graph, self.start, output) for output in graph.outputs]
         self.graph, self.cuts = max(chains, key=lambda chain: _depth(chain[1]))
-        coarsest = _coarsest(self.cuts)
-        shared = set.intersection(
-            *(
-                {c.symbol for c in cuts}
-                for _, cuts in chains
-                if _coarsest(cuts) == coarsest
-            )
-        )
-        ends = {
-            c.stride: c
-            for c in self.cuts
-            if c.symbol in shared and c.is_weighted and not c.is_padding
-        }
-        self.stage_cuts = list(ends.values())
+        branches = [
+            cuts
+            for output, (_, cuts) in zip(graph.outputs, chains, strict=True)
+            if output not in {c.symbol for c in self.cuts}
+        ]
+        encoder = _encoder(graph, self.start, self.cuts)
+        widens = _widens(*encoder) if encoder else None
+        if encoder and not widens:
+            branches, (self.graph, self.cuts) = [], encoder
+        self.stage_cuts = [] if widens else _stage_cuts(self.graph, self.cuts, branches)
+        self.obstacle = _obstacle(self.graph, self.stage_cuts, widens)
 
     @property
     def stages(self) -> list[Stage]:
@@ -187,7 +168,7 @@ def _trunk(model, argument):
 def _chain(graph, start, target):
     """The graph with the steps for output `target` first, and its cuts up to `target`."""
     graph, stop = graph.towards(target)
-    return graph, list(_cuts(graph, start, target, stop))
+    return graph, list(cuts_lib.chain(graph, start, target, stop))
 
 
 def _coarsest(cuts):
@@ -198,48 +179,103 @@ def _depth(cuts):
     return _coarsest(cuts), len(cuts)
 
 
-def _cuts(graph, start, target, stop):
-    before = start
-    for position, symbol, step in _single_tensors(graph, target, stop):
-        spec = step.specs[step.outputs.index(symbol)]
-        if len(spec.shape) != 4 or spec.shape[-1] is None:
-            return
-        steps = graph.steps[before.position : position]
-        height, width = measure(steps, before.symbol, symbol, before.spec, spec)
-        if _ends_the_chain(before, spec, height, width):
-            return
-        weighted = any(s.weighted_layers for s in steps)
-        before = Cut(
-            position,
-            symbol,
-            spec,
-            layer_name=step.name,
-            stride=before.stride * height.down,
-            height=before.height.then(height),
-            width=before.width.then(width),
-            is_padding=height.down == 1 and height.offset > 0 and not weighted,
-            is_weighted=before.is_weighted or weighted,
+def _encoder(graph, start, cuts):
+    """The graph and cuts of the way to the coarsest map, where skips bypass it.
+
+    None where every route passes through the coarsest map, at the end of `cuts`.
+    """
+    for symbol in cuts_lib.enlarged(graph):
+        reordered, found = _chain(graph, start, symbol)
+        if _coarsest(found) <= _coarsest(cuts) or found[-1].symbol != symbol:
+            continue
+        *_, shared = start, *(c for c in found if c.stride <= _coarsest(cuts))
+        kernels = reordered.weighted_layers(
+            shared.position, found[-1].position, shared.symbol, symbol
         )
-        yield before
+        strides = itertools.pairwise(c.stride for c in found)
+        if kernels >= _LEAST_KERNELS and all(
+            b <= _LARGEST_STRIDE * a for a, b in strides
+        ):
+            return reordered, found
+    return None
 
 
-def _single_tensors(graph, target, stop):
-    """Yields (position, symbol, step) where `target` depends on a single tensor."""
-    last_use = {}
-    for i, step in enumerate(graph.steps[:stop]):
-        last_use.update(dict.fromkeys(step.inputs.values(), i))
-    last_use[target] = stop
-    needed = {graph.input}
-    for i, step in enumerate(graph.steps[:stop]):
-        needed = {s for s in needed.union(step.outputs) if last_use.get(s, -1) > i}
-        if len(needed) == 1 and needed.issubset(step.outputs):
-            yield i + 1, *needed, step
+def _stage_cuts(graph, cuts, branches):
+    """The cuts that end a stage, and lead to all branches down to the coarsest map."""
+    coarsest = _coarsest(cuts)
+    shared = {c.symbol for c in cuts}.intersection(
+        *(
+            {c.symbol for c in branch}
+            for branch in branches
+            if _coarsest(branch) == coarsest
+        )
+    )
+    ends = [c for c in cuts if c.symbol in shared and c.is_weighted and not c.is_padding]
+    by_stride = {c.stride: c for c in ends}
+    parts = _parts(graph, ends) if len(by_stride) == 1 else []
+    return parts or list(by_stride.values())
 
 
-def _ends_the_chain(before, spec, height, width):
-    if height is None or width is None or height.down != width.down:
-        return True
-    pooled_away = height == Scale(up=0, offset=1)
-    pooled_away |= spec.shape[1] == 1 and height.down > _LARGEST_STRIDE_TO_ONE_PIXEL
-    upsampled = before.stride > 1 and height.up != 1
-    return pooled_away or upsampled
+def _widens(graph, cuts):
+    """Name of the layer at which the way to the last cut widens again, or None."""
+    positions = [p for p in cuts_lib.enlarged(graph).values() if p < cuts[-1].position]
+    return graph.steps[max(positions)].name if positions else None
+
+
+def _obstacle(graph, stage_cuts, widens):
+    """Why a network can hardly be cut, and what to do about it; None if it can be."""
+    if widens:
+        return (
+            f"it narrows, widens at {widens!r} and narrows again, as a stacked hourglass "
+            "does, so that no part of it is its encoder: name the layers at which paths "
+            "change network in `switch_points`"
+        )
+    hidden = [step for step in graph.steps if keeps_blocks(step.operation)]
+    if hidden and len({cut.layer_name for cut in stage_cuts}) < 2:
+        layer = hidden[0].operation
+        return (
+            f"its blocks are hidden inside of the layer {hidden[0].name!r} "
+            f"({type(layer).__name__}): use a model of the same network that calls its "
+            "blocks one by one, such as those of zeromodels"
+        )
+    return None
+
+
+def _parts(graph, cuts):
+    """The ends of four parts of equal depth, each behind one of a network's blocks."""
+    ends = _block_ends(graph, cuts)
+    count = min(_PARTS, len(ends))
+    return [ends[-(-len(ends) * i // count) - 1] for i in range(1, count + 1)]
+
+
+def _block_ends(graph, cuts):
+    """The cuts behind the blocks of the longest stretch of equal blocks.
+
+    A block is a sequence of sections between cuts that have weights, such as attention
+    and a multilayer perceptron, each with a shortcut around it.
+    """
+    sections, ends, position = [], [], 0
+    for cut in cuts:
+        weighted = [
+            type(step.operation).__name__
+            for step in graph.steps[position : cut.position]
+            if getattr(step.operation, "weights", ())
+        ]
+        position = cut.position
+        if weighted:
+            sections.append(weighted)
+            ends.append(cut)
+        elif ends and cut.spec.shape == ends[-1].spec.shape:
+            ends[-1] = cut  # an activation or dropout belongs to the section before it
+    best = 0, 0, 1
+    for length in range(1, len(sections) // 2 + 1):
+        for first in range(len(sections) - length):
+            equal = itertools.takewhile(
+                lambda i, length=length: sections[i] == sections[i + length],
+                range(first, len(sections) - length),
+            )
+            blocks = sum(1 for _ in equal) // length + 1
+            if blocks > 1 and blocks * length > best[0] * best[2]:
+                best = blocks, first, length
+    blocks, first, length = best
+    return [ends[first + length * (i + 1) - 1] for i in range(blocks)]

@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Sequence
 
-from keras_hybrid.hybrid.stages import Cut, Network
+from keras_hybrid.hybrid.cuts import Cut
+from keras_hybrid.hybrid.stages import Network
 
 # A larger ratio between the strides of neighbouring points leaves most of a network in
 # one segment: NASNet, whose cells take the outputs of the two cells before, can be cut
@@ -30,31 +31,64 @@ def resolve(
     """
     if _are_pairs(switch_points):
         return _by_name(teacher, student, switch_points)
-    teacher_cuts = {cut.stride: cut for cut in teacher.stage_cuts}
-    student_cuts = {cut.stride: cut for cut in student.stage_cuts}
-    common = [stride for stride in student_cuts if stride in teacher_cuts]
-    if len(common) < 2:
+    pairs, strides = _pairs(teacher, student), common_strides(teacher, student)
+    if len(pairs) < 2:
         raise ValueError(
             "`teacher` and `student` must have stages of two strides in common: one at "
             "which paths change network, and one at which they enter the student's "
-            f"head. Received: common strides {common}\n"
+            f"head. Received: common strides {strides}\n"
             f"{stage_table('teacher', teacher)}\n{stage_table('student', student)}"
         )
     if switch_points is None:
-        _warn_of_gaps(teacher, student, common)
-        strides = common
-    else:
-        strides = [*_checked_strides(switch_points, common), common[-1]]
-    return [(teacher_cuts[stride], student_cuts[stride]) for stride in strides]
+        _warn_of_gaps(teacher, student, strides)
+        return pairs
+    by_stride = dict(zip(strides, pairs, strict=True))
+    before_joint = _checked_strides(switch_points, strides)
+    return [*(by_stride[stride] for stride in before_joint), pairs[-1]]
+
+
+def common_strides(teacher: Network, student: Network) -> list[int]:
+    """Returns the strides at which paths can change network, the joint's last.
+
+    Where stages pair up in order, these are the strides of the student, or of the teacher
+    if the student has a single one.
+    """
+    pairs = _pairs(teacher, student)
+    of_teacher, of_student = [t.stride for t, _ in pairs], [s.stride for _, s in pairs]
+    return of_teacher if len(set(of_student)) < len(pairs) else of_student
+
+
+def _pairs(teacher, student):
+    """Pairs of cuts (teacher's, student's) that end a stage.
+
+    Those of equal strides or, if either network has several stages of one stride as a ViT
+    has, the last ones in order.
+    """
+    both = teacher.stage_cuts, student.stage_cuts
+    if any(len({cut.stride for cut in cuts}) < len(cuts) for cuts in both):
+        count = min(map(len, both))
+        return list(zip(*(cuts[len(cuts) - count :] for cuts in both), strict=True))
+    of_teacher = {cut.stride: cut for cut in teacher.stage_cuts}
+    return [(of_teacher[s.stride], s) for s in both[1] if s.stride in of_teacher]
 
 
 def stage_table(title: str, network: Network) -> str:
     """Formats the stages of a network as text, one line each."""
-    rows = [f"  {s.stride:>6}  {s.channels:>8}  {s.layer_name}" for s in network.stages]
-    heading = f"{title} {network.model.name!r}:\n  stride  channels  ends at"
-    return (
-        "\n".join([heading, *rows]) if rows else f"{title} {network.model.name!r}: none"
-    )
+    name = f"{title} {network.model.name!r}:"
+    rows = [
+        f"  {cut.stride:>6}  {cut.channels:>8}  {cut.layer_name}{_tokens(cut)}"
+        for cut in network.stage_cuts
+    ]
+    lines = [name, "  stride  channels  ends at", *rows] if rows else [f"{name} none"]
+    if network.obstacle:
+        lines.append(f"  It can hardly be cut: {network.obstacle}.")
+    return "\n".join(lines)
+
+
+def _tokens(cut):
+    if cut.prefix is None:
+        return ""
+    return f" (tokens, {cut.prefix} in front)" if cut.prefix else " (tokens)"
 
 
 def _are_pairs(switch_points):
@@ -65,6 +99,11 @@ def _are_pairs(switch_points):
 
 def _checked_strides(switch_points, common):
     joint = common[-1]
+    if len(set(common)) < len(common):
+        raise ValueError(
+            "`switch_points` must be pairs of layer names, since both networks have a "
+            f"single stride. Received: switch_points={switch_points!r}"
+        )
     if isinstance(switch_points, list | tuple) and switch_points:
         strides = list(switch_points)
         if set(strides) <= set(common[:-1]) and sorted(set(strides)) == strides:

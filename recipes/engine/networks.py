@@ -13,6 +13,7 @@ from keras_hybrid import applications
 from keras_hybrid.export.student import image_input, load
 from keras_hybrid.hybrid import graph
 from keras_hybrid.hybrid.stages import Network
+from keras_hybrid.hybrid.switch_points import common_strides
 from keras_hybrid.models.torch_resnet50 import load_resnet50
 from keras_hybrid.recipes.engine import settings
 from keras_hybrid.training.types import Tensor
@@ -187,8 +188,7 @@ def switch_points(
     if config.method != "hybrid" or points is None:
         return None
     both = Network(teacher, "teacher"), Network(student, "student")
-    common = set.intersection(*({cut.stride for cut in n.stage_cuts} for n in both))
-    before_joint = sorted(common)[:-1]
+    *before_joint, _ = common_strides(*both) or [None]
     if set(points) <= set(before_joint):
         return points
     if config.switch_points != type(config).switch_points:

@@ -1,0 +1,226 @@
+"""Networks with skips, such as U-Nets, as student and as teacher."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import equations
+import tiny
+from keras_hybrid import HybridTransfer, describe, export, find_stages
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
+
+
+def double_conv(x, channels, name):
+    for i in (1, 2):
+        x = layers.Conv2D(channels, 3, padding="same", name=f"{name}_conv{i}")(x)
+        x = layers.Activation("tanh", name=f"{name}_out{i}")(x)
+    return x
+
+
+def unet(size=(16, 16), channels=(4, 5, 6, 7), takes_image=False, classes=3):
+    """Strides 1, 2, 4 and 8 end at down0_out2 to down3_out2; all but the last skip."""
+    x = image = keras.Input((*size, 3))
+    x = layers.Rescaling(1.0, name="rescaling")(x)
+    skips = [layers.Concatenate()([x, image])] if takes_image else []
+    for i, width in enumerate(channels):
+        x = layers.MaxPooling2D(name=f"pool{i}")(x) if i else x
+        x = double_conv(x, width, f"down{i}")
+        skips.append(x)
+    skips.pop()
+    for i, width in reversed(list(enumerate(channels[:-1]))):
+        x = layers.Conv2DTranspose(width, 2, strides=2, name=f"up{i}_wider")(x)
+        x = layers.Concatenate(name=f"up{i}_joined")([x, skips.pop()])
+        x = double_conv(x, width, f"up{i}")
+    if takes_image:
+        x = layers.Concatenate()([x, *skips])
+    x = layers.Conv2D(classes, 1, activation="softmax", name="classes")(x)
+    return keras.Model(image, x, name="unet")
+
+
+def label_maps(count, size, classes=3, seed=0):
+    return np.random.default_rng(seed).integers(0, classes, (count, *size))
+
+
+STAGES = [(f"down{i}_out2", 2**i, 4 + i) for i in range(4)]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (None, None)])
+@pytest.mark.parametrize("takes_image", [False, True])
+def test_the_stages_of_a_unet_lead_to_its_coarsest_map(size, takes_image):
+    found = find_stages(unet(size, takes_image=takes_image))
+    assert [(s.layer_name, s.stride, s.channels) for s in found] == STAGES
+
+
+ENCODERS = {
+    "ResNet50": ("conv1_relu", "conv2_block3_out", "conv3_block4_out"),
+    "MobileNetV2": (
+        "block_1_expand_relu",
+        "block_3_expand_relu",
+        "block_6_expand_relu",
+    ),
+    # Inside of a residual block, where a shortcut bypasses the map.
+    "ResNet50V2": ("conv1_conv", "conv2_block3_1_relu", "conv3_block4_1_relu"),
+}
+
+
+def with_decoder(family, size=64):
+    network = getattr(keras.applications, family)
+    base = network(include_top=False, weights=None, input_shape=(size, size, 3))
+    x = base.output
+    x = layers.UpSampling2D(4, interpolation="bilinear")(x)
+    for name in reversed(ENCODERS[family]):
+        skip = base.get_layer(name).output
+        scale = skip.shape[1] // x.shape[1]
+        x = layers.UpSampling2D(scale, interpolation="bilinear")(x) if scale > 1 else x
+        x = layers.Concatenate()([x, skip])
+        x = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    return keras.Model(base.input, layers.Conv2D(3, 1, activation="softmax")(x))
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_of_keras_applications_with_a_decoder(family):
+    with keras.StatelessScope(initialize_variables=False):
+        model = with_decoder(family)
+    assert [s.stride for s in find_stages(model)] == [2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("bins", [(1, 2, 3, 6), (1,)])
+def test_the_branches_of_pyramid_pooling_are_no_encoder(bins):
+    x = image = keras.Input((96, 96, 3))
+    for i in range(3):
+        x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"out{i}")(x)
+    pooled = [layers.AveragePooling2D(12 // n)(x) for n in bins]
+    pooled = [layers.Conv2D(2, 1, activation="relu")(y) for y in pooled]
+    x = layers.Concatenate()([x, *(layers.Resizing(12, 12)(y) for y in pooled)])
+    x = layers.UpSampling2D(8)(layers.Conv2D(3, 3, padding="same", name="scores")(x))
+    found = find_stages(keras.Model(image, x))
+    assert [(s.layer_name, s.stride) for s in found] == [
+        ("out0", 2),
+        ("out1", 4),
+        ("scores", 8),
+    ]
+
+
+def hourglass(count, size=32):
+    image = keras.Input((size, size, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(image)
+    x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(4, 3, padding="same", name="before0")(x)
+    for i in range(count):
+        skip, y = x, x
+        y = double_conv(layers.MaxPooling2D()(y), 4, f"deep{i}")
+        y = layers.UpSampling2D(name=f"wider{i}")(y)
+        x = layers.Add(name=f"before{i + 1}")([skip, y])
+    return keras.Model(image, layers.Conv2D(3, 1, name="scores")(x), name="hourglass")
+
+
+def test_a_stacked_hourglass_is_refused_with_its_reason():
+    assert [s.stride for s in find_stages(hourglass(1))] == [2, 4, 8]
+    model = hourglass(2)
+    with pytest.warns(UserWarning, match="widens at 'wider0'.*as a stacked hourglass"):
+        assert find_stages(model) == []
+    assert "as a stacked hourglass" in describe(model)
+    with pytest.raises(ValueError, match="widens at 'wider0'.*`switch_points`"):
+        HybridTransfer(tiny.teacher(), model)
+    pairs = [("out1", "stem"), ("out2", "before1"), ("out3", "before2")]
+    HybridTransfer(tiny.teacher(), model, switch_points=pairs)
+
+
+def test_a_head_that_takes_no_map_is_refused():
+    x = image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="out1")(x)
+    mean = layers.GlobalAveragePooling2D(name="mean")(x)
+    x = layers.Multiply()([x, layers.Reshape((1, 1, 4))(mean)])
+    x = layers.Conv2D(4, 3, strides=2, padding="same")(x)
+    x = layers.Conv2D(4, 3, padding="same", name="out2")(x)
+    x = layers.UpSampling2D()(x)
+    x = layers.Add()([x, layers.Reshape((1, 1, 4))(mean)])
+    student = keras.Model(image, layers.Conv2D(3, 1)(x), name="student")
+    with pytest.raises(ValueError, match="whose head takes the output of 'mean'"):
+        HybridTransfer(tiny.teacher(16), student)
+
+
+def recomputed(teacher, student, model, images):
+    """Predictions of the three paths, for a teacher with the strides 2, 4 and 8."""
+
+    def layer_of(network, start, end):
+        return equations.cut(network, start, end)
+
+    kernels = {a.name: (a.convolution.kernel, a.convolution.bias) for a in model.adapters}
+
+    def adapt(x, name, size=None):
+        kernel, bias = kernels[name]
+        x = tf.einsum("bhwc,cd->bhwd", x, kernel[0, 0]) + bias
+        return x if size is None else tf.cast(tf.image.resize(x, size), x.dtype)
+
+    down = [f"down{i}_out2" for i in range(4)]
+    size = images.shape[1:3]
+    decoder = keras.Model(
+        [student.get_layer(name).output for name in down], student.output
+    )
+    # S1 T2 S3: the skip of stride 1 is the student's, and so on.
+    skip0 = layer_of(student, None, down[0])(images)
+    skip1 = layer_of(student, down[0], down[1])(skip0)
+    x = adapt(skip1, "student_first_adapter_1")
+    x = layer_of(teacher, "out1", "out2")(x)
+    skip2 = adapt(x, "student_first_adapter_2")
+    bottom = layer_of(student, down[2], down[3])(skip2)
+    student_first = decoder([skip0, skip1, skip2, bottom])
+    # T1 S2 T3.
+    x = layer_of(teacher, None, "out1")(images)
+    skip0 = adapt(x, "teacher_first_feature_adapter_1", size)
+    skip1 = adapt(x, "teacher_first_adapter_1")
+    skip2 = layer_of(student, down[1], down[2])(skip1)
+    x = adapt(skip2, "teacher_first_adapter_2")
+    x = layer_of(teacher, "out2", "out3")(x)
+    bottom = adapt(x, "teacher_first_adapter_3")
+    teacher_first = decoder([skip0, skip1, skip2, bottom])
+    return student_first, teacher_first, student(images)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 32)])
+def test_training_step_of_a_unet_follows_equations_1_and_2(size):
+    keras.config.set_dtype_policy("float64")
+    teacher, student = tiny.teacher(size=None), unet(size)
+    model = HybridTransfer(teacher, student)
+    images = tf.random.stateless_normal((2, *size, 3), (0, 1), dtype="float64")
+    labels = label_maps(2, size)
+    alpha, losses, gradients = equations.losses_and_gradients(
+        lambda: recomputed(teacher, student, model, images),
+        CROSS_ENTROPY,
+        labels,
+        [v.value for v in model.trainable_variables],
+    )
+    before = [v.numpy() for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(1.0), loss=CROSS_ENTROPY, run_eagerly=True)
+    logs = model.train_on_batch(images, labels, return_dict=True)
+    assert logs["balance"] == pytest.approx(alpha, rel=1e-5)
+    names = "student_first_loss", "teacher_first_loss", "student_loss"
+    assert [logs[name] for name in names] == pytest.approx(losses, rel=1e-5)
+    for variable, old, gradient in zip(model.trainable_variables, before, gradients):
+        np.testing.assert_allclose(
+            old - variable.numpy(), gradient, atol=1e-6, err_msg=variable.path
+        )
+
+
+@pytest.mark.parametrize("takes_image", [False, True])
+def test_a_unet_teaches_a_unet_and_is_exported_whole(takes_image, tmp_path):
+    teacher = unet((32, 32), (5, 6, 7, 8))
+    teacher.name = "teacher"
+    student = unet((32, 32), takes_image=takes_image)
+    model = HybridTransfer(teacher, student)
+    model.compile("adam", loss=CROSS_ENTROPY)
+    images, _ = tiny.batch(4)
+    frozen = [v.numpy() for v in teacher.variables]
+    model.fit(images, label_maps(4, (32, 32)), verbose=0)
+    for variable, old in zip(teacher.variables, frozen):
+        np.testing.assert_array_equal(variable.numpy(), old)
+    student.save(tmp_path / "student.keras")
+    loaded = keras.models.load_model(tmp_path / "student.keras")
+    expected = student.predict(images, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), expected)
+    report = export.to_tflite(model, tmp_path / "student.tflite")
+    assert report.max_abs_error < 1e-5

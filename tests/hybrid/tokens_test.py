@@ -1,0 +1,209 @@
+"""Networks that hold their feature maps as tokens (B, P + height * width, C)."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import equations
+import tiny
+import token_networks
+from keras_hybrid import HybridTransfer, describe, find_stages
+from keras_hybrid.hybrid import adapters, tokens
+from keras_hybrid.hybrid.stages import Network
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
+
+
+def ends(model):
+    return [(s.layer_name, s.stride, s.channels) for s in find_stages(model)]
+
+
+def test_a_plain_transformer_has_four_stages_of_equal_depth():
+    assert ends(token_networks.vit(depth=4)) == [
+        (f"block{i}_out", 8, 8) for i in (0, 1, 2, 3)
+    ]
+    assert [layer for layer, *_ in ends(token_networks.vit(depth=6))] == [
+        f"block{i}_out" for i in (1, 2, 4, 5)
+    ]
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("size", [(32, 32), (16, 40)])
+def test_prefix_tokens_are_counted(prefix, size):
+    network = Network(token_networks.vit(size, prefix=prefix), "model")
+    for cut in network.stage_cuts:
+        assert cut.prefix == prefix
+        assert cut.size(size) == (size[0] // 8, size[1] // 8)
+
+
+def test_a_hierarchical_transformer_has_a_stage_per_stride():
+    model = token_networks.swin((16, 32))
+    assert ends(model) == [("stage0_out", 2, 4), ("stage1_out", 4, 8), ("norm", 8, 16)]
+    cuts = Network(model, "model").stage_cuts
+    assert [cut.size((16, 32)) for cut in cuts] == [(8, 16), (4, 8), (2, 4)]
+
+
+def test_tokens_hold_a_picture_row_by_row():
+    picture = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4).astype("float32")
+    sequence = ops.convert_to_numpy(tokens.from_map(picture))
+    for row in range(3):
+        for column in range(5):
+            np.testing.assert_array_equal(
+                sequence[:, row * 5 + column], picture[:, row, column]
+            )
+    front = np.zeros((2, 2, 4), "float32")
+    restored = tokens.to_map(np.concatenate([front, sequence], axis=1), 2, (3, 5))
+    np.testing.assert_array_equal(restored, picture)
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)])
+def test_a_picture_passes_through_the_tokens_of_another_network(size):
+    """Through both adapters, with convolutions that change nothing."""
+    of_map = Network(convolutional(8, 4, size), "model").stage_cuts[0]
+    of_tokens = Network(token_networks.vit(size, channels=4), "model").cuts[-1]
+    dtype = keras.DTypePolicy("float32")
+    picture = np.random.default_rng(0).normal(size=(2, size[0] // 8, size[1] // 8, 4))
+    x = picture
+    for name, source, target in (
+        ("to", of_map, of_tokens),
+        ("from", of_tokens, of_map),
+    ):
+        layer = adapters.make(adapters.Adapter, source, target, False, dtype, name)
+        layer.adapter.convolution.set_weights([np.eye(4)[None, None], np.zeros(4)])
+        x = adapters.run(layer, x, (source, size), (target, size))
+    np.testing.assert_allclose(x, picture, rtol=1e-6)
+
+
+def convolutional(stride, channels, size):
+    image = keras.Input((*size, 3))
+    x = layers.Conv2D(channels, stride, strides=stride, name="out")(image)
+    return keras.Model(image, x)
+
+
+def cnn(size, classes=4):
+    """Strides 2, 4, 8, 16 end at out1 to out4."""
+    x = image = keras.Input((*size, 3))
+    for i in range(1, 5):
+        x = layers.Conv2D(3 + i, 3, strides=2, padding="same", name=f"conv{i}")(x)
+        x = layers.Activation("tanh", name=f"out{i}")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax")(x), name="cnn")
+
+
+VIT = [f"block{i}_out" for i in range(4)]
+CNN = [f"out{i}" for i in range(1, 5)]
+SWIN = ["stage0_out", "stage1_out", "norm"]
+
+
+def halved(size, *powers):
+    return [tuple(n >> power for n in size) for power in powers]
+
+
+# (teacher, student, points, sizes, prefixes), each a pair (teacher's, student's) a point.
+def vit_and_cnn(size):
+    networks = token_networks.vit(size, prefix=1, name="teacher"), cnn(size)
+    sizes = halved(size, 3, 3, 3, 3), halved(size, 1, 2, 3, 4)
+    return *networks, zip(VIT, CNN), zip(*sizes), [(1, None)] * 4
+
+
+def cnn_and_vit(size):
+    networks = cnn(size), token_networks.vit(size, prefix=0)
+    sizes = halved(size, 1, 2, 3, 4), halved(size, 3, 3, 3, 3)
+    return *networks, zip(CNN, VIT), zip(*sizes), [(None, 0)] * 4
+
+
+def vit_and_vit(size):
+    teacher = token_networks.vit(size, patch=4, channels=12, prefix=5, name="teacher")
+    sizes = halved(size, 2, 2, 2, 2), halved(size, 3, 3, 3, 3)
+    student = token_networks.vit(size, prefix=0)
+    return teacher, student, zip(VIT, VIT), zip(*sizes), [(5, 0)] * 4
+
+
+def swin_and_cnn(size):
+    networks = token_networks.swin(size, name="teacher"), cnn(size)
+    sizes = halved(size, 1, 2, 3)
+    return *networks, zip(SWIN, CNN), zip(sizes, sizes), [(0, None)] * 3
+
+
+def cnn_and_swin(size):
+    sizes = halved(size, 1, 2, 3)
+    networks = cnn(size), token_networks.swin(size)
+    return *networks, zip(CNN, SWIN), zip(sizes, sizes), [(None, 0)] * 3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48)])
+@pytest.mark.parametrize(
+    "pair", [vit_and_cnn, cnn_and_vit, vit_and_vit, swin_and_cnn, cnn_and_swin]
+)
+def test_training_step_follows_equations_1_and_2(pair, size):
+    keras.config.set_dtype_policy("float64")
+    teacher, student, *rest = pair(size)
+    points, sizes, prefixes = map(list, rest)
+    model = HybridTransfer(teacher, student)
+    images, labels = token_networks.images(4, size)
+    weights = [
+        (a.adapter.convolution.kernel, a.adapter.convolution.bias)
+        + ((a.prefix,) if a.prefixes[1] else ())
+        for a in model.adapters
+    ]
+    alpha, losses, gradients = equations.losses_and_gradients(
+        lambda: equations.hybrid_forward(
+            teacher, student, points, weights, tf.constant(images), sizes, prefixes
+        ),
+        CROSS_ENTROPY,
+        labels,
+        [v.value for v in model.trainable_variables],
+    )
+    before = [v.numpy() for v in model.trainable_variables]
+    frozen = [v.numpy() for v in teacher.variables]
+    model.compile(keras.optimizers.SGD(1.0), loss=CROSS_ENTROPY, run_eagerly=True)
+    logs = model.train_on_batch(images, labels, return_dict=True)
+    assert logs["balance"] == pytest.approx(alpha, rel=1e-5)
+    names = "student_first_loss", "teacher_first_loss", "student_loss"
+    assert [logs[name] for name in names] == pytest.approx(losses, rel=1e-5)
+    for variable, old, gradient in zip(model.trainable_variables, before, gradients):
+        np.testing.assert_allclose(
+            old - variable.numpy(), gradient, atol=1e-6, err_msg=variable.path
+        )
+    for variable, old in zip(teacher.variables, frozen):
+        np.testing.assert_array_equal(variable.numpy(), old)
+
+
+def test_blocks_that_a_layer_keeps_in_a_list_are_cut_apart():
+    model = token_networks.hidden_vit(depth=6)
+    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    names = [name for name, *_ in ends(model)]
+    assert names == [f"encoder/block{i}" for i in (1, 2, 4, 5)]
+    assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == nodes
+    images, _ = token_networks.images(2, (32, 32))
+    plain = HybridTransfer(cnn((32, 32)), model).paths[-1]
+    np.testing.assert_allclose(plain(images), model(images), rtol=1e-6)
+    # The same dropout masks too: seeds are counted by the layers.
+    training = [
+        seeded(model, lambda network=network: network(images, training=True))
+        for network in (plain, model)
+    ]
+    np.testing.assert_allclose(*training, rtol=1e-6)
+    assert np.abs(training[0] - plain(images)).max() > 1e-3
+
+
+def seeded(model, function):
+    """The result of a function, from the state of the model's random layers."""
+    states = [v for v in model.variables if "seed" in v.path]
+    before = [v.numpy() for v in states]
+    result = ops.convert_to_numpy(function())
+    for state, value in zip(states, before, strict=True):
+        state.assign(value)
+    return result
+
+
+@pytest.mark.parametrize("own", ["weight", "training"])
+def test_blocks_that_cannot_be_cut_apart_are_refused(own):
+    model = token_networks.hidden_vit(own=own)
+    reason = r"blocks are hidden inside of the layer 'encoder' \(Encoder\)"
+    with pytest.warns(UserWarning, match=reason):
+        assert len(find_stages(model)) == 1
+    with pytest.raises(ValueError, match=reason):
+        HybridTransfer(model, cnn((32, 32)))
