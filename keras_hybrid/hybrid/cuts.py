@@ -7,7 +7,7 @@ import keras
 
 from keras_hybrid.hybrid import feature_size, tokens
 from keras_hybrid.hybrid.feature_size import Scale
-from keras_hybrid.hybrid.graph import Graph, Step
+from keras_hybrid.hybrid.graph import Graph
 from keras_hybrid.training.types import Tensor
 
 # A larger stride down to one pixel is global pooling, e.g. an AveragePooling2D(7).

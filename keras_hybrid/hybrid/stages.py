@@ -8,7 +8,6 @@ downsampling layer (paper, "Hybrid Forward").
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Sequence
 
 import keras
 

@@ -11,9 +11,9 @@ from keras.src.saving.serialization_lib import serialize_with_public_fn
 from keras.src.utils.python_utils import is_default
 
 from keras_hybrid.hybrid.as_student import AsStudent
+from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.hybrid.graph import functional
 from keras_hybrid.hybrid.path_logs import PathLogs
-from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.types import Tensor

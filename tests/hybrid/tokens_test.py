@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import token_networks
 from keras import layers, ops
 
 import equations
-import tiny
-import token_networks
-from keras_hybrid import HybridTransfer, describe, find_stages
+from keras_hybrid import HybridTransfer, find_stages
 from keras_hybrid.hybrid import adapters, tokens
 from keras_hybrid.hybrid.stages import Network
 
