@@ -12,36 +12,27 @@ import warnings
 from typing import Any
 
 import keras
-from keras.src.ops.numpy import Flip
 
-# Module of `keras.applications` -> scheme of its `preprocess_input`, or None where the
-# network has it built in. The numbers are those of `keras.applications.imagenet_utils`.
+from keras_hybrid.hybrid import preprocessing
+
+# Module of `keras.applications` -> scheme of its `preprocess_input`, "inside" where
+# the network has it built in.
 _PREPROCESSING = {
-    "convnext": None,
+    "convnext": "inside",
     "densenet": "torch",
-    "efficientnet": None,
-    "efficientnet_v2": None,
+    "efficientnet": "inside",
+    "efficientnet_v2": "inside",
     "inception_resnet_v2": "tf",
     "inception_v3": "tf",
     "mobilenet": "tf",
     "mobilenet_v2": "tf",
-    "mobilenet_v3": None,
+    "mobilenet_v3": "inside",
     "nasnet": "tf",
     "resnet": "caffe",
     "resnet_v2": "tf",
     "vgg16": "caffe",
     "vgg19": "caffe",
     "xception": "tf",
-}
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in 0-1
-_SCALE_AND_OFFSET = {
-    "bgr": (1.0, 0.0),  # then RGB to BGR
-    "caffe": (1.0, [-123.68, -116.779, -103.939]),  # likewise
-    "tf": (1 / 127.5, -1.0),
-    "torch": (
-        [1 / (255 * s) for s in _STD],
-        [-m / s for m, s in zip(_MEAN, _STD, strict=True)],
-    ),
 }
 # Height and width in pixels of a network with its own top, where they are not 224. Keras
 # defines them inside its functions; they are needed here before the call.
@@ -142,21 +133,22 @@ def with_preprocessing(model: keras.Model, scheme: str) -> keras.Model:
     Args:
         model: A model that takes images (B, H, W, 3).
         scheme: `"bgr"`, `"caffe"` (BGR minus the ImageNet mean), `"tf"` (-1..1),
-            `"torch"` (0..1, then ImageNet mean and standard deviation), or `"inside"`
-            for a model that already takes raw RGB.
+            `"torch"` (0..1, then ImageNet mean and standard deviation), `"clip"`
+            (likewise, of CLIP), or `"inside"` for a model that already takes raw RGB.
 
     Raises:
         ValueError: The scheme is unknown.
     """
     if scheme == "inside":
         return model
-    if scheme not in _SCALE_AND_OFFSET:
+    if scheme not in preprocessing.SCHEMES:
         raise ValueError(
-            f"`scheme` must be one of {['inside', *_SCALE_AND_OFFSET]}. Received: "
+            f"`scheme` must be one of {list(preprocessing.SCHEMES)}. Received: "
             f"scheme={scheme!r}"
         )
     image = keras.Input(model.input_shape[1:], name="image")
-    return keras.Model(image, model(_preprocess(image, scheme)), name=model.name)
+    x = preprocessing.normalized(image, scheme)
+    return keras.Model(image, model(x), name=model.name)
 
 
 def _networks():
@@ -220,7 +212,7 @@ def _build(name, weights, input_shape, top, classes, kwargs):
     kwargs = {**kwargs, "input_shape": tuple(input_shape)}
     if top and classes is not None:
         kwargs = {**kwargs, "classes": classes}
-    x = _preprocess(image, _PREPROCESSING[_module(network)])
+    x = preprocessing.normalized(image, _PREPROCESSING[_module(network)])
     with warnings.catch_warnings():
         # MobileNets take the weights of 224x224 for other sizes, which is intended.
         warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
@@ -237,23 +229,6 @@ def _build(name, weights, input_shape, top, classes, kwargs):
             ) from error
     # Keras's model has the list [image] as input, and warns of every call with a tensor.
     return keras.Model(image, model.output, name=model.name)
-
-
-def _preprocess(image, scheme):
-    if scheme is None:
-        return image
-    scale, offset = _SCALE_AND_OFFSET[scheme]
-    # float16 has steps of 1/8 above 128: too coarse under a mixed precision policy.
-    rescaling = keras.layers.Rescaling(
-        scale, offset, dtype="float32", name="preprocessing"
-    )
-    x = rescaling(image)
-    if scheme in ("bgr", "caffe"):
-        # Last, because int8 TFLite files of TF 2.21 are wrong if the flip comes first:
-        # VGG16 (random weights) was off by 27 % of its range, and by 2 % this way.
-        # `Flip` is the class of `keras.ops.flip`, which does not take a name.
-        x = Flip(axis=-1, name="rgb_to_bgr")(x)
-    return x
 
 
 def _try_weights(model, path):

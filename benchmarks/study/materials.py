@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 
+from benchmarks.study import transformers
 from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
 from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER
 from keras_hybrid import applications
@@ -44,6 +45,12 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     if not (work / GPU_TEACHER).exists():
         # It has the same architecture; its weights are trained on the GPU.
         (work / GPU_TEACHER).symlink_to(IMAGENET_TEACHER)
+    if not (work / "cifar10.npz").exists():
+        (work / "cifar10.npz").symlink_to(materials / "cifar10.npz")
+    for name, file in transformers.NETWORKS.items():
+        if not (work / file).exists():
+            keras.utils.set_random_seed(0)
+            save_model(getattr(transformers, name.lower())(), work / file)
     for seed in MORE_SEEDS:
         student = work / MOBILENET.format(seed)
         if not student.exists():

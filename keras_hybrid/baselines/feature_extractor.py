@@ -8,6 +8,7 @@ from keras import ops
 from keras_hybrid.baselines.before_activation import before_activation
 from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.hybrid.stages import Network, has_backbone
+from keras_hybrid.hybrid.tokens import to_map
 from keras_hybrid.training.types import Tensor
 
 
@@ -27,9 +28,9 @@ class FeatureExtractor:
     def __init__(self, network: Network, cuts: Sequence[Cut], takes: str) -> None:
         self._graph = network.graph
         self._head = network.model.head if has_backbone(network.model) else None
+        self._cuts = cuts
         self._symbols = [cut.symbol for cut in cuts]
-        specs = {s: spec for step in self._graph.steps for s, spec in _outputs(step)}
-        self.shapes = [tuple(specs[symbol].shape) for symbol in self._symbols]
+        self.shapes = [_shape(cut, network) for cut in cuts]
         if takes == "before_activation":
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
@@ -42,8 +43,18 @@ class FeatureExtractor:
         outputs = graph.pack([values[symbol] for symbol in graph.outputs])
         if self._head is not None:
             outputs = self._head(outputs, training=training)
-        return outputs, [values[symbol] for symbol in self._symbols]
+        size = ops.shape(images)[1:3]
+        return outputs, [
+            _as_map(values[symbol], cut, size)
+            for symbol, cut in zip(self._symbols, self._cuts, strict=True)
+        ]
 
 
-def _outputs(step):
-    return zip(step.outputs, step.specs, strict=True)
+def _as_map(x, cut, image_size):
+    return x if cut.prefix is None else to_map(x, cut.prefix, cut.size(image_size))
+
+
+def _shape(cut, network):
+    if cut.prefix is None:
+        return tuple(cut.spec.shape)
+    return None, *cut.size(network.graph.input_spec.shape[1:3]), cut.channels

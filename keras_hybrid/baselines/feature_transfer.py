@@ -1,7 +1,7 @@
 """`FeatureTransfer`: a student that trains with a baseline of hybrid forward."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,8 +15,8 @@ from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
 from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
+from keras_hybrid.hybrid import preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
-from keras_hybrid.hybrid import teacher_student
 from keras_hybrid.hybrid.balance import is_number
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
@@ -62,8 +62,8 @@ class FeatureTransfer(TeacherStudent):
             paper's does not carry over, 1.
         switch_points: Points to compare at, as for `HybridTransfer`; `"kd"` compares the
             outputs alone.
-        teacher_preprocessing: Layer or function that is applied to the images before the
-            teacher.
+        teacher_preprocessing: What is applied to the images before the teacher, as for
+            `HybridTransfer`.
         name: Name of the model.
 
     Raises:
@@ -79,17 +79,25 @@ class FeatureTransfer(TeacherStudent):
         weight: float | None = None,
         *,
         switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
-        teacher_preprocessing: Callable[[Tensor], Tensor] | None = None,
+        teacher_preprocessing: Any = None,
         name: str = "feature_transfer",
         **kwargs: Any,
     ) -> None:
         transfer_loss = _loss_of(method, weight)
-        preprocess = teacher_student.without_training(teacher_preprocessing)
+        teacher_preprocessing = preprocessing.get(teacher_preprocessing)
         if transfer_loss.takes == "logits":
+            preprocess = preprocessing.function_of(teacher_preprocessing)
             extractors = logits_of(teacher, student, preprocess)
         else:
-            takes = transfer_loss.takes
-            extractors = _extractors(teacher, student, switch_points, preprocess, takes)
+            networks = teacher_student.networks_of(teacher, student)
+            switches = switches_lib.resolve(*networks, switch_points)
+            preprocess = teacher_student.images_of_teacher(
+                *networks, switches, teacher_preprocessing
+            )
+            extractors = [
+                FeatureExtractor(network, cuts, transfer_loss.takes)
+                for network, cuts in zip(networks, zip(*switches), strict=True)
+            ]
         transfer_loss.build(*(extractor.shapes for extractor in extractors))
         logs = PathLogs(("student_loss", "transfer_loss"))
         super().__init__(
@@ -148,16 +156,6 @@ class FeatureTransfer(TeacherStudent):
             "weight": self.transfer_loss.weight,
             "switch_points": keras.saving.serialize_keras_object(self.switch_points),
         }
-
-
-def _extractors(teacher, student, switch_points, preprocess, takes):
-    networks = teacher_student.networks_of(teacher, student)
-    switches = switches_lib.resolve(*networks, switch_points)
-    teacher_student.check_images(*networks, switches, preprocess)
-    return [
-        FeatureExtractor(network, cuts, takes)
-        for network, cuts in zip(networks, zip(*switches), strict=True)
-    ]
 
 
 def _loss_of(method, weight):

@@ -98,6 +98,19 @@ def inner_cut(graph: Graph, before: Cut, symbol: int) -> Cut | None:
     return _cut(before, position, symbol, step, steps, *found)
 
 
+def has_size(graph: Graph, start: Cut, cut: Cut, image_size: Sequence[int]) -> bool:
+    """Whether the layers up to a cut take images of a size, and make the cut's of it."""
+    shape = (feature_size.BATCH, *image_size, start.channels)
+    steps = graph.steps[: cut.position]
+    try:
+        found = feature_size.infer_shape(
+            steps, start.symbol, cut.symbol, shape, start.spec
+        )
+    except Exception:  # whatever a layer raises
+        return False
+    return found[1:3] == cut.size(image_size)
+
+
 def _cut(before, position, symbol, step, steps, height, width, prefix):
     weighted = any(s.weighted_layers for s in steps)
     return Cut(

@@ -58,6 +58,7 @@ def _path_table(path):
 def _adapter(segment):
     if segment.adapter is None:
         return ""
-    own = type(segment.adapter) is Adapter
-    kind = "1x1 adapter" if own else type(segment.adapter).__name__
+    of_maps = getattr(segment.adapter, "adapter", segment.adapter)  # of a TokenAdapter
+    own = type(of_maps) is Adapter
+    kind = "1x1 adapter" if own else type(of_maps).__name__
     return f" -> {kind} {segment.end.channels} to {segment.target.channels}"

@@ -8,6 +8,7 @@ downsampling layer (paper, "Hybrid Forward").
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Sequence
 
 import keras
 
@@ -124,6 +125,20 @@ class Network:
             Stage(f"stage{i}", cut.layer_name, cut.stride, cut.channels)
             for i, cut in enumerate(self.stage_cuts, start=1)
         ]
+
+    def takes(self, size: Sequence[int | None]) -> bool:
+        """Whether the network takes images of (height, width), None for any.
+
+        Position embeddings and windows of attention fix the size of a transformer.
+        """
+        own = tuple(self.graph.input_spec.shape[1:3])
+        if None in own or tuple(size) == own:
+            return True
+        if any(cut.prefix is not None for cut in self.cuts):
+            return False
+        if None in size or not self.stage_cuts:
+            return True
+        return cuts_lib.has_size(self.graph, self.start, self.stage_cuts[-1], size)
 
     def weighted_layers(self, start: Cut, end: Cut) -> int:
         """Number of weighted layers on the longest route from `start` to `end`."""

@@ -14,6 +14,7 @@ from keras_hybrid.hybrid.as_student import AsStudent
 from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.hybrid.graph import functional
 from keras_hybrid.hybrid.path_logs import PathLogs
+from keras_hybrid.hybrid.preprocessing import Preprocessing, function_of
 from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.types import Tensor
@@ -217,20 +218,6 @@ def random_state(model: keras.Model) -> list[keras.Variable]:
     return [v for v in others if id(v) not in metrics]
 
 
-def without_training(
-    preprocessing: keras.layers.Layer | Callable[[Tensor], Tensor] | None,
-) -> Callable[[Tensor], Tensor] | None:
-    """Returns a function that runs the preprocessing, a layer in inference mode."""
-    if preprocessing is None or not isinstance(preprocessing, keras.Layer):
-        if preprocessing is not None and not callable(preprocessing):
-            raise TypeError(
-                "`teacher_preprocessing` must be a layer or a callable. Received: "
-                f"teacher_preprocessing={preprocessing!r}"
-            )
-        return preprocessing
-    return lambda images: preprocessing(images, training=False)
-
-
 def _check_apart(teacher, student):
     if teacher is student:
         raise ValueError(
@@ -330,15 +317,19 @@ def _may_lack_weights(layer):
     return not (layer.built or none_of_its_own or is_default(layer.build))
 
 
-def check_images(
+def images_of_teacher(
     teacher: Network,
     student: Network,
     switches: Sequence[tuple[Cut, Cut]],
-    preprocess: Callable[[Tensor], Tensor] | None,
-) -> None:
-    """Raises a ValueError if the two cannot take the same images.
+    preprocessing: Preprocessing | None,
+) -> Callable[[Tensor], Tensor] | None:
+    """Returns the function from the student's images to the teacher's, None for equal.
 
-    The networks themselves do not run, only the preprocessing.
+    It resizes what comes of the preprocessing for a teacher that takes one size only.
+
+    Raises:
+        ValueError: The two cannot take the same images. The networks themselves have not
+            run, only the preprocessing.
     """
     size = tuple(student.graph.input_spec.shape[1:3])
     channels = teacher.graph.input_spec.shape[-1], student.graph.input_spec.shape[-1]
@@ -346,7 +337,7 @@ def check_images(
         f"Received: teacher={teacher.model.name!r} for {channels[0]} channels and "
         f"student={student.model.name!r} for {channels[1]}"
     )
-    teacher_size = size
+    teacher_size, preprocess = size, function_of(preprocessing)
     if preprocess is not None:
         probe = tuple(n or _UNKNOWN_IMAGE_SIZE for n in size)
         shape = ops.shape(preprocess(ops.zeros((1, *probe, channels[1]))))
@@ -360,16 +351,27 @@ def check_images(
             "`teacher` and `student` must take images with the same number of channels, "
             f"or `teacher_preprocessing` must make them fit. {received}"
         )
-    for network, images, cuts in (
-        (teacher, teacher_size, [t for t, _ in switches]),
-        (student, size, [s for _, s in switches]),
-    ):
-        if None in images:
-            continue
-        for cut in cuts:
-            if min(cut.size(images)) < 1:
-                raise ValueError(
-                    f"The images must be larger for {network.model.name!r}: images of "
-                    f"(height, width) {images} leave no pixels at {cut.layer_name!r} "
-                    f"(stride {cut.stride})."
-                )
+    if not teacher.takes(teacher_size):
+        only = teacher.graph.input_spec.shape[1:3]
+        if preprocess is None:
+            raise ValueError(
+                "`teacher_preprocessing` must be given for a teacher that takes images of "
+                f"(height, width) {only} only: the normalization that it was trained with, "
+                "such as 'torch', or 'inside' for none. Images are then resized. "
+                f"Received: teacher={teacher.model.name!r} and "
+                f"student={student.model.name!r} for images of {size}"
+            )
+        teacher_size, preprocess = only, function_of(preprocessing, only)
+    _check_pixels(teacher, teacher_size, [t for t, _ in switches])
+    _check_pixels(student, size, [s for _, s in switches])
+    return preprocess
+
+
+def _check_pixels(network, size, cuts):
+    for cut in () if None in size else cuts:
+        if min(cut.size(size)) < 1:
+            raise ValueError(
+                f"The images must be larger for {network.model.name!r}: images of "
+                f"(height, width) {size} leave no pixels at {cut.layer_name!r} "
+                f"(stride {cut.stride})."
+            )

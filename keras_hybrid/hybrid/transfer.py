@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_hybrid.hybrid import balance as balances
+from keras_hybrid.hybrid import preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
-from keras_hybrid.hybrid import teacher_student
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
@@ -61,10 +61,14 @@ class HybridTransfer(TeacherStudent):
         student_batch_norm: Paths that update the student's moving averages: `"plain"`,
             the one that is deployed, or `"all"`, which gives averages that fit none of
             them (on CIFAR-10 the student is then at chance, docs/results.md).
-        teacher_preprocessing: A layer or function applied to the images before the
-            teacher, for a teacher that does not take the student's images. A layer is
-            frozen too. A function is saved by its name: to load it, register it with
-            Keras or pass it in `custom_objects`.
+        teacher_preprocessing: What is applied to the images before the teacher, for a
+            teacher that does not take the student's images. A layer, which is frozen too,
+            or a function, which is saved by its name: to load it, register it with Keras
+            or pass it in `custom_objects`. For a student that takes RGB in 0-255 also
+            `"tf"` (-1..1), `"torch"` (0..1, then ImageNet mean and standard deviation),
+            `"clip"`, `"caffe"`, `"bgr"` or `"inside"` (nothing), an image processor of
+            zeromodels or transformers, or timm's data configuration. For a teacher that
+            takes images of one size only, such as a ViT, the result is resized.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         adapter: Class or function that makes the adapters, from one network's feature
@@ -89,9 +93,7 @@ class HybridTransfer(TeacherStudent):
         switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
         balance: str | float | DynamicBalance | FixedBalance = "dynamic",
         student_batch_norm: str = "plain",
-        teacher_preprocessing: (
-            keras.layers.Layer | Callable[[Tensor], Tensor] | None
-        ) = None,
+        teacher_preprocessing: Any = None,
         track_paths: bool = False,
         adapter: Callable[..., keras.layers.Layer] = Adapter,
         name: str = "hybrid_transfer",
@@ -105,8 +107,10 @@ class HybridTransfer(TeacherStudent):
             )
         balance = balances.get(balance)
         switches = switches_lib.resolve(*networks, switch_points)
-        preprocess = teacher_student.without_training(teacher_preprocessing)
-        teacher_student.check_images(*networks, switches, preprocess)
+        teacher_preprocessing = preprocessing.get(teacher_preprocessing)
+        preprocess = teacher_student.images_of_teacher(
+            *networks, switches, teacher_preprocessing
+        )
         logs = PathLogs(_LOGGED)
         super().__init__(
             teacher, student, teacher_preprocessing, logs, name=name, **kwargs

@@ -8,7 +8,8 @@ import token_networks
 from keras import layers, ops
 
 import equations
-from keras_hybrid import HybridTransfer, find_stages
+from keras_hybrid import HybridTransfer, describe, find_stages
+from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.hybrid import adapters, tokens
 from keras_hybrid.hybrid.stages import Network
 
@@ -206,3 +207,86 @@ def test_blocks_that_cannot_be_cut_apart_are_refused(own):
         assert len(find_stages(model)) == 1
     with pytest.raises(ValueError, match=reason):
         HybridTransfer(model, cnn((32, 32)))
+
+
+def test_a_plain_pair_is_switched_at_named_layers_or_the_cnns_strides():
+    teacher = token_networks.vit(prefix=0, name="teacher")
+    model = HybridTransfer(teacher, cnn((32, 32)), switch_points=(4, 8))
+    *segments, last = model.paths[0].segments
+    pairs = [(s.end.layer_name, s.target.layer_name) for s in segments]
+    assert pairs == [("out2", "block1_out"), ("block2_out", "out3")]
+    assert (last.owner, last.end.layer_name) == ("student", "out4")
+    vits = teacher, token_networks.vit(prefix=0)
+    with pytest.raises(ValueError, match="pairs of layer names"):
+        HybridTransfer(*vits, switch_points=(8,))
+    pairs = [("block0_out", "block2_out"), ("block3_out", "block3_out")]
+    HybridTransfer(*vits, switch_points=pairs)
+
+
+def test_the_table_of_stages_tells_tokens():
+    lines = describe(token_networks.vit(prefix=5)).splitlines()
+    assert lines[2].split() == ["8", "8", "block0_out", "(tokens,", "5", "in", "front)"]
+    model = HybridTransfer(token_networks.vit(name="teacher"), cnn((32, 32)))
+    assert "-> 1x1 adapter 4 to 8" in describe(model)
+
+
+@pytest.mark.parametrize("size", [(40, 24), (None, None)])
+def test_images_are_resized_for_a_teacher_of_one_size(size):
+    teacher, student = token_networks.vit((32, 32), name="teacher"), cnn(size)
+    message = r"takes images of \(height, width\) \(32, 32\) only"
+    with pytest.raises(ValueError, match=message):
+        HybridTransfer(teacher, student)
+    model = HybridTransfer(teacher, student, teacher_preprocessing="torch")
+    images, labels = token_networks.images(4, (40, 24))
+    path = model.paths[1]
+    seen = ops.convert_to_numpy(path._inputs(127.5 + 127.5 * images)["teacher"])
+    assert seen.shape == (4, 32, 32, 3)
+    model.compile("adam", loss=CROSS_ENTROPY)
+    model.fit(images, labels, verbose=0)
+
+
+def test_a_hidden_position_embedding_fixes_the_image_size():
+    """Also where the feature maps are maps, not tokens."""
+    x = image = keras.Input((32, 32, 3))
+    for i in range(3):
+        x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{i}")(x)
+        x = token_networks.PositionEmbedding(name=f"out{i}")(x)
+    teacher = keras.Model(image, x)
+    with pytest.raises(ValueError, match="takes images of"):
+        HybridTransfer(teacher, cnn((40, 24)))
+
+
+METHODS = "fitnet", "at", "ft", "ab", "overhaul"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_baselines_compare_the_maps_of_tokens(method):
+    teacher = token_networks.vit((32, 32), prefix=5, name="teacher")
+    for student in (cnn((32, 32)), token_networks.vit(prefix=0)):
+        model = FeatureTransfer(teacher, student, method)
+        model.compile("adam", loss=CROSS_ENTROPY)
+        images, labels = token_networks.images(4, (32, 32))
+        logs = model.train_on_batch(images, labels, return_dict=True)
+        assert logs["transfer_loss"] > 0
+
+
+def test_attention_transfer_sees_the_grid_of_the_tokens():
+    teacher = token_networks.vit((32, 16), prefix=5, name="teacher")
+    student = token_networks.vit((32, 16), prefix=0)
+    model = FeatureTransfer(teacher, student, "at", 1.0)
+    images, labels = token_networks.images(2, (32, 16))
+    ends = [
+        keras.Model(network.input, [network.get_layer(n).output for n in VIT])(images)
+        for network in (teacher, student)
+    ]
+    expected = 0.0
+    for of_teacher, of_student in zip(*ends):
+        attention = [
+            np.mean(np.square(x), axis=-1) for x in (of_teacher[:, 5:], of_student)
+        ]
+        attention = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in attention]
+        expected += np.mean(np.square(attention[0] - attention[1]))
+    model.compile("sgd", loss=CROSS_ENTROPY)
+    logs = model.train_on_batch(images, labels, return_dict=True)
+    # Half of the distance, as in Zagoruyko and Komodakis (2017), Eq. 2.
+    assert logs["transfer_loss"] == pytest.approx(expected / 2, rel=1e-3)
