@@ -19,6 +19,7 @@ from keras_hybrid.hybrid import preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.balance import is_number
 from keras_hybrid.hybrid.path_logs import PathLogs
+from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
 from keras_hybrid.training.types import Tensor
 
@@ -89,7 +90,9 @@ class FeatureTransfer(TeacherStudent):
             preprocess = preprocessing.function_of(teacher_preprocessing)
             extractors = logits_of(teacher, student, preprocess)
         else:
-            networks = teacher_student.networks_of(teacher, student)
+            of_student = Network(student, "student")
+            of_teacher = teacher_student.network_of_teacher(teacher, of_student)
+            networks = of_teacher, of_student
             switches = switches_lib.resolve(*networks, switch_points)
             preprocess = teacher_student.images_of_teacher(
                 *networks, switches, teacher_preprocessing

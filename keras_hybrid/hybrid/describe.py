@@ -6,7 +6,7 @@ from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.paths import STUDENT, TEACHER
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.switch_points import stage_table
-from keras_hybrid.hybrid.teacher_student import TeacherStudent
+from keras_hybrid.hybrid.teacher_student import TeacherStudent, as_list
 
 
 def describe(model: keras.Model) -> str:
@@ -35,7 +35,7 @@ def describe(model: keras.Model) -> str:
     """
     if not isinstance(model, TeacherStudent):
         return stage_table("network", Network(model, "model"))
-    networks = (TEACHER, model.teacher), (STUDENT, model.student)
+    networks = *((TEACHER, t) for t in as_list(model.teacher)), (STUDENT, model.student)
     tables = [stage_table(role, Network(network, role)) for role, network in networks]
     tables += [_path_table(path) for path in getattr(model, "paths", ())]
     return "\n\n".join(tables)

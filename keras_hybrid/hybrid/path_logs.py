@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST
 from keras_hybrid.training.types import Tensor
 
 
@@ -15,6 +14,7 @@ class PathLogs:
 
     Args:
         names: Log names of the scalars that `update` takes.
+        paths: Names of the hybrid paths.
 
     Attributes:
         trackers: Log name -> running mean over the epoch.
@@ -22,7 +22,8 @@ class PathLogs:
             logged.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], paths: Sequence[str] = ()) -> None:
+        self.paths = paths
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.compiled: dict[str, keras.Metric] = {}
 
@@ -42,7 +43,7 @@ class PathLogs:
         new_metrics = type(compiled_metrics)
         self.compiled = {
             name: new_metrics(_copy(metrics), _copy(weighted_metrics), name=name)
-            for name in (STUDENT_FIRST, TEACHER_FIRST)
+            for name in self.paths
         }
 
     def build(self, y: Any, y_pred: Any) -> None:

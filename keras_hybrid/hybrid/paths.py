@@ -29,7 +29,8 @@ class Path:
     """One path from a batch of images to predictions.
 
     Attributes:
-        name: `"student_first"`, `"teacher_first"` or `"plain"`.
+        name: `"student_first"`, `"teacher_first"` or `"plain"`; of several teachers
+            `"student_first_1"` and so on.
         owners: Network that runs each segment, e.g. `("student", "teacher")`.
         segments: The `Segment`s, in order.
         adapters: The adapters, in order.
@@ -71,6 +72,13 @@ class Path:
         for segment in self.segments:
             segment.network.model._clear_losses()  # those of the previous call
         return self.finish(x, self.begin(x, training), training)
+
+    def begins_as(self, other: "Path") -> bool:
+        """Whether the first segments of two paths do the same."""
+        mine, others = self.segments[0], other.segments[0]
+        wanted = [[f.wanted.symbol for f in s.features] for s in (mine, others)]
+        same_ends = mine.end.symbol == others.end.symbol and wanted[0] == wanted[1]
+        return mine.owner == others.owner == STUDENT and same_ends
 
     def begin(self, images: Tensor, training: bool) -> tuple[Tensor, dict[int, Tensor]]:
         """Runs the first segment and returns its results, which `finish` takes.
@@ -262,6 +270,7 @@ def build_paths(
     dtype: keras.DTypePolicy,
     teacher_preprocessing: Callable[[Tensor], Tensor] | None = None,
     adapter: Callable[..., keras.layers.Layer] = Adapter,
+    suffix: str = "",
 ) -> tuple[Path, Path, Path]:
     """Builds the paths (student-first, teacher-first, plain) with their adapters.
 
@@ -272,6 +281,7 @@ def build_paths(
         teacher_preprocessing: Function applied to the images before the teacher, or
             None.
         adapter: Class or function that makes an adapter, see `HybridTransfer`.
+        suffix: What the names of the hybrid paths end in.
 
     Raises:
         ValueError: The student's head needs a map that a path does not have.
@@ -292,8 +302,8 @@ def build_paths(
         return Path(name, segments, head, teacher_preprocessing)
 
     return (
-        new_path(STUDENT_FIRST, STUDENT, TEACHER),
-        new_path(TEACHER_FIRST, TEACHER, STUDENT),
+        new_path(STUDENT_FIRST + suffix, STUDENT, TEACHER),
+        new_path(TEACHER_FIRST + suffix, TEACHER, STUDENT),
         new_path(PLAIN, STUDENT, STUDENT),
     )
 

@@ -27,18 +27,19 @@ class TeacherStudent(GradientStep, AsStudent):
     """Trains a student with a frozen teacher; subclasses define the loss of a step.
 
     Args:
-        teacher, student: Two models that have passed `check_pair`.
+        teacher: A model, or a list of them.
+        student: The model to train; it has passed `check_pair` with each teacher.
         teacher_preprocessing: Layer or function applied to the images before the
-            teacher, or None.
+            teacher, or None; a list of them for a list of teachers.
         path_logs: The `PathLogs` of what a step logs besides the loss.
         **kwargs: Arguments of `keras.Model`.
     """
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: keras.Model | Sequence[keras.Model],
         student: keras.Model,
-        teacher_preprocessing: keras.layers.Layer | Callable[[Tensor], Tensor] | None,
+        teacher_preprocessing: Preprocessing | None | Sequence[Preprocessing | None],
         path_logs: PathLogs,
         **kwargs: Any,
     ) -> None:
@@ -67,13 +68,15 @@ class TeacherStudent(GradientStep, AsStudent):
         self.optimizer.build(self.trainable_variables)
 
     def _freeze_teacher(self):
-        self.teacher.trainable = False
-        # This changes nothing where it is already False, as in a loaded subclass, whose
-        # layers are new.
-        for weight in self.teacher.weights:
-            weight.trainable = False
-        if isinstance(self.teacher_preprocessing, keras.Layer):
-            self.teacher_preprocessing.trainable = False
+        for teacher in as_list(self.teacher):
+            teacher.trainable = False
+            # This changes nothing where it is already False, as in a loaded subclass,
+            # whose layers are new.
+            for weight in teacher.weights:
+                weight.trainable = False
+        for preprocessing in as_list(self.teacher_preprocessing):
+            if isinstance(preprocessing, keras.Layer):
+                preprocessing.trainable = False
 
     def _images(self, x):
         """The images (B, H, W, C) of a batch, found and checked as by the student."""
@@ -167,9 +170,9 @@ class TeacherStudent(GradientStep, AsStudent):
         return {
             **super().get_config(),
             "name": self.name,
-            "teacher": _serialized_network(self.teacher),
+            "teacher": _each(_serialized_network, self.teacher),
             "student": _serialized_network(self.student),
-            "teacher_preprocessing": _serialized(self.teacher_preprocessing),
+            "teacher_preprocessing": _each(_serialized, self.teacher_preprocessing),
         }
 
     @classmethod
@@ -187,16 +190,27 @@ class TeacherStudent(GradientStep, AsStudent):
         )
 
 
-def networks_of(teacher: keras.Model, student: keras.Model) -> tuple[Network, Network]:
-    """Returns the `Network`s of two models, after checking that they can be joined.
+def as_list(value: Any) -> list[Any]:
+    """Returns a list or tuple as a list, and anything else in a list of its own."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _each(function, value):
+    if isinstance(value, list | tuple):
+        return [function(item) for item in value]
+    return function(value)
+
+
+def network_of_teacher(teacher: keras.Model, student: Network) -> Network:
+    """Returns the `Network` of a teacher, after checking that it can be joined.
 
     Raises:
         TypeError, ValueError: The models cannot be joined; the message says why.
     """
-    networks = Network(teacher, "teacher"), Network(student, "student")
-    check_pair(teacher, student)
-    _check_parts(student)
-    return networks
+    network = Network(teacher, "teacher")
+    check_pair(teacher, student.model)
+    _check_parts(student.model)
+    return network
 
 
 def check_pair(teacher: keras.Model, student: keras.Model) -> None:
@@ -355,9 +369,9 @@ def images_of_teacher(
         only = teacher.graph.input_spec.shape[1:3]
         if preprocess is None:
             raise ValueError(
-                "`teacher_preprocessing` must be given for a teacher that takes images of "
-                f"(height, width) {only} only: the normalization that it was trained with, "
-                "such as 'torch', or 'inside' for none. Images are then resized. "
+                "`teacher_preprocessing` must be given for a teacher that takes images "
+                f"of (height, width) {only} only: the normalization that it was trained "
+                "with, such as 'torch', or 'inside' for none. Images are then resized. "
                 f"Received: teacher={teacher.model.name!r} and "
                 f"student={student.model.name!r} for images of {size}"
             )

@@ -13,10 +13,11 @@ from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, Path, build_paths
+from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
 from keras_hybrid.training.types import Tensor
 
-_LOGGED = "student_loss", "student_first_loss", "teacher_first_loss", "balance"
+_KINDS = STUDENT_FIRST, TEACHER_FIRST
 
 
 @keras.saving.register_keras_serializable("keras_hybrid")
@@ -30,7 +31,9 @@ class HybridTransfer(TeacherStudent):
 
         alpha * (L1 + L2) + L3,   alpha = 2 * L3 / (L1 + L2)   (Eq. 1 and 2)
 
-    with respect to the weights of the student and of the adapters. In everything else the
+    with respect to the weights of the student and of the adapters. Each of T teachers has
+    two hybrid paths of its own; then L1 and L2 are sums over the teachers, and alpha is
+    2 * T * L3 / (L1 + L2). In everything else the
     model behaves as its student: `evaluate`, `predict`, `export` and a call give the same
     results.
 
@@ -45,8 +48,8 @@ class HybridTransfer(TeacherStudent):
 
     Args:
         teacher: A trained `keras.Model`, Functional or Sequential, or with a
-            `.backbone` that is. It is frozen (`trainable = False`), which is the only
-            change made to a caller's object. Its head is never used.
+            `.backbone` that is; or a list of several. It is frozen (`trainable = False`),
+            which is the only change made to a caller's object. Its head is never used.
         student: The `keras.Model` to train, Functional or Sequential, or a subclass with
             such a `.backbone` and a `.head` (features -> predictions). It may have its
             own `compute_loss(x, y, y_pred, sample_weight, training)`, which may call
@@ -56,7 +59,8 @@ class HybridTransfer(TeacherStudent):
         switch_points: Points at which paths change network: None for every stride that
             both networks have; a tuple of strides before the joint, such as
             `(2, 8, 16)`; or a list of (teacher layer, student layer) names, the joint
-            last.
+            last. For several teachers, strides for all, or a list with one of these for
+            each.
         balance: `"dynamic"` (Eq. 1), a number, a `DynamicBalance` or a `FixedBalance`.
         student_batch_norm: Paths that update the student's moving averages: `"plain"`,
             the one that is deployed, or `"all"`, which gives averages that fit none of
@@ -68,7 +72,8 @@ class HybridTransfer(TeacherStudent):
             `"tf"` (-1..1), `"torch"` (0..1, then ImageNet mean and standard deviation),
             `"clip"`, `"caffe"`, `"bgr"` or `"inside"` (nothing), an image processor of
             zeromodels or transformers, or timm's data configuration. For a teacher that
-            takes images of one size only, such as a ViT, the result is resized.
+            takes images of one size only, such as a ViT, the result is resized. For
+            several teachers, one for all, or a list with one for each.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         adapter: Class or function that makes the adapters, from one network's feature
@@ -87,10 +92,10 @@ class HybridTransfer(TeacherStudent):
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: keras.Model | Sequence[keras.Model],
         student: keras.Model,
         *,
-        switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
+        switch_points: Any = None,
         balance: str | float | DynamicBalance | FixedBalance = "dynamic",
         student_batch_norm: str = "plain",
         teacher_preprocessing: Any = None,
@@ -99,35 +104,65 @@ class HybridTransfer(TeacherStudent):
         name: str = "hybrid_transfer",
         **kwargs: Any,
     ) -> None:
-        networks = teacher_student.networks_of(teacher, student)
+        teachers = teacher_student.as_list(teacher)
+        if not teachers:
+            raise ValueError(
+                "`teacher` must be a keras.Model, or a list of at least one."
+            )
+        of_student = Network(student, "student")
+        of_teachers = [
+            teacher_student.network_of_teacher(each, of_student) for each in teachers
+        ]
         if student_batch_norm not in ("plain", "all"):
             raise ValueError(
                 '`student_batch_norm` must be "plain" or "all". Received: '
                 f"student_batch_norm={student_batch_norm!r}"
             )
         balance = balances.get(balance)
-        switches = switches_lib.resolve(*networks, switch_points)
-        teacher_preprocessing = preprocessing.get(teacher_preprocessing)
-        preprocess = teacher_student.images_of_teacher(
-            *networks, switches, teacher_preprocessing
-        )
-        logs = PathLogs(_LOGGED)
+        points = _for_each(teachers, "switch_points", switch_points)
+        given = _for_each(teachers, "teacher_preprocessing", teacher_preprocessing)
+        given = [preprocessing.get(each) for each in given]
+        switches = [
+            switches_lib.resolve(network, of_student, each)
+            for network, each in zip(of_teachers, points, strict=True)
+        ]
+        preprocess = [
+            teacher_student.images_of_teacher(network, of_student, *each)
+            for network, *each in zip(of_teachers, switches, given, strict=True)
+        ]
+        numbers = [f"_{i}" for i in range(1, len(teachers) + 1)]
+        suffixes = numbers if len(teachers) > 1 else [""]
+        names = [f"{kind}{suffix}" for suffix in suffixes for kind in _KINDS]
+        losses = (f"{name}_loss" for name in names)
+        logs = PathLogs(("student_loss", *losses, "balance"), names)
+        one = isinstance(teacher, keras.Model)
         super().__init__(
-            teacher, student, teacher_preprocessing, logs, name=name, **kwargs
+            teacher if one else teachers,
+            student,
+            given[0] if len(given) == 1 else given,
+            logs,
+            name=name,
+            **kwargs,
         )
         self.switch_points = switch_points
         self.balance = balance
         self.student_batch_norm = student_batch_norm
         self.track_paths = track_paths
-        self._paths = build_paths(
-            *networks, switches, self.dtype_policy, preprocess, adapter
-        )
+        self._paths = []
+        for network, *each, suffix in zip(
+            of_teachers, switches, preprocess, suffixes, strict=True
+        ):
+            *hybrid, plain = build_paths(
+                network, of_student, each[0], self.dtype_policy, each[1], adapter, suffix
+            )
+            self._paths += hybrid
+        self._paths.append(plain)
         self.adapter = adapter
         self.adapters = [layer for path in self._paths for layer in path.adapters]
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The three `Path`s: student-first, teacher-first, plain."""
+        """Student-first and teacher-first for each teacher, and last the plain one."""
         return tuple(self._paths)
 
     def compile(
@@ -183,33 +218,38 @@ class HybridTransfer(TeacherStudent):
     def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None):
         """alpha * (L1 + L2) + L3, plus additional losses once (paper, Fig. 4).
 
+        With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2).
         `begun` has the results of the plain path's first segment, if it has run already.
         """
         l3 = self._task_loss(x, y, y_pred, sample_weight)
         # Before the hybrid paths run the student's layers again, which clears the losses.
         additional = self._additional_loss()
-        student_first, teacher_first, _ = self._paths
+        *hybrid, plain = self._paths
         images = self._images(x)
         all_paths = self.student_batch_norm == "all"
         keeps = self.student.non_trainable_variables if all_paths else ()
+        losses, predictions = [], {}
         with self._discarding_state(keeps):
-            if begun is None or all_paths:
-                begun = student_first.begin(images, training=True)
-            y_student_first = student_first.finish(images, begun, training=True)
-            l1 = self._task_loss(x, y, y_student_first, sample_weight)
-            begun = teacher_first.begin(images, training=True)
-            y_teacher_first = teacher_first.finish(images, begun, training=True)
-            l2 = self._task_loss(x, y, y_teacher_first, sample_weight)
-        total_l1, total_l2, total_l3 = self._sum_over_replicas([l1, l2, l3])
-        alpha = self.balance(total_l1, total_l2, total_l3)
+            for path in hybrid:
+                shares = begun is not None and not all_paths and path.begins_as(plain)
+                start = begun if shares else path.begin(images, training=True)
+                predictions[path.name] = path.finish(images, start, training=True)
+                losses.append(
+                    self._task_loss(x, y, predictions[path.name], sample_weight)
+                )
+        l3_total, *totals = self._sum_over_replicas([l3, *losses])
+        teachers = len(hybrid) // 2
+        alpha = self.balance(
+            sum(totals[::2]) / teachers, sum(totals[1::2]) / teachers, l3_total
+        )
         self._path_logs.update(
-            [total_l3, total_l1, total_l2, alpha],
+            [l3_total, *totals, alpha],
             ops.shape(images)[0],
             y,
-            {STUDENT_FIRST: y_student_first, TEACHER_FIRST: y_teacher_first},
+            predictions,
             sample_weight,
         )
-        return alpha * (l1 + l2) + l3 + additional
+        return alpha * sum(losses) + l3 + additional
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -233,3 +273,15 @@ class HybridTransfer(TeacherStudent):
                 "that to `load_model` in `custom_objects`. Received: "
                 f"adapter={self.adapter!r}"
             ) from None
+
+
+def _for_each(teachers, argument, value):
+    """The value for each teacher: of a list for several, or else the same for all."""
+    if len(teachers) == 1 or not isinstance(value, list):
+        return [value] * len(teachers)
+    if len(value) != len(teachers):
+        raise ValueError(
+            f"`{argument}` must have an entry for each of {len(teachers)} teachers. "
+            f"Received: {argument}={value!r}"
+        )
+    return value
