@@ -116,7 +116,9 @@ def build(config: Config, data: Data) -> tuple[keras.Model, keras.Model]:
         model = engine.run.Alone(student.input, student.output)
     else:
         teacher = engine.networks.teacher(config, config.crop_size)
-        points = undilated_switch_points(teacher, student)
+        points = engine.networks.for_each(
+            teacher, lambda one: undilated_switch_points(one, student)
+        )
         model = engine.run.build_model(config, teacher, student, points)
     model.compile(
         optimizer=build_optimizer(config),

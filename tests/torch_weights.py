@@ -1,50 +1,85 @@
-"""State dicts of PyTorch's ResNet-50 with random weights."""
+"""State dicts of torchvision's networks with random weights."""
 
 import numpy as np
 
 WIDTHS, BLOCKS = (4, 6, 8, 10), (3, 4, 6, 3)
 
 
-def state_dict(widths=WIDTHS, seed=0, blocks=BLOCKS):
-    """Random weights in torchvision's layout: 320 keys, including the classifier."""
-    generator = np.random.default_rng(seed)
-    weights = {}
+class _Random(dict):
+    """Random weights by name."""
 
-    def convolution(name, out, into, size):
+    def __init__(self, seed):
+        super().__init__()
+        self._generator = np.random.default_rng(seed)
+
+    def convolution(self, name, out, into, size):
         scale = np.sqrt(2 / (into * size * size))
-        kernel = generator.normal(0, scale, (out, into, size, size))
-        weights[f"{name}.weight"] = kernel.astype("float32")
+        kernel = self._generator.normal(0, scale, (out, into, size, size))
+        self[f"{name}.weight"] = kernel.astype("float32")
 
-    def norm(name, width):
+    def norm(self, name, width):
         for key, low, high in (
             ("weight", 0.5, 1.5),
             ("bias", -0.3, 0.3),
             ("running_mean", -0.3, 0.3),
             ("running_var", 0.5, 1.5),
         ):
-            values = generator.uniform(low, high, width).astype("float32")
-            weights[f"{name}.{key}"] = values
-        weights[f"{name}.num_batches_tracked"] = np.array(7)
+            values = self._generator.uniform(low, high, width).astype("float32")
+            self[f"{name}.{key}"] = values
+        self[f"{name}.num_batches_tracked"] = np.array(7)
 
-    convolution("conv1", widths[0], 3, 7)
-    norm("bn1", widths[0])
+
+def state_dict(widths=WIDTHS, seed=0, blocks=BLOCKS, bottleneck=True):
+    """Random weights of a ResNet in torchvision's layout: 320 keys for ResNet-50."""
+    weights = _Random(seed)
+    weights.convolution("conv1", widths[0], 3, 7)
+    weights.norm("bn1", widths[0])
     into = widths[0]
     for stage, (width, count) in enumerate(zip(widths, blocks), start=1):
+        out = 4 * width if bottleneck else width
+        layers = [(width, 1), (width, 3), (out, 1)] if bottleneck else [(width, 3)] * 2
         for block in range(count):
-            name = f"layer{stage}.{block}"
-            convolution(f"{name}.conv1", width, into, 1)
-            norm(f"{name}.bn1", width)
-            convolution(f"{name}.conv2", width, width, 3)
-            norm(f"{name}.bn2", width)
-            convolution(f"{name}.conv3", 4 * width, width, 1)
-            norm(f"{name}.bn3", 4 * width)
-            if block == 0:
-                convolution(f"{name}.downsample.0", 4 * width, into, 1)
-                norm(f"{name}.downsample.1", 4 * width)
-            into = 4 * width
+            name, below = f"layer{stage}.{block}", into
+            for i, (channels, size) in enumerate(layers, start=1):
+                weights.convolution(f"{name}.conv{i}", channels, below, size)
+                weights.norm(f"{name}.bn{i}", channels)
+                below = channels
+            if block == 0 and (stage > 1 or bottleneck):
+                weights.convolution(f"{name}.downsample.0", out, into, 1)
+                weights.norm(f"{name}.downsample.1", out)
+            into = out
     weights["fc.weight"] = np.zeros((5, into), "float32")
     weights["fc.bias"] = np.zeros(5, "float32")
-    return weights
+    return dict(weights)
+
+
+def mobilenet_v2(seed=0):
+    """Random weights of a narrow MobileNetV2 in torchvision's layout: 314 keys."""
+    weights = _Random(seed)
+
+    def layer(name, norm, out, into, size=1):
+        weights.convolution(name, out, into, size)
+        weights.norm(norm, out)
+
+    layer("features.0.0", "features.0.1", 4, 3, 3)
+    into, number = 4, 0
+    for expansion, out, count in (
+        *((1, 3, 1), (6, 4, 2), (6, 5, 3), (6, 6, 4)),
+        *((6, 7, 3), (6, 8, 3), (6, 9, 1)),
+    ):
+        for _ in range(count):
+            number += 1
+            name, hidden, first = f"features.{number}.conv", expansion * into, 0
+            if expansion > 1:
+                layer(f"{name}.0.0", f"{name}.0.1", hidden, into)
+                first = 1
+            layer(f"{name}.{first}.0", f"{name}.{first}.1", hidden, 1, 3)
+            layer(f"{name}.{first + 1}", f"{name}.{first + 2}", out, hidden)
+            into = out
+    layer("features.18.0", "features.18.1", 12, into)
+    weights["classifier.1.weight"] = np.zeros((5, 12), "float32")
+    weights["classifier.1.bias"] = np.zeros(5, "float32")
+    return dict(weights)
 
 
 def openpifpaf(weights, newer=True):

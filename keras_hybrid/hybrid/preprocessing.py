@@ -9,7 +9,7 @@ from keras.src.ops.numpy import Flip
 
 from keras_hybrid.training.types import Tensor
 
-Preprocessing = keras.layers.Layer | Callable[[Tensor], Tensor]
+Preprocessing = keras.layers.Layer | Callable[[Tensor], Tensor] | str
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -56,7 +56,7 @@ def _rescaled(image, scale, offset):
 
 
 def get(preprocessing: Any) -> Preprocessing | None:
-    """Returns the layer or function for an argument `teacher_preprocessing`.
+    """Returns the layer, the function or `"inside"` for a `teacher_preprocessing`.
 
     Args:
         preprocessing: None, a layer, a function, one of `SCHEMES`, a mapping with the
@@ -75,6 +75,8 @@ def get(preprocessing: Any) -> Preprocessing | None:
                 f"`teacher_preprocessing` must be one of {list(SCHEMES)}, or a layer or "
                 f"function. Received: teacher_preprocessing={preprocessing!r}"
             )
+        if preprocessing == "inside":
+            return preprocessing
         return _model(lambda image: normalized(image, preprocessing))
     statistics = _statistics(preprocessing)
     if statistics is not None:
@@ -110,16 +112,19 @@ def function_of(
     """Returns a function that runs the preprocessing, a layer in inference mode.
 
     Args:
-        preprocessing: Layer or function, or None.
+        preprocessing: What `get` returned.
         size: (height, width) to which its result is resized, or None.
+
+    Returns:
+        The function, or None if it would change nothing.
     """
-    if preprocessing is None:
+    if preprocessing is None or (preprocessing == "inside" and size is None):
         return None
 
     def preprocess(images):
         if isinstance(preprocessing, keras.Layer):
             images = preprocessing(images, training=False)
-        else:
+        elif callable(preprocessing):
             images = preprocessing(images)
         if size is None or tuple(images.shape[1:3]) == tuple(size):
             return images

@@ -367,7 +367,7 @@ def images_of_teacher(
         )
     if not teacher.takes(teacher_size):
         only = teacher.graph.input_spec.shape[1:3]
-        if preprocess is None:
+        if preprocessing is None:
             raise ValueError(
                 "`teacher_preprocessing` must be given for a teacher that takes images "
                 f"of (height, width) {only} only: the normalization that it was trained "

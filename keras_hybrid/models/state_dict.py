@@ -1,4 +1,4 @@
-"""PyTorch's state dicts as plain files of arrays, which cannot execute code.
+"""PyTorch's state dicts, and plain files of their arrays, which cannot execute code.
 
     python -m keras_hybrid.models.state_dict resnet50.pt resnet50.npz
     python -m keras_hybrid.models.state_dict pose.pt openpifpaf_resnet50.npz 1e-4
@@ -19,6 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FILES = ".npz", ".safetensors", ".pth", ".pt"
+"""Suffixes of files of state dicts. PyTorch's own are read where it is installed."""
+_OF_PYTORCH = ".pth", ".pt"
 EPSILON_KEY = "batch_norm_epsilon"
 """Key of the batch normalization epsilon, which state dicts do not contain."""
 
@@ -31,25 +34,36 @@ _WRAPPERS = (
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the arrays of an `.npz` or `.safetensors` file without executing any code.
+    """Reads the arrays of a file without executing any code in it.
 
     Types that NumPy lacks, such as bfloat16, become float32.
 
     Args:
-        path: Path of the file.
+        path: Path of an `.npz` or `.safetensors` file or, where PyTorch is installed, of
+            a `.pth` or `.pt` file that `torch.save` wrote, as for `convert`.
 
     Returns:
         A dictionary from name to array.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, has another format or contains Python objects.
+        ValueError: The file is damaged, has another format or contains Python objects; or
+            it is PyTorch's, which is not installed.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"The weights must be a file that exists. Received: {path}"
         )
+    if path.suffix in _OF_PYTORCH:
+        try:
+            return _read_checkpoint(path)[0]
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{path} must be an .npz or .safetensors file where PyTorch is not "
+                "installed. To convert it, run python -m keras_hybrid.models.state_dict "
+                "where it is"
+            ) from error
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -60,6 +74,21 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path} must be an .npz or .safetensors file of arrays: {error}. To convert "
             "a PyTorch checkpoint, run python -m keras_hybrid.models.state_dict"
         ) from error
+
+
+def _read_checkpoint(path):
+    """(name -> array, names of the other entries) of a file that `torch.save` wrote."""
+    content = _load(path)
+    found = _state_dict_in(content)
+    if found is None:
+        keys = [str(key) for key in content] if isinstance(content, dict) else []
+        raise ValueError(
+            f"{path} must hold a state dict, tensors by name, alone or under one of "
+            f"{', '.join(_WRAPPERS)}. Received: a {type(content).__name__} with "
+            f"{', '.join(keys[:5]) or 'no names'}"
+        )
+    tensors, unused = found
+    return {name: _array(name, tensor) for name, tensor in tensors.items()}, unused
 
 
 def _read_safetensors(path):
@@ -112,17 +141,7 @@ def convert(
         raise ValueError(f"`path` must end in .npz. Received: path={path}")
     if epsilon is not None and not 0 < epsilon < 1:
         raise ValueError(f"`epsilon` must be in 0..1. Received: epsilon={epsilon}")
-    content = _load(checkpoint)
-    found = _state_dict_in(content)
-    if found is None:
-        keys = [str(key) for key in content] if isinstance(content, dict) else []
-        raise ValueError(
-            f"{checkpoint} must hold a state dict, tensors by name, alone or under one "
-            f"of {', '.join(_WRAPPERS)}. Received: a {type(content).__name__} with "
-            f"{', '.join(keys[:5]) or 'no names'}"
-        )
-    tensors, unused = found
-    arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
+    arrays, unused = _read_checkpoint(checkpoint)
     if epsilon is not None:
         arrays[EPSILON_KEY] = np.float64(epsilon)
     unfinished = path.with_name(f"{path.name}.unfinished")

@@ -1,4 +1,4 @@
-"""The ResNet-50 of torchvision and OpenPifPaf, with their weights.
+"""The ResNet-50 of torchvision and OpenPifPaf, with their weights, and its siblings.
 
 It is version 1.5, which strides in the 3x3 convolution and has no biases; Keras
 Applications has version 1. The weights of one version do not fit the other.
@@ -14,13 +14,14 @@ import numpy as np
 from absl import logging
 from keras import layers
 
-from keras_hybrid import applications
+from keras_hybrid.hybrid.preprocessing import normalized
 from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 
 _TORCHVISION_EPSILON = 1e-5
-_MOMENTUM = 0.9  # 0.1 in PyTorch, where it is the weight of the new value
+MOMENTUM = 0.9  # 0.1 in PyTorch, where it is the weight of the new value
 _OPENPIFPAF = "base_net."
-_BATCH_NORM = {
+_MOST_BLOCKS = 64  # of a stage; ResNet-152 has 36
+BATCH_NORM = {
     "gamma": "weight",
     "beta": "bias",
     "moving_mean": "running_mean",
@@ -32,10 +33,10 @@ def load_resnet50(path: str | os.PathLike, epsilon: float | None = None) -> kera
     """Loads the network of a state dict as a teacher that takes raw RGB images.
 
     Args:
-        path: Path of an `.npz` or `.safetensors` file (see `state_dict`) with
-            torchvision's ResNet-50 or an OpenPifPaf model that has it as its backbone
-            (Kreiss et al. 2019; without max pooling, so its stages have the strides 2, 4,
-            8 and 16). Heads are not used.
+        path: Path of a file (see `state_dict`) with torchvision's ResNet-50, or 18, 34,
+            101 or 152, or an OpenPifPaf model that has one as its backbone (Kreiss et al.
+            2019; without max pooling, so its stages have the strides 2, 4, 8 and 16).
+            Heads are not used.
         epsilon: Epsilon of the batch normalization layers. None for the one recorded in
             the file or, without a record, torchvision's 1e-5. For OpenPifPaf it must be
             recorded or given: 1e-4 (versions 0.10 and 0.11) or 1e-3 (0.13); with the
@@ -43,7 +44,7 @@ def load_resnet50(path: str | os.PathLike, epsilon: float | None = None) -> kera
 
     Returns:
         A Functional model from raw RGB images (B, H, W, 3) to the last feature map (B, h,
-        w, 2048).
+        w, C); C is 2048 for ResNet-50.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -51,7 +52,8 @@ def load_resnet50(path: str | os.PathLike, epsilon: float | None = None) -> kera
             key, or lacks the epsilon.
     """
     weights = read_state_dict(path)
-    is_pose = _names(weights, path).blocks.startswith(_OPENPIFPAF)
+    known = _names(weights, path)
+    is_pose = known.blocks.startswith(_OPENPIFPAF)
     if epsilon is None and EPSILON_KEY in weights:
         epsilon = float(weights[EPSILON_KEY])
     if epsilon is None and is_pose:
@@ -62,11 +64,13 @@ def load_resnet50(path: str | os.PathLike, epsilon: float | None = None) -> kera
     network = resnet50(
         max_pool=not is_pose,
         epsilon=_TORCHVISION_EPSILON if epsilon is None else epsilon,
+        **_architecture(weights, known),
+        raw_rgb=True,
     )
     unused = assign_state_dict(network, weights, path)
     if unused:
         logging.info("%s: %d keys not used, such as %s", path, len(unused), unused[0])
-    return applications.with_preprocessing(network, "torch")
+    return network
 
 
 def resnet50(
@@ -74,21 +78,28 @@ def resnet50(
     epsilon: float = _TORCHVISION_EPSILON,
     widths: Sequence[int] = (64, 128, 256, 512),
     blocks: Sequence[int] = (3, 4, 6, 3),
+    *,
+    bottleneck: bool = True,
+    raw_rgb: bool = False,
 ) -> keras.Model:
     """Builds ResNet-50 version 1.5 (He et al. 2016, as in torchvision) without a top.
 
     Args:
         max_pool: Whether max pooling follows the first convolution.
         epsilon: Epsilon of the batch normalization layers.
-        widths: Bottleneck width of each of the four stages.
-        blocks: Number of bottlenecks in each stage; others than the default make another
+        widths: Width of the 3x3 convolutions in each of the four stages.
+        blocks: Number of blocks in each stage; others than the default make another
             ResNet.
+        bottleneck: Whether a block has a 1x1, a 3x3 and a 1x1 convolution, the last of
+            which has four times the width, or two 3x3 ones, as in ResNet-18 and 34.
+        raw_rgb: Whether it takes RGB in 0-255 and normalises it itself.
 
     Returns:
         A Functional model from normalised images (B, H, W, 3) to the last feature map
-        (B, h, w, 4 * widths[3]). Layers have torchvision's names with `_` for the dot.
+        (B, h, w, C). Layers have torchvision's names with `_` for the dot.
     """
-    x = image = keras.Input((None, None, 3), name="image")
+    image = keras.Input((None, None, 3), name="image")
+    x = normalized(image, "torch" if raw_rgb else "inside")
     x = _convolution(x, widths[0], 7, 2, "conv1")
     x = _norm_relu(x, "bn1", epsilon)
     if max_pool:
@@ -98,23 +109,29 @@ def resnet50(
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
         for block in range(count):
             stride = 2 if stage > 1 and block == 0 else 1
-            x = _bottleneck(
-                x, width, stride, f"layer{stage}_{block}", epsilon, block == 0
-            )
-    return keras.Model(image, x, name=f"resnet{3 * sum(blocks) + 2}_v1_5")
+            convolutions = [(width, 3, stride), (width, 3, 1)]
+            if bottleneck:
+                convolutions = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+            x = _block(x, convolutions, stride, f"layer{stage}_{block}", epsilon)
+    return keras.Model(image, x, name=f"resnet{_depth(blocks, bottleneck)}_v1_5")
 
 
-def _bottleneck(x, width, stride, name, epsilon, projects):
-    shortcut = x
-    if projects:
-        shortcut = _convolution(shortcut, 4 * width, 1, stride, f"{name}_downsample_0")
+def _depth(blocks, bottleneck):
+    """Number of convolutions on the longest route, and the classifier."""
+    return (3 if bottleneck else 2) * sum(blocks) + 2
+
+
+def _block(x, convolutions, stride, name, epsilon):
+    """A residual block of convolutions (width, size, stride)."""
+    shortcut, width = x, convolutions[-1][0]
+    if stride > 1 or x.shape[-1] != width:
+        shortcut = _convolution(shortcut, width, 1, stride, f"{name}_downsample_0")
         shortcut = _norm(shortcut, f"{name}_downsample_1", epsilon)
-    x = _convolution(x, width, 1, 1, f"{name}_conv1")
-    x = _norm_relu(x, f"{name}_bn1", epsilon)
-    x = _convolution(x, width, 3, stride, f"{name}_conv2")
-    x = _norm_relu(x, f"{name}_bn2", epsilon)
-    x = _convolution(x, 4 * width, 1, 1, f"{name}_conv3")
-    x = layers.Add(name=f"{name}_add")([_norm(x, f"{name}_bn3", epsilon), shortcut])
+    for i, convolution in enumerate(convolutions, start=1):
+        x = layers.ReLU(name=f"{name}_bn{i - 1}_relu")(x) if i > 1 else x
+        x = _convolution(x, *convolution, f"{name}_conv{i}")
+        x = _norm(x, f"{name}_bn{i}", epsilon)
+    x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
@@ -126,7 +143,7 @@ def _convolution(x, width, size, stride, name):
 
 
 def _norm(x, name, epsilon):
-    return layers.BatchNormalization(momentum=_MOMENTUM, epsilon=epsilon, name=name)(x)
+    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, name=name)(x)
 
 
 def _norm_relu(x, name, epsilon):
@@ -149,22 +166,23 @@ def assign_state_dict(
 
     Raises:
         ValueError: A key is missing, an array has the wrong shape or type, or there are
-            layers that a ResNet-50 does not have.
+            layers that the network does not have.
     """
     known = _names(weights, path)
+    kind = f"ResNet-{network.name.removeprefix('resnet').removesuffix('_v1_5')}"
     wanted = {}
     for layer in network.layers:
         key = layer.name.replace("_", ".")
         if isinstance(layer, layers.Conv2D):
             wanted[f"{key}.weight"] = layer.kernel
         elif isinstance(layer, layers.BatchNormalization):
-            for own, name in _BATCH_NORM.items():
+            for own, name in BATCH_NORM.items():
                 wanted[f"{key}.{name}"] = getattr(layer, own)
     names = {key: known.key(key) for key in wanted}
     for key, variable in wanted.items():
         if names[key] not in weights:
             raise ValueError(
-                f"{path} must have the key {names[key]!r} of a ResNet-50. Received: "
+                f"{path} must have the key {names[key]!r} of a {kind}. Received: "
                 f"{len(weights)} keys, such as {sorted(weights)[:3]}"
             )
         value = weights[names[key]]
@@ -172,7 +190,7 @@ def assign_state_dict(
             value = value.transpose(2, 3, 1, 0)
         if value.shape != tuple(variable.shape):
             raise ValueError(
-                f"{path}: {names[key]!r} must have the shape that a ResNet-50 has there, "
+                f"{path}: {names[key]!r} must have the shape that a {kind} has there, "
                 f"{tuple(variable.shape)} in Keras's order. Received: "
                 f"{weights[names[key]].shape}, which is {value.shape} in Keras's order"
             )
@@ -186,13 +204,31 @@ def assign_state_dict(
     ]
     if more := [key for key in unused if known.is_of_a_block(key)]:
         raise ValueError(
-            f"{path} must hold a ResNet-50. Received: more layers than it has, such as "
+            f"{path} must hold a {kind}. Received: more layers than it has, such as "
             f"{more[0]!r}"
         )
     for key, variable in wanted.items():
         value = weights[names[key]]
         variable.assign(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     return unused
+
+
+def _architecture(weights, known):
+    """Widths, blocks and kind of the ResNet in a file; nothing if there is none."""
+    kernels = [
+        [
+            weights.get(known.key(f"layer{stage}.{block}.conv2.weight"))
+            for block in range(_MOST_BLOCKS)
+        ]
+        for stage in range(1, 5)
+    ]
+    if any(stage[0] is None for stage in kernels):
+        return {}
+    return {
+        "widths": [stage[0].shape[0] for stage in kernels],
+        "blocks": [sum(kernel is not None for kernel in stage) for stage in kernels],
+        "bottleneck": known.key("layer1.0.conv3.weight") in weights,
+    }
 
 
 class _Names(NamedTuple):

@@ -14,11 +14,11 @@ from keras_hybrid.export.student import image_input, load
 from keras_hybrid.hybrid import graph
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.switch_points import common_strides
-from keras_hybrid.models.torch_resnet50 import load_resnet50
+from keras_hybrid.models import torchvision
+from keras_hybrid.models.state_dict import FILES
 from keras_hybrid.recipes.engine import settings
 from keras_hybrid.training.types import Tensor
 
-_STATE_DICTS = ".npz", ".safetensors"
 _IMAGENET_CLASSES = 1000  # which the networks of Keras Applications predict
 
 ANY_SIZE = None, None
@@ -40,12 +40,19 @@ def from_scratch(name: str, **kwargs: Any) -> keras.Model:
     return network
 
 
+def is_state_dict(name: str) -> bool:
+    """Whether a flag names a file of PyTorch's weights."""
+    return pathlib.Path(name).suffix in FILES
+
+
 def backbone(config: settings.Config, flag: str) -> keras.Model:
     """Returns the student's backbone that a flag names.
 
-    On synthetic data it always starts from random weights.
+    A network of Keras Applications always starts from random weights on synthetic data.
     """
     name, shape, weights = getattr(config, flag), (*ANY_SIZE, 3), config.student_weights
+    if is_state_dict(name):
+        return torchvision.load(name)
     if weights == "random" or not config.data_dir:
         return by_name(flag, name, from_scratch, input_shape=shape)
     if weights != "imagenet" and not os.path.isfile(weights):
@@ -56,8 +63,8 @@ def backbone(config: settings.Config, flag: str) -> keras.Model:
 
 def teacher(
     config: settings.Config, size: tuple[int, int] | None, **kwargs: Any
-) -> keras.Model:
-    """Returns the network of --teacher, which takes raw RGB.
+) -> keras.Model | list[keras.Model]:
+    """Returns the network of --teacher, which takes raw RGB, or a list of several.
 
     Args:
         config: Config of the recipe.
@@ -66,18 +73,25 @@ def teacher(
             it, which take other sizes than the whole was built for.
         **kwargs: Arguments of `applications.load` for a network of Keras Applications.
     """
-    name, scheme = config.teacher, config.teacher_preprocessing
-    if name.endswith(".keras"):
-        network = load(name, "--teacher")
-        if scheme != "inside" and graph.functional(network) is None:
-            rule = "inside with a teacher that is not a Functional model"
-            settings.refuse("teacher_preprocessing", rule, scheme)
-        network = applications.with_preprocessing(network, scheme)
-    elif pathlib.Path(name).suffix in _STATE_DICTS:
-        network = load_resnet50(name, config.teacher_epsilon or None)
-    else:
-        network = by_name("teacher", name, **kwargs)
-    return _taking("teacher", name, network, size) if config.method == "kd" else network
+    found = []
+    for name, scheme in settings.teachers_of(config):
+        network = _teacher(config, name, scheme, **kwargs)
+        if config.method == "kd":
+            network = _taking("teacher", name, network, size)
+        found.append(network)
+    return found[0] if len(found) == 1 else found
+
+
+def _teacher(config, name, scheme, **kwargs):
+    if is_state_dict(name):
+        return torchvision.load(name, config.teacher_epsilon or None)
+    if not name.endswith(".keras"):
+        return by_name("teacher", name, **kwargs)
+    network = load(name, "--teacher")
+    if scheme != "inside" and graph.functional(network) is None:
+        rule = "inside with a teacher that is not a Functional model"
+        settings.refuse("teacher_preprocessing", rule, scheme)
+    return applications.with_preprocessing(network, scheme)
 
 
 def by_name(
@@ -177,13 +191,28 @@ def classifier_to_distil(
 
 
 def switch_points(
-    config: settings.Config, teacher: keras.Model, student: keras.Model
-) -> tuple[int, ...] | None:
+    config: settings.Config,
+    teacher: keras.Model | list[keras.Model],
+    student: keras.Model,
+) -> tuple[int, ...] | None | list[tuple[int, ...] | None]:
     """Returns the strides of --switch_points, or None for all that both networks have.
 
     Networks that lack one of the default strides get None. So do the baselines, which
-    compare feature maps at every common stride.
+    compare feature maps at every common stride. For several teachers, one for each.
     """
+    return for_each(teacher, lambda one: _switch_points(config, one, student))
+
+
+def for_each(
+    teacher: keras.Model | list[keras.Model], function: Callable[[keras.Model], Any]
+) -> Any:
+    """Returns what a function returns for a teacher, or a list for several."""
+    if isinstance(teacher, list):
+        return [function(one) for one in teacher]
+    return function(teacher)
+
+
+def _switch_points(config, teacher, student):
     points = settings.switch_points_of(config)
     if config.method != "hybrid" or points is None:
         return None

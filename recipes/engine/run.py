@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 import keras
@@ -207,17 +207,18 @@ def is_chief(model: keras.Model) -> bool:
 
 def build_model(
     config: settings.Config,
-    teacher: keras.Model,
+    teacher: keras.Model | list[keras.Model],
     student: keras.Model,
-    switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
+    switch_points: Any = None,
 ) -> keras.Model:
-    """Returns the model to train for a --method that has a teacher."""
+    """Returns the model to train for a --method that has a teacher, or several."""
     if config.method == "hybrid":
         return keras_hybrid.HybridTransfer(
             teacher,
             student,
             switch_points=switch_points,
             balance=settings.balance_of(config),
+            teacher_preprocessing="inside",
         )
     return baselines.FeatureTransfer(
         teacher,
@@ -225,6 +226,7 @@ def build_model(
         config.method,
         config.method_weight,
         switch_points=switch_points,
+        teacher_preprocessing="inside",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
 import keras_hybrid
+from keras_hybrid.hybrid.preprocessing import SCHEMES
 
 METHODS = "hybrid", "none", *keras_hybrid.baselines.METHODS
 """Hybrid forward, the student alone, and the methods of `keras_hybrid.baselines`."""
@@ -26,10 +27,12 @@ class Config:
     workdir: str = ""
     """Directory for the config, metrics, pictures, student and exports."""
     teacher: str = ""
-    """Keras Applications network with ImageNet weights, a .keras file, or a .npz or
-    .safetensors file of a PyTorch ResNet-50."""
-    teacher_preprocessing: Literal["inside", "caffe", "tf", "torch", "bgr"] = "inside"
-    """Preprocessing that a .keras file of a teacher needs; inside if it takes raw RGB."""
+    """Keras Applications network with ImageNet weights, a .keras file, or a .pth, .npz or
+    .safetensors file of torchvision's ResNet or MobileNetV2; several with commas, which
+    teach together by hybrid forward."""
+    teacher_preprocessing: str = "inside"
+    """Preprocessing that a .keras file of a teacher needs: tf, torch, clip, caffe or bgr,
+    or inside if it takes raw RGB; one for each of several teachers, with commas."""
     teacher_epsilon: float = 0.0
     """Epsilon of batch normalization for a PyTorch file that does not record it; 0 for
     that of the file."""
@@ -70,6 +73,7 @@ class Config:
                 object.__setattr__(self, name, value)  # the dataclass is frozen
         check_numbers(self, ("batch_size",))
         check_numbers(self, ("teacher_epsilon",), "at least 0")
+        teachers_of(self)
         check_list(self, "method", METHODS)
         check_list(self, "balance")
         for one in runs_of(self).values():
@@ -195,6 +199,20 @@ def balance_of(config: Config) -> str | float:
     except ValueError:
         refuse("balance", '"dynamic" or a number of at least 0', config.balance)
     return float(config.balance)
+
+
+def teachers_of(config: Config) -> list[tuple[str, str]]:
+    """Returns the name and the preprocessing of each teacher."""
+    names, schemes = config.teacher.split(","), config.teacher_preprocessing.split(",")
+    if not set(schemes) <= set(SCHEMES):
+        refuse("teacher_preprocessing", f"one of {', '.join(SCHEMES)}", ",".join(schemes))
+    if len(schemes) not in (1, len(names)):
+        rule = f"one, or one for each of {len(names)} teachers"
+        refuse("teacher_preprocessing", rule, config.teacher_preprocessing)
+    if len(names) > 1 and not set(config.method.split(",")) <= _WITHOUT_WEIGHT:
+        rule = f"one network with --method={config.method}"
+        refuse("teacher", rule, config.teacher)
+    return list(zip(names, schemes * (len(names) // len(schemes)), strict=True))
 
 
 def switch_points_of(config: Config) -> tuple[int, ...] | None:

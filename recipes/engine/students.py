@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_hybrid.data.detection import DetectionSource
 from keras_hybrid.hybrid import graph
+from keras_hybrid.models import torchvision
 from keras_hybrid.models.detection.anchors import CELLS
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
@@ -23,14 +24,7 @@ def classifier(config: settings.Config, size: int, classes: int) -> keras.Model:
         classes: Number of classes.
     """
     if not config.student.endswith(".keras"):
-        network = networks.by_name(
-            "student",
-            config.student,
-            networks.from_scratch,
-            input_shape=(size, size, 3),
-            classes=classes,
-            classifier_activation=None,
-        )
+        network = _classifier_of_logits(config.student, size, classes)
         # float16 is too coarse for a softmax, and the top-5 metric does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)
@@ -41,6 +35,23 @@ def classifier(config: settings.Config, size: int, classes: int) -> keras.Model:
     if not networks.are_probabilities(outputs):
         settings.refuse("student", "a classifier that ends in a softmax", config.student)
     return student
+
+
+def _classifier_of_logits(name, size, classes):
+    if not networks.is_state_dict(name):
+        return networks.by_name(
+            "student",
+            name,
+            networks.from_scratch,
+            input_shape=(size, size, 3),
+            classes=classes,
+            classifier_activation=None,
+        )
+    features = torchvision.load(name)
+    image = keras.Input((size, size, 3), name="image")
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features(image))
+    x = keras.layers.Dense(classes, name="predictions")(x)
+    return keras.Model(image, x, name=features.name)
 
 
 def segmenter(config: settings.CropConfig, classes: int) -> keras.Model:

@@ -19,13 +19,18 @@ def images(size=(5, 7)):
 
 
 SCHEMES = {
-    "inside": lambda x: x,
     "tf": lambda x: x / 127.5 - 1,
     "torch": lambda x: (x / 255 - MEAN) / STD,
     "clip": lambda x: (x / 255 - CLIP[0]) / CLIP[1],
     "bgr": lambda x: x[..., ::-1],
     "caffe": lambda x: (x - [123.68, 116.779, 103.939])[..., ::-1],
 }
+
+
+def test_inside_changes_nothing_but_the_size():
+    assert preprocessing.function_of(preprocessing.get("inside")) is None
+    function = preprocessing.function_of("inside", (5, 7))
+    np.testing.assert_array_equal(function(images()), images())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import token_networks
 from keras import layers
 
 import equations
 import tiny
+import token_networks
 from keras_hybrid import HybridTransfer, describe
 from keras_hybrid.hybrid.transfer import STUDENT_FIRST, TEACHER_FIRST
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import token_networks
 from keras import layers, ops
 
 import equations
+import token_networks
 from keras_hybrid import HybridTransfer, describe, find_stages
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.hybrid import adapters, tokens

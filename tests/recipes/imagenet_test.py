@@ -17,8 +17,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
+import keras_hybrid
 import mistakes_process
 import tiny
+import token_networks
+import torch_weights
 from keras_hybrid import applications
 from keras_hybrid.recipes import imagenet
 from keras_hybrid.recipes.engine import students, workdir
@@ -139,6 +142,57 @@ def test_paths_have_the_weighted_layers_of_the_paper(files, tmp_path, monkeypatc
     assert weighted_layers(config(files, tmp_path, **settings)) == [46, 32, 28]
     settings["switch_points"] = "all"
     assert weighted_layers(config(files, tmp_path, **settings)) == [39, 39, 28]
+
+
+def test_a_resnet50_of_pytorch_has_the_papers_paths(files, tmp_path, narrow, eager):
+    """Table 1's teacher, torchvision's ResNet-50, from a file of its weights."""
+    path = tmp_path / "resnet50.npz"
+    np.savez(path, **torch_weights.state_dict())
+    settings = config(files, tmp_path, teacher=str(path), student="MobileNet")
+    _, model, _ = imagenet.prepare(settings)
+    table = keras_hybrid.describe(model)
+    for kind, count in (("student_first", 46), ("teacher_first", 32), ("plain", 28)):
+        assert f"{kind} path, {count} weighted layers" in table
+    results = imagenet.main(settings)
+    assert 0 <= results["top1"] <= 100
+
+
+def test_several_teachers(files, tmp_path, eager):
+    tiny.teacher(channels=(5, 7)).save(tmp_path / "other.keras")
+    token_networks.vit(name="vit").save(tmp_path / "vit.keras")
+    names = files / "teacher.keras", tmp_path / "other.keras", tmp_path / "vit.keras"
+    settings = {
+        "teacher": ",".join(map(str, names)),
+        "teacher_preprocessing": "tf,inside,torch",
+        "switch_points": "all",
+    }
+    _, model, _ = imagenet.prepare(config(files, tmp_path, **settings))
+    assert [path.owners[0] for path in model.paths] == 3 * ["student", "teacher"] + [
+        "student"
+    ]
+    imagenet.main(config(files, tmp_path / "run", epochs=1, **settings))
+    log = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "teacher_first_3_loss" in log
+    with pytest.raises(ValueError, match="--teacher must be one network with"):
+        config(files, tmp_path, method="at", **settings)
+    settings["teacher_preprocessing"] = "tf,inside"
+    with pytest.raises(ValueError, match="must be one, or one for each of 3 teachers"):
+        config(files, tmp_path, **settings)
+    with pytest.raises(ValueError, match="--teacher_preprocessing must be one of inside"):
+        config(files, tmp_path, teacher_preprocessing="imagenet")
+
+
+def test_a_mobilenet_v2_of_pytorch_can_be_the_student(files, tmp_path):
+    path = tmp_path / "mobilenet_v2.npz"
+    weights = torch_weights.mobilenet_v2()
+    np.savez(path, **weights)
+    student = students.classifier(
+        config(files, tmp_path, student=str(path)), size=32, classes=4
+    )
+    assert student.output_shape == (None, 4)
+    found = [w for w in student.weights if w.path.endswith("features_0_1/gamma")]
+    np.testing.assert_array_equal(found[0], weights["features.0.1.weight"])
+    assert found[0].trainable
 
 
 def test_default_switch_points_without_the_papers_strides(files, tmp_path):

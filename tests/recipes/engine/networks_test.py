@@ -4,9 +4,11 @@ import types
 import urllib.error
 
 import keras
+import numpy as np
 import pytest
 from keras.src.utils import file_utils
 
+import torch_weights
 from detectors import backbone
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.recipes.engine import networks, students
@@ -115,3 +117,17 @@ def test_a_detector_can_be_a_teacher_but_not_a_backbone(tmp_path):
         networks.teacher(scaled, None)
     with pytest.raises(ValueError, match="--student_backbone must be a Functional"):
         students.detector_backbone(config(student_backbone=path))
+
+
+def test_weights_of_pytorch_make_students_of_every_recipe(tmp_path):
+    path = str(tmp_path / "mobilenet_v2.npz")
+    np.savez(path, **torch_weights.mobilenet_v2())
+    segmenter = students.segmenter(config(student=path, output_stride=8, multiple=32), 5)
+    assert segmenter(np.zeros((1, 64, 32, 3))).shape == (1, 64, 32, 5)
+    backbone = students.detector_backbone(config(student_backbone=path))
+    detector = FasterRCNN(backbone, feature_strides=(8, 16, 32), channels=8, units=16)
+    first = "features.0.0.weight"
+    for network in (segmenter, detector.backbone):
+        kernels = [w for w in network.weights if w.path.endswith("features_0_0/kernel")]
+        expected = torch_weights.mobilenet_v2()[first].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(kernels[0], expected)
