@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,9 @@ _STYLES = {
     TEACHER_FIRST: {"color": "C2"},
     "validation": {"color": "C0", "linestyle": "--"},
 }
+# A hybrid path, with the number of its teacher if there are several, in a log's name.
+_PATH = re.compile(rf"({STUDENT_FIRST}|{TEACHER_FIRST})(_\d+)?_(.+)")
+_LINES_OF_TEACHERS = "-", ":", "-.", "--"
 
 
 class TransferCurves(keras.callbacks.Callback):
@@ -154,7 +158,7 @@ def plot(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
     for axis, (title, curves) in zip(axes, panels.items()):
         for label, name in curves.items():
             points = [(row["epoch"] + 1, row[name]) for row in rows if name in row]
-            axis.plot(*zip(*points), label=label, marker=".", **_STYLES[label])
+            axis.plot(*zip(*points), label=label, marker=".", **_style(label))
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
@@ -163,26 +167,31 @@ def plot(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
         figure.savefig(new, format="png")
 
 
+def _style(label):
+    path, _, number = label.rpartition("_")
+    if not number.isdecimal():
+        return _STYLES[label]
+    line = _LINES_OF_TEACHERS[(int(number) - 1) % len(_LINES_OF_TEACHERS)]
+    return {**_STYLES[path], "linestyle": line}
+
+
 def _panels(names):
     """Title -> {label: log name}, for the log names in `names`."""
-    prefixes = "val_", STUDENT_FIRST, TEACHER_FIRST
     known = "epoch", "seconds", "loss", "student_loss", "balance"
-    panels = {
-        "loss": _curves("loss", "student_loss" if "balance" in names else "loss"),
-        "alpha": {PLAIN: "balance"},
+    titles = {
+        "loss": "student_loss" if "balance" in names else "loss",
+        "alpha": "balance",
     }
     for name in names:
-        if name not in known and not name.startswith(prefixes):
-            panels[name] = _curves(name, name)
-    for title, curves in panels.items():
+        if not (name in known or name.startswith("val_") or _PATH.fullmatch(name)):
+            titles[name] = name
+    of_paths = [match for name in names if (match := _PATH.fullmatch(name))]
+    panels = {}
+    for title, plain in titles.items():
+        curves = {PLAIN: plain}
+        for match in of_paths:
+            if match[3] == title:
+                curves[match[1] + (match[2] or "")] = match[0]
+        curves["validation"] = f"val_{title}"
         panels[title] = {label: name for label, name in curves.items() if name in names}
     return {title: curves for title, curves in panels.items() if curves}
-
-
-def _curves(metric, plain):
-    return {
-        PLAIN: plain,
-        STUDENT_FIRST: f"{STUDENT_FIRST}_{metric}",
-        TEACHER_FIRST: f"{TEACHER_FIRST}_{metric}",
-        "validation": f"val_{metric}",
-    }

@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 
+import token_networks  # noqa: F401  whose layers are in the files
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN

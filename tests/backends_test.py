@@ -11,6 +11,7 @@ import pytest
 
 import backend_process
 import tiny
+import token_networks
 from detectors import people, small
 from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
@@ -29,6 +30,11 @@ MODELS = {
         "teacher_preprocessing": keras.layers.Resizing(24, 24),
     },
     "baseline": lambda: {"method": "overhaul"},
+    "tokens": lambda: {
+        "teacher": [tiny.teacher(), token_networks.hidden_vit()],
+        "student": token_networks.swin(),
+        "teacher_preprocessing": ["tf", None],
+    },
     backend_process.DETECTOR: lambda: {
         "teacher": tiny.teacher(size=None),
         # So few anchors that the loss samples all of them: no randomness is left in it.

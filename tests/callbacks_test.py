@@ -123,6 +123,18 @@ def test_panels_of_a_hybrid_transfer(tmp_path):
     }
 
 
+def test_panels_of_several_teachers(tmp_path):
+    names = [f"{kind}_first_{i}_loss" for i in (1, 2) for kind in ("student", "teacher")]
+    found = callbacks._panels(["epoch", "loss", "student_loss", *names, "balance"])
+    curves = {name.removesuffix("_loss"): name for name in names}
+    assert found["loss"] == {"plain": "student_loss", **curves}
+    callbacks.plot(
+        [{"epoch": 0, "balance": 1.0, "student_loss": 1.0, **dict.fromkeys(names, 2.0)}],
+        tmp_path / "curves.png",
+    )
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 def test_panels_of_a_student_alone(tmp_path):
     assert panels(tmp_path, hybrid=False) == {
         "loss": {"plain": "loss", "validation": "val_loss"},

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_hybrid.hybrid import adapters
@@ -246,6 +247,25 @@ class Head:
         values = {self.graph.input: ops.cast(images, self.graph.input_spec.dtype)}
         self.graph.run(values, 0, max(cut.position for cut in missing), training)
         return {**features, **{cut.symbol: values[cut.symbol] for cut in missing}}
+
+    def takes_prefix_only(self) -> bool:
+        """Whether it takes only the joint's prefix tokens, such as a class token.
+
+        It runs on two sequences that differ in all other tokens.
+        """
+        if not self.joint.prefix or self.module or self.features != {self.joint.symbol}:
+            return False
+        count = self.joint.spec.shape[1]
+        tokens = np.random.default_rng(0).normal(size=(2, 1, count, self.joint.channels))
+        tokens[:, :, : self.joint.prefix] = 1.0
+        outputs = [
+            self({self.joint.symbol: ops.cast(x, self.joint.spec.dtype)}, training=False)
+            for x in tokens
+        ]
+        first, second = (
+            [ops.convert_to_numpy(x) for x in keras.tree.flatten(y)] for y in outputs
+        )
+        return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
     def __call__(self, features: Mapping[int, Tensor], training: bool) -> Any:
         values = dict(features)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from absl import logging
 from keras import ops
 
 from keras_hybrid.hybrid import balance as balances
@@ -156,6 +157,8 @@ class HybridTransfer(TeacherStudent):
                 network, of_student, each[0], self.dtype_policy, each[1], adapter, suffix
             )
             self._paths += hybrid
+            if plain.head.takes_prefix_only():
+                _tell_of_prefix(of_student, each[0])
         self._paths.append(plain)
         self.adapter = adapter
         self.adapters = [layer for path in self._paths for layer in path.adapters]
@@ -285,3 +288,17 @@ def _for_each(teachers, argument, value):
             f"Received: {argument}={value!r}"
         )
     return value
+
+
+def _tell_of_prefix(student, switches):
+    names = [(t.layer_name, s.layer_name) for t, s in switches]
+    *before, (_, student_end), (teacher_end, joint) = names
+    logging.warning(
+        "The head of student %r takes only the prefix tokens of %r, such as a class "
+        "token. On a path whose last stage is the teacher's these are the same for all "
+        "images, so that it teaches the student little. Paths that meet earlier leave "
+        "blocks of the student behind them: switch_points=%r",
+        student.model.name,
+        joint,
+        [*before, (teacher_end, student_end)],
+    )

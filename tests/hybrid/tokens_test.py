@@ -1,5 +1,7 @@
 """Networks that hold their feature maps as tokens (B, P + height * width, C)."""
 
+import ast
+
 import keras
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from keras import layers, ops
 
 import equations
 import token_networks
-from keras_hybrid import HybridTransfer, describe, find_stages
+from keras_hybrid import HybridTransfer, describe, export, find_stages
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.hybrid import adapters, tokens
 from keras_hybrid.hybrid.stages import Network
+from replicas import strategy
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
 
@@ -231,7 +234,7 @@ def test_the_table_of_stages_tells_tokens():
 
 
 @pytest.mark.parametrize("size", [(40, 24), (None, None)])
-def test_images_are_resized_for_a_teacher_of_one_size(size):
+def test_images_are_resized_for_a_teacher_of_one_size(size, eager):
     teacher, student = token_networks.vit((32, 32), name="teacher"), cnn(size)
     message = r"takes images of \(height, width\) \(32, 32\) only"
     with pytest.raises(ValueError, match=message):
@@ -260,7 +263,7 @@ METHODS = "fitnet", "at", "ft", "ab", "overhaul"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_baselines_compare_the_maps_of_tokens(method):
+def test_baselines_compare_the_maps_of_tokens(method, eager):
     teacher = token_networks.vit((32, 32), prefix=5, name="teacher")
     for student in (cnn((32, 32)), token_networks.vit(prefix=0)):
         model = FeatureTransfer(teacher, student, method)
@@ -270,7 +273,7 @@ def test_baselines_compare_the_maps_of_tokens(method):
         assert logs["transfer_loss"] > 0
 
 
-def test_attention_transfer_sees_the_grid_of_the_tokens():
+def test_attention_transfer_sees_the_grid_of_the_tokens(eager):
     teacher = token_networks.vit((32, 16), prefix=5, name="teacher")
     student = token_networks.vit((32, 16), prefix=0)
     model = FeatureTransfer(teacher, student, "at", 1.0)
@@ -290,3 +293,81 @@ def test_attention_transfer_sees_the_grid_of_the_tokens():
     logs = model.train_on_batch(images, labels, return_dict=True)
     # Half of the distance, as in Zagoruyko and Komodakis (2017), Eq. 2.
     assert logs["transfer_loss"] == pytest.approx(expected / 2, rel=1e-3)
+
+
+def token_pair(opened=False):
+    """A ViT with prefix tokens and a student with dropout that ends in one layer."""
+    teacher = token_networks.vit((32, 32), prefix=5, name="teacher")
+    student = token_networks.hidden_vit() if opened else token_networks.swin()
+    return HybridTransfer(teacher, student)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_training_resumed_from_a_file_equals_uninterrupted_training(
+    opened, tmp_path, eager
+):
+    model = token_pair(opened)
+    model.compile(keras.optimizers.Adam(0.01), CROSS_ENTROPY, metrics=["accuracy"])
+    frozen = [v.numpy() for v in model.teacher.variables]
+    images, labels = token_networks.images(8, 32)
+    fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    model.fit(images, labels, **fit)
+    model.save(tmp_path / "run.keras")
+    loaded = keras.models.load_model(tmp_path / "run.keras")
+    histories = [each.fit(images, labels, **fit).history for each in (model, loaded)]
+    assert histories[0] == histories[1]
+    for a, b in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+    for variable, old in zip(model.teacher.variables, frozen, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+
+
+def test_two_replicas_equal_one_device():
+    trained = []
+    images, labels = token_networks.images(8, 32)
+    for replicas in (1, 2):
+        with strategy(replicas).scope():
+            keras.utils.set_random_seed(0)
+            model = token_pair()
+            model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+        logs = model.fit(images, labels, batch_size=4, shuffle=False, verbose=0).history
+        trained.append((logs, [w.numpy() for w in model.trainable_weights]))
+    (one_logs, one), (two_logs, two) = trained
+    assert one_logs["balance"] == pytest.approx(two_logs["balance"], abs=1e-5)
+    for weight, other in zip(one, two, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_transformer_is_exported_alone(opened, tmp_path):
+    model = token_pair(opened)
+    images, _ = token_networks.images(4, 32)
+    expected = model.student.predict(images, verbose=0)
+    report = export.to_tflite(model, tmp_path / "student.tflite")
+    assert report.max_abs_error < 1e-5
+    export.to_saved_model(model, tmp_path / "student")
+    loaded = tf.saved_model.load(tmp_path / "student")
+    (found,) = loaded.serve(images).values()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_head_that_takes_only_a_class_token_is_told_of(caplog):
+    teacher, student = cnn((32, 32)), token_networks.vit(prefix=1)
+    model = HybridTransfer(teacher, student)
+    (message,) = caplog.messages
+    assert "takes only the prefix tokens of 'block3_out'" in message
+    images, _ = token_networks.images(3, 32)
+    same = ops.convert_to_numpy(model.paths[0](images))  # ends in a stage of the teacher
+    np.testing.assert_allclose(same, same[:1].repeat(3, axis=0))
+    # The points that the message names give every path something of the images.
+    pairs = ast.literal_eval(message.rpartition("switch_points=")[2])
+    assert pairs[-1] == ("out4", "block2_out")
+    model = HybridTransfer(teacher, student, switch_points=pairs)
+    for path in model.paths:
+        predictions = ops.convert_to_numpy(path(images))
+        assert np.ptp(predictions, axis=0).max() > 1e-4, path.name
+
+
+def test_a_head_that_takes_the_other_tokens_is_not_told_of(caplog):
+    HybridTransfer(cnn((32, 32)), token_networks.vit(prefix=0))
+    assert not caplog.messages
