@@ -181,7 +181,8 @@ class Encoder(layers.Layer):
     Args:
         depth: Number of blocks.
         own: What the layer does besides calling its blocks: nothing, or `"weight"`,
-            `"training"` for a call that differs in training.
+            `"training"` for a call that differs in training, `"batch"` for a reshape to
+            the size of the batch, which is unknown in a graph.
     """
 
     def __init__(self, depth=4, own=None, **kwargs):
@@ -204,6 +205,8 @@ class Encoder(layers.Layer):
             x = x * self.scale
         if self.own == "training" and training:
             x = 2 * x
+        if self.own == "batch":
+            x = ops.reshape(x, (ops.shape(x)[0], x.shape[1], x.shape[2]))
         return self.norm(x), maps
 
     def get_config(self):

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 from keras.src.models.functional import Functional
+
+# Number of tokens, or height and width, where the layer takes any.
+_PROBE_SIZE = 16
 
 
 def open_layer(node: Any) -> tuple[Functional, Sequence[int | None]] | None:
@@ -19,8 +24,8 @@ def open_layer(node: Any) -> tuple[Functional, Sequence[int | None]] | None:
         A model of these calls and, for each output of the layer, its index among those of
         the model, None for a constant. None instead of both for a layer that keeps no
         list of layers of one class, has weights or losses besides those of its layers,
-        or makes other calls in training than in inference; and for one whose `call` does
-        not take symbolic tensors.
+        or makes other calls in training than in inference; and where these calls do not
+        give what the layer gives, e.g. since its `call` does not take symbolic tensors.
     """
     layer = node.operation
     (tensor,) = node.arguments.keras_tensors
@@ -31,10 +36,10 @@ def open_layer(node: Any) -> tuple[Functional, Sequence[int | None]] | None:
     try:
         model, made = _traced(layer, inputs, args, kwargs, training=False)
         in_training, _ = _traced(layer, inputs, args, kwargs, training=True)
+        is_same = _results(model) == _results(in_training) and _agree(node, model, made)
     except Exception:  # whatever a layer raises
         return None
-    same_calls = _results(model) == _results(in_training)
-    return (model, made) if same_calls and len(made) == len(node.outputs) else None
+    return (model, made) if is_same else None
 
 
 def keeps_blocks(layer: keras.Operation) -> bool:
@@ -44,7 +49,8 @@ def keeps_blocks(layer: keras.Operation) -> bool:
         and len(value) > 1
         and isinstance(value[0], keras.Layer)
         and all(type(block) is type(value[0]) for block in value)
-        for value in vars(layer).values()
+        for name, value in vars(layer).items()
+        if name != "_layers"  # where Keras keeps all layers inside of a layer
     )
 
 
@@ -77,6 +83,25 @@ def _traced(layer, inputs, args, kwargs, training):
             del nodes[count:]
     indices = itertools.count()
     return model, [next(indices) if found else None for found in is_made]
+
+
+def _agree(node, model, made):
+    """Whether the calls of a layer give what the layer gives, for one random input."""
+    (tensor,) = node.arguments.keras_tensors
+    shape = [n or _PROBE_SIZE for n in tensor.shape[1:]]
+    x = np.random.default_rng(0).normal(size=(1, *shape))
+    x = ops.cast(x, model.inputs[0].dtype)
+    args, kwargs = node.arguments.fill_in({id(tensor): x})
+    kwargs.pop("training", None)
+    expected = keras.tree.flatten(node.operation(*args, **kwargs, training=False))
+    found = keras.tree.flatten(model(x, training=False))
+    if len(expected) != len(made):
+        return False
+    return all(
+        np.array_equal(ops.convert_to_numpy(found[i]), ops.convert_to_numpy(each))
+        for i, each in zip(made, expected, strict=True)
+        if i is not None
+    )
 
 
 def _results(model):

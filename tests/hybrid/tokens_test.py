@@ -13,6 +13,7 @@ import token_networks
 from keras_hybrid import HybridTransfer, describe, export, find_stages
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.hybrid import adapters, tokens
+from keras_hybrid.hybrid.open_layer import keeps_blocks
 from keras_hybrid.hybrid.stages import Network
 from replicas import strategy
 
@@ -202,7 +203,14 @@ def seeded(model, function):
     return result
 
 
-@pytest.mark.parametrize("own", ["weight", "training"])
+def test_a_layer_of_a_few_equal_layers_is_no_list_of_blocks():
+    layer = layers.MultiHeadAttention(2, 4)  # keeps four dense layers
+    layer(np.zeros((1, 3, 8)), np.zeros((1, 3, 8)))
+    assert len(layer._layers) > 3
+    assert not keeps_blocks(layer)
+
+
+@pytest.mark.parametrize("own", ["weight", "training", "batch"])
 def test_blocks_that_cannot_be_cut_apart_are_refused(own):
     model = token_networks.hidden_vit(own=own)
     reason = r"blocks are hidden inside of the layer 'encoder' \(Encoder\)"
