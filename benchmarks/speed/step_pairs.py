@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from benchmarks.study.transformers import vit
 from keras_hybrid import applications
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
@@ -14,6 +15,8 @@ from keras_hybrid.models.segmentation.dilation import dilate, undilated_switch_p
 
 _CLASSES, _STREET_CLASSES = 1000, 19
 _PEOPLE = 4  # per image
+VIT = "ViT-S/16"
+"""Name of a plain transformer of 12 blocks and 384 channels, of Keras's own layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,8 @@ def build(
         task: `"classification"` of square images, `"segmentation"` by DeepLab v2 at
             stride 8, or `"detection"` by Faster R-CNN at its full width. The images of
             the latter two are twice as wide as high.
-        teacher, student: Names of networks in Keras Applications.
+        teacher, student: Names of networks in Keras Applications; the teacher may also be
+            `VIT`.
         size: Height of the images in pixels.
         batch_size: Number of images.
         switch_points: Strides, or None for all that both networks have. Segmentation has
@@ -64,6 +68,8 @@ def build(
     images = rng.uniform(0, 255, shape).astype("float32")
 
     def load(name, **kwargs):
+        if name == VIT:
+            return vit(384, 12, 16, heads=6, size=size, classes=None)
         return applications.load(name, weights=None, input_shape=shape[1:], **kwargs)
 
     parts = {

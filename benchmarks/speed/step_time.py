@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed.step_time
     python -m benchmarks.speed.step_time --student=MobileNetV2
+    python -m benchmarks.speed.step_time --teacher=ViT-S/16
     python -m benchmarks.speed.step_time --task=detection --image_size=256 --batch_size=2
 
 By default, ResNet-50 teaches MobileNet V1 at 224x224 with batch size 16. Weights and
@@ -56,7 +57,7 @@ class Config:
     """Task of the student, on which segmentation builds DeepLab v2 and detection Faster
     R-CNN."""
     teacher: str = "ResNet50"
-    """Keras Applications network."""
+    """Keras Applications network, or ViT-S/16."""
     student: str = "MobileNet"
     """Keras Applications network."""
     switch_points: tuple[int, ...] = ()
@@ -161,7 +162,9 @@ def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
     if config.task != "detection":  # a detector trains without a wrapper
         found[RECIPE_PLAIN] = lambda: recipe(alone())
     if config.task == "classification":
-        found |= {DISTILLER: distiller, NAIVE: lambda: hybrid(NaiveHybrid)}
+        found[NAIVE] = lambda: hybrid(NaiveHybrid)
+        if config.teacher != step_pairs.VIT:
+            found[DISTILLER] = distiller
         if (
             importlib.util.find_spec("torch")
             and (config.teacher, config.student) == _IN_TORCH

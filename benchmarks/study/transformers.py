@@ -12,17 +12,32 @@ NETWORKS = {"ViT": "vit_start.keras", "PVT": "pvt_start.keras"}
 """Files of the transformers before training, by the name of the row that trains them."""
 
 
-def vit(channels: int = 64, depth: int = 8, patch: int = 4) -> keras.Model:
-    """Returns a plain transformer for images (32, 32, 3) with patches of 4x4 pixels.
+def vit(
+    channels: int = 64,
+    depth: int = 8,
+    patch: int = 4,
+    heads: int = 4,
+    size: int = 32,
+    classes: int | None = _CLASSES,
+) -> keras.Model:
+    """Returns a plain transformer for images (size, size, 3).
 
     As in Dosovitskiy et al. (2021), with the mean of the tokens for a class token, and a
     depthwise convolution for a position embedding (Chu et al., 2023).
+
+    Args:
+        channels: Number of channels of the tokens.
+        depth: Number of blocks.
+        patch: Height and width of the patches in pixels.
+        heads: Number of heads of the attention.
+        size: Height and width of the images in pixels.
+        classes: Number of classes; None for the tokens behind the last block.
     """
-    image, x = _image()
+    image, x = _image(size)
     x = _tokens(_patches(x, channels, patch))
     for _ in range(depth):
-        x = _block(x, x, heads=4)
-    return _classifier(image, x, "vit")
+        x = _block(x, x, heads)
+    return _classifier(image, x, "vit", classes)
 
 
 def pvt(
@@ -32,7 +47,7 @@ def pvt(
 
     As in Wang et al. (2021): keys and values come from a map of the coarsest stride.
     """
-    image, x = _image()
+    image, x = _image(32)
     for i, (width, depth) in enumerate(zip(channels, depths, strict=True)):
         size = 32 >> i + 1
         reduction = 2 ** (len(channels) - 1 - i)
@@ -44,11 +59,11 @@ def pvt(
             x = _block(x, _tokens(y), heads=2**i)
         x = layers.LayerNormalization()(x)
         x = layers.Reshape((size, size, width))(x)
-    return _classifier(image, x, "pvt")
+    return _classifier(image, x, "pvt", _CLASSES)
 
 
-def _image():
-    image = keras.Input((32, 32, 3))
+def _image(size):
+    image = keras.Input((size, size, 3))
     return image, layers.Rescaling(1 / 127.5, offset=-1)(image)
 
 
@@ -73,11 +88,13 @@ def _block(x, context, heads):
     return layers.Add()([x, layers.Dense(channels)(y)])
 
 
-def _classifier(image, x, name):
+def _classifier(image, x, name, classes):
+    if classes is None:
+        return keras.Model(image, x, name=name)
     x = layers.LayerNormalization()(x)
     rank = len(x.shape)
     pool = layers.GlobalAveragePooling1D if rank == 3 else layers.GlobalAveragePooling2D
-    x = layers.Dense(_CLASSES, activation="softmax", name="classifier")(pool()(x))
+    x = layers.Dense(classes, activation="softmax", name="classifier")(pool()(x))
     return keras.Model(image, x, name=name)
 
 
