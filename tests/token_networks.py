@@ -38,6 +38,9 @@ class PositionEmbedding(layers.Layer):
     def call(self, x):
         return x + self.positions
 
+    def compute_output_shape(self, shape):
+        return shape
+
 
 def block(x, name, heads=2, attention=None):
     """Attention and a multilayer perceptron, each behind layer normalization."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import keras
+from keras import ops
 
 from keras_hybrid.hybrid import feature_size, tokens
 from keras_hybrid.hybrid.feature_size import Scale
@@ -98,17 +99,15 @@ def inner_cut(graph: Graph, before: Cut, symbol: int) -> Cut | None:
     return _cut(before, position, symbol, step, steps, *found)
 
 
-def has_size(graph: Graph, start: Cut, cut: Cut, image_size: Sequence[int]) -> bool:
-    """Whether the layers up to a cut take images of a size, and make the cut's of it."""
-    shape = (feature_size.BATCH, *image_size, start.channels)
-    steps = graph.steps[: cut.position]
+def runs_at(graph: Graph, start: Cut, cut: Cut, image_size: Sequence[int]) -> bool:
+    """Whether the layers up to a cut run on images of a size and make the cut of it."""
+    image = ops.zeros((1, *image_size, start.channels), start.spec.dtype)
+    values = {start.symbol: image}
     try:
-        found = feature_size.infer_shape(
-            steps, start.symbol, cut.symbol, shape, start.spec
-        )
+        graph.run(values, 0, cut.position, training=False)
     except Exception:  # whatever a layer raises
         return False
-    return found[1:3] == cut.size(image_size)
+    return tuple(values[cut.symbol].shape[1:3]) == cut.size(image_size)
 
 
 def _cut(before, position, symbol, step, steps, height, width, prefix):

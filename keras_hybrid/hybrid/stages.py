@@ -23,6 +23,8 @@ _PARTS = 4
 # of pyramid pooling.
 _LEAST_KERNELS = 2
 _LARGEST_STRIDE = 4
+# Pixels by which images are enlarged to try whether a network takes any size.
+_OTHER_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +131,16 @@ class Network:
     def takes(self, size: Sequence[int | None]) -> bool:
         """Whether the network takes images of (height, width), None for any.
 
-        Position embeddings and windows of attention fix the size of a transformer.
+        Position embeddings and windows of attention fix the size of a transformer. Since
+        layers may declare otherwise, a network for images of one size is tried out.
         """
         own = tuple(self.graph.input_spec.shape[1:3])
-        if None in own or tuple(size) == own:
+        if None in own or tuple(size) == own or not self.stage_cuts:
             return True
         if any(cut.prefix is not None for cut in self.cuts):
             return False
-        if None in size or not self.stage_cuts:
-            return True
-        return cuts_lib.has_size(self.graph, self.start, self.stage_cuts[-1], size)
+        tried = tuple(n or m + _OTHER_SIZE for n, m in zip(size, own, strict=True))
+        return cuts_lib.runs_at(self.graph, self.start, self.stage_cuts[-1], tried)
 
     def weighted_layers(self, start: Cut, end: Cut) -> int:
         """Number of weighted layers on the longest route from `start` to `end`."""

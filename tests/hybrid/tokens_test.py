@@ -263,6 +263,9 @@ def test_a_hidden_position_embedding_fixes_the_image_size():
         x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{i}")(x)
         x = token_networks.PositionEmbedding(name=f"out{i}")(x)
     teacher = keras.Model(image, x)
+    # It can only be told from the weights: the layer's shape is the shape of its input.
+    embedding = teacher.get_layer("out0")
+    assert embedding.compute_output_shape((None, 5, 7, 4)) == (None, 5, 7, 4)
     with pytest.raises(ValueError, match="takes images of"):
         HybridTransfer(teacher, cnn((40, 24)))
 
