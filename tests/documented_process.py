@@ -40,6 +40,11 @@ def batches(*args):
     return tf.data.Dataset.from_tensor_slices(photographs(*args)).batch(2)
 
 
+def rectangles():
+    images = np.zeros((2, 96, 160, 3), "float32")
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(2))).batch(2)
+
+
 def tiny_model():
     model = keras_hybrid.HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss="sparse_categorical_crossentropy")
@@ -82,6 +87,8 @@ def small_photographs():
 GIVEN = {
     "README.md": lambda: {"train": batches(2, 224, 9), "val": batches(2, 224, 9)},
     "docs/guides/networks.md": small_photographs,
+    "docs/guides/zoos.md": lambda: {"train": rectangles()},
+    "docs/guides/pytorch.md": two_photographs,
     "docs/guides/devices.md": lambda: {"train": batches(2, 224, 10)},
     "HybridTransfer": two_photographs,
     "FeatureTransfer": tiny_pair,

@@ -19,15 +19,6 @@ def from_stages(
     takes images. A path of `HybridTransfer` can change network behind each module. Keras
     must run on PyTorch: set `KERAS_BACKEND=torch` before it is imported.
 
-    Example, of torchvision's ResNet-50:
-
-    ```python
-    net = torchvision.models.resnet50(weights="DEFAULT")
-    stem = torch.nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    teacher = from_stages([stem, net.layer1, net.layer2, net.layer3, net.layer4])
-    model = keras_hybrid.HybridTransfer(teacher, student, teacher_preprocessing="torch")
-    ```
-
     Args:
         stages: Modules (`torch.nn.Module`) from feature maps (B, C, H, W), or tokens (B,
             N, C), to one of these.

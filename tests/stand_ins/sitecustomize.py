@@ -11,6 +11,7 @@ package's own and Keras's own:
 - Synthetic data sets have a few streets.
 - `fit` stops after one epoch, and TensorFlow runs functions and ops as they are: that one
   step is done before its graph would have been traced.
+- Networks of the model zoos are small or have random weights.
 - Of each table of the study there is the first row, at a seed at which it has been run.
 """
 
@@ -90,6 +91,48 @@ def _first(rows, runs):
     return {name: dataclasses.replace(row, seeds=tuple(seeds))}
 
 
+def _zeromodels(mixin):
+    for value in vars(mixin).values():
+        if isinstance(value, type) and "from_weights" in vars(value):
+            value.from_weights = classmethod(
+                lambda cls, identifier, **options: cls(**options)
+            )
+
+
+def _keras_hub(module):
+    """Small networks with random weights in place of presets."""
+    from keras_hub import layers, models
+
+    sizes = {
+        "ViTDetBackbone": {
+            "hidden_size": 32,
+            "num_layers": 4,
+            "intermediate_dim": 64,
+            "num_heads": 2,
+            "global_attention_layer_indices": [1, 3],
+            "image_shape": (64, 64, 3),
+            "window_size": 2,
+        },
+        "MiTBackbone": {
+            "layerwise_depths": [1, 1, 1, 1],
+            "num_layers": 4,
+            "layerwise_num_heads": [1, 2, 4, 8],
+            "layerwise_sr_ratios": [8, 4, 2, 1],
+            "max_drop_path_rate": 0.1,
+            "layerwise_patch_sizes": [7, 3, 3, 3],
+            "layerwise_strides": [4, 2, 2, 2],
+            "hidden_dims": [16, 32, 48, 64],
+            "image_shape": (64, 64, 3),
+        },
+    }
+    models.Backbone.from_preset = classmethod(
+        lambda cls, name: cls(**sizes[cls.__name__])
+    )
+    layers.ImageConverter.from_preset = classmethod(
+        lambda cls, name: cls(image_size=(64, 64), scale=1 / 255)
+    )
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Changes a module when it has been imported, if it ever is."""
 
@@ -99,6 +142,8 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         "keras_hybrid.models.torch_resnet50": _torch_resnet50,
         "keras_hybrid.recipes.engine.synthetic": _synthetic,
         "benchmarks.study.tables": _study_tables,
+        "keras_hub": _keras_hub,
+        "zeromodels.base.base_mixin": _zeromodels,
     }
 
     def find_spec(self, name, path, target=None):
@@ -119,4 +164,5 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, _AfterImport())
 if os.environ.get("KERAS_BACKEND") != "jax":
     sys.modules["jax"] = None
-sys.modules["matplotlib.pyplot"] = None
+if "docs/guides/zoos.md" not in sys.orig_argv:  # zeromodels imports it
+    sys.modules["matplotlib.pyplot"] = None
