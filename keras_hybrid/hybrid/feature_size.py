@@ -73,13 +73,13 @@ def measure(
 
     try:
         sizes = _Memo(output_size)
-        return tuple(_fit(lambda n, axis=axis: sizes[n][axis]) for axis in (0, 1))
+        return _fit(lambda n: sizes[n][0]), _fit(lambda n: sizes[n][1])
     except Exception:  # whatever a layer raises, e.g. a Reshape to a fixed size
         if not _keeps_batch(steps, source, target, source_spec):
             return None
-        return tuple(
-            fit_one(source_spec.shape[axis], target_spec.shape[axis]) for axis in (1, 2)
-        )
+        _, height, width, _ = source_spec.shape
+        _, new_height, new_width, _ = target_spec.shape
+        return fit_one(height, new_height), fit_one(width, new_width)
 
 
 def _keeps_batch(steps, source, target, source_spec):

@@ -180,8 +180,9 @@ class Segment:
         if self.adapter is None:
             return x
         other = TEACHER if self.owner == STUDENT else STUDENT
-        ends = (self.end, sizes[self.owner]), (self.target, sizes[other])
-        return adapters.run(self.adapter, x, *ends)
+        source = self.end, sizes[self.owner]
+        target: Any = (self.target, sizes[other])
+        return adapters.run(self.adapter, x, source, target)
 
     @property
     def adapters(self) -> list[keras.layers.Layer]:

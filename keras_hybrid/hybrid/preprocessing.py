@@ -1,7 +1,7 @@
 """What the images go through before the teacher: its normalization and its image size."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -9,7 +9,7 @@ from keras.src.ops.numpy import Flip
 
 from keras_hybrid.training.types import Tensor
 
-Preprocessing = keras.layers.Layer | Callable[[Tensor], Tensor] | str
+Preprocessing: TypeAlias = keras.layers.Layer | Callable[[Tensor], Tensor] | str
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

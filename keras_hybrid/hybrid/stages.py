@@ -204,7 +204,7 @@ def _encoder(graph, start, cuts):
         reordered, found = _chain(graph, start, symbol)
         if _coarsest(found) <= _coarsest(cuts) or found[-1].symbol != symbol:
             continue
-        *_, shared = start, *(c for c in found if c.stride <= _coarsest(cuts))
+        shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
         kernels = reordered.weighted_layers(
             shared.position, found[-1].position, shared.symbol, symbol
         )

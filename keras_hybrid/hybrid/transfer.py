@@ -150,15 +150,19 @@ class HybridTransfer(TeacherStudent):
         self.student_batch_norm = student_batch_norm
         self.track_paths = track_paths
         self._paths = []
-        for network, *each, suffix in zip(
-            of_teachers, switches, preprocess, suffixes, strict=True
-        ):
+        for i, network in enumerate(of_teachers):
             *hybrid, plain = build_paths(
-                network, of_student, each[0], self.dtype_policy, each[1], adapter, suffix
+                network,
+                of_student,
+                switches[i],
+                self.dtype_policy,
+                preprocess[i],
+                adapter,
+                suffixes[i],
             )
             self._paths += hybrid
             if plain.head.takes_prefix_only():
-                _tell_of_prefix(of_student, each[0])
+                _tell_of_prefix(of_student, switches[i])
         self._paths.append(plain)
         self.adapter = adapter
         self.adapters = [layer for path in self._paths for layer in path.adapters]
