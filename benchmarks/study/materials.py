@@ -5,14 +5,16 @@ import pathlib
 
 import keras
 import numpy as np
+from PIL import Image
 
-from benchmarks.study import transformers
+from benchmarks.study import several, transformers
 from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
 from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER
 from keras_hybrid import applications
 from keras_hybrid.training import atomic_write
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
+_CALTECH_SIZE = 64
 
 
 def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
@@ -21,7 +23,8 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     from keras_hybrid.recipes.engine.workdir import save_model
 
     work.mkdir(parents=True, exist_ok=True)
-    links = {name: materials / "teachers" / name for name in TEACHERS}
+    teachers = (*TEACHERS, several.XCEPTION)
+    links = {name: materials / "teachers" / name for name in teachers}
     links["camvid"] = materials / "camvid"
     validation = work / "camvid_validation"
     validation.mkdir(exist_ok=True)
@@ -51,6 +54,9 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
         if not (work / file).exists():
             keras.utils.set_random_seed(0)
             save_model(getattr(transformers, name.lower())(), work / file)
+    photographs = materials / "caltech101"
+    if photographs.exists() and not (work / several.CALTECH).exists():
+        squeeze_caltech101(photographs, work / several.CALTECH)
     for seed in MORE_SEEDS:
         student = work / MOBILENET.format(seed)
         if not student.exists():
@@ -112,3 +118,24 @@ def split_cifar10(path: str | os.PathLike, work: pathlib.Path) -> None:
         chosen = np.arange(5000) % count
         with atomic_write.staged(work / f"{name}.npz") as new, open(new, "wb") as file:
             np.savez(file, x_train=x[chosen], y_train=y[chosen], **tested)
+
+
+def squeeze_caltech101(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """Writes the photographs of class folders in train/ and val/ as arrays."""
+    classes = sorted(entry.name for entry in (folder / "train").iterdir())
+    arrays = {}
+    for split, suffix in (("train", "train"), ("val", "test")):
+        files = [
+            (file, label)
+            for label, name in enumerate(classes)
+            for file in sorted((folder / split / name).iterdir())
+        ]
+        images = []
+        for file, _ in files:
+            with Image.open(file) as image:
+                small = image.convert("RGB").resize((_CALTECH_SIZE, _CALTECH_SIZE))
+            images.append(np.asarray(small))
+        arrays[f"x_{suffix}"] = np.stack(images)
+        arrays[f"y_{suffix}"] = np.array([label for _, label in files])
+    with atomic_write.staged(path) as new, open(new, "wb") as file:
+        np.savez(file, **arrays)

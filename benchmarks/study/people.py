@@ -17,7 +17,7 @@ from benchmarks.study.plan import (
     weight_rows,
 )
 
-_SETTINGS = {
+SETTINGS = {
     "data_dir": "camvid",
     "student_weights": "random",
     "upscale": 2.0,
@@ -42,7 +42,7 @@ def training_subset(results: dict[str, Any]) -> float:
 WEIGHTS = Table(
     "people_weights",
     "citypersons",
-    {**_SETTINGS, "data_dir": "camvid_validation", "steps": 683},
+    {**SETTINGS, "data_dir": "camvid_validation", "steps": 683},
     functools.partial(weight_rows, FEATURE_GRIDS, {"": POSE}),
     training_subset,
     better=-1,
@@ -69,11 +69,11 @@ def gpu_rows() -> dict[str, Row]:
 
 TABLES = (
     WEIGHTS,
-    Table("people", "citypersons", _SETTINGS, rows, training_subset, better=-1),
+    Table("people", "citypersons", SETTINGS, rows, training_subset, better=-1),
     Table(
         "people_gpu",
         "citypersons",
-        _SETTINGS,
+        SETTINGS,
         gpu_rows,
         training_subset,
         better=-1,

@@ -235,7 +235,7 @@ class Alone(GradientStep, MultiWorkerFit, keras.Model):
 
     def _training_loss(self, x, y, sample_weight):
         # As a path of `HybridTransfer` runs it, with faster batch normalization.
-        graph = graph_lib.flatten(self)
+        graph = graph_lib.flatten(self, opens_layers=False)
         images = keras.ops.cast(keras.tree.flatten(x)[0], graph.input_spec.dtype)
         values = {graph.input: images}
         graph.run(values, 0, None, training=True)

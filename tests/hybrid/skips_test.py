@@ -104,29 +104,36 @@ def test_the_branches_of_pyramid_pooling_are_no_encoder(bins):
     ]
 
 
-def hourglass(count, size=32):
+def hourglass(count, size=32, supervised=False):
     image = keras.Input((size, size, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(image)
     x = layers.MaxPooling2D()(x)
     x = layers.Conv2D(4, 3, padding="same", name="before0")(x)
+    outputs = []
     for i in range(count):
         skip, y = x, x
         y = double_conv(layers.MaxPooling2D()(y), 4, f"deep{i}")
         y = layers.UpSampling2D(name=f"wider{i}")(y)
-        x = layers.Add(name=f"before{i + 1}")([skip, y])
-    return keras.Model(image, layers.Conv2D(3, 1, name="scores")(x), name="hourglass")
+        y = layers.Add(name=f"joined{i}")([skip, y])
+        scores = layers.Conv2D(3, 1, name=f"scores{i}")(y)
+        outputs.append(scores)
+        if supervised:
+            y = layers.Add()([y, layers.Conv2D(4, 1)(scores)])
+        x = layers.Add(name=f"before{i + 1}")([x, y])
+    return keras.Model(image, outputs if supervised else outputs[-1], name="hourglass")
 
 
-def test_a_stacked_hourglass_is_refused_with_its_reason():
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_stacked_hourglass_is_refused_with_its_reason(supervised):
     assert [s.stride for s in find_stages(hourglass(1))] == [2, 4, 8]
-    model = hourglass(2)
+    model = hourglass(2, supervised=supervised)
     with pytest.warns(UserWarning, match="widens at 'wider0'.*as a stacked hourglass"):
         assert find_stages(model) == []
     assert "as a stacked hourglass" in describe(model)
     with pytest.raises(ValueError, match="widens at 'wider0'.*`switch_points`"):
         HybridTransfer(tiny.teacher(), model)
-    pairs = [("out1", "stem"), ("out2", "before1"), ("out3", "before2")]
-    HybridTransfer(tiny.teacher(), model, switch_points=pairs)
+    pairs = [("out1", "stem"), ("out2", "before0"), ("out3", "before1")]
+    HybridTransfer(tiny.teacher(), hourglass(2), switch_points=pairs)
 
 
 def test_a_head_that_takes_no_map_is_refused():

@@ -118,6 +118,12 @@ def cnn_and_vit(size):
     return *networks, zip(CNN, VIT), zip(*sizes), [(None, 0)] * 4
 
 
+def cnn_and_class_token(size):
+    networks = cnn(size), token_networks.vit(size, prefix=1)
+    sizes = halved(size, 1, 2, 3, 4), halved(size, 3, 3, 3, 3)
+    return *networks, zip(CNN, VIT), zip(*sizes), [(None, 1)] * 4
+
+
 def vit_and_vit(size):
     teacher = token_networks.vit(size, patch=4, channels=12, prefix=5, name="teacher")
     sizes = halved(size, 2, 2, 2, 2), halved(size, 3, 3, 3, 3)
@@ -139,7 +145,15 @@ def cnn_and_swin(size):
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 48)])
 @pytest.mark.parametrize(
-    "pair", [vit_and_cnn, cnn_and_vit, vit_and_vit, swin_and_cnn, cnn_and_swin]
+    "pair",
+    [
+        vit_and_cnn,
+        cnn_and_vit,
+        cnn_and_class_token,
+        vit_and_vit,
+        swin_and_cnn,
+        cnn_and_swin,
+    ],
 )
 def test_training_step_follows_equations_1_and_2(pair, size):
     keras.config.set_dtype_policy("float64")

@@ -1,0 +1,59 @@
+"""Two teachers of one student, beside each of them alone: Caltech-101 and CamVid."""
+
+from benchmarks.study import people
+from benchmarks.study.cifar10 import top1
+from benchmarks.study.plan import NONE, POSE, Row, Table
+
+XCEPTION = "xception_imagenet.keras"
+CALTECH = "caltech101_64px.npz"
+"""Photographs squeezed to 64x64 pixels, at which VGG16 is affordable on a CPU."""
+_VGG16 = {"teacher": "vgg16_imagenet.keras", "teacher_preprocessing": "torch"}
+_XCEPTION = {"teacher": XCEPTION, "teacher_preprocessing": "tf"}
+
+
+def _both(one, other):
+    return {name: f"{one[name]},{other[name]}" for name in one}
+
+
+def _rows(**teachers):
+    rows = {NONE: Row({"method": "none"})}
+    for name, settings in teachers.items():
+        rows[name.replace("_", " ")] = Row({"method": "hybrid", **settings})
+    return rows
+
+
+def classifier_rows() -> dict[str, Row]:
+    """Returns the rows of Caltech-101: two networks of ImageNet, alone and together."""
+    both = _both(_VGG16, _XCEPTION)
+    return _rows(VGG16=_VGG16, Xception=_XCEPTION, VGG16_and_Xception=both)
+
+
+def detector_rows() -> dict[str, Row]:
+    """Returns the rows of CamVid's people: a pose network and one of ImageNet."""
+    both = _both(POSE, _XCEPTION)
+    return _rows(pose=POSE, Xception=_XCEPTION, pose_and_Xception=both)
+
+
+TABLES = (
+    Table(
+        "caltech101_several",
+        "imagenet",
+        {
+            "data_dir": CALTECH,
+            "student": "MobileNet",
+            "epochs": 12,
+            "batch_size": 32,
+            "balance": "dynamic",
+        },
+        classifier_rows,
+        top1,
+    ),
+    Table(
+        "people_several",
+        "citypersons",
+        people.SETTINGS,
+        detector_rows,
+        people.training_subset,
+        better=-1,
+    ),
+)
