@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.study.transformers import vit
+from benchmarks.transformers import vit
 from keras_hybrid import applications
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2

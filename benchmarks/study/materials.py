@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from benchmarks import transformers as networks_of_tokens
 from benchmarks.study import several, transformers
 from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
 from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER
@@ -53,7 +54,7 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     for name, file in transformers.NETWORKS.items():
         if not (work / file).exists():
             keras.utils.set_random_seed(0)
-            save_model(getattr(transformers, name.lower())(), work / file)
+            save_model(getattr(networks_of_tokens, name.lower())(), work / file)
     photographs = materials / "caltech101"
     if photographs.exists() and not (work / several.CALTECH).exists():
         squeeze_caltech101(photographs, work / several.CALTECH)
