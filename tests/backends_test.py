@@ -31,9 +31,8 @@ MODELS = {
     },
     "baseline": lambda: {"method": "overhaul"},
     "tokens": lambda: {
-        "teacher": [tiny.teacher(), token_networks.hidden_vit()],
-        "student": token_networks.swin(),
-        "teacher_preprocessing": ["tf", None],
+        "teacher": token_networks.hidden_vit(depth=2),
+        "student": token_networks.swin(stages=2),
     },
     backend_process.DETECTOR: lambda: {
         "teacher": tiny.teacher(size=None),

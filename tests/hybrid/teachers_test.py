@@ -121,7 +121,7 @@ def test_every_teacher_has_its_own_preprocessing_and_switch_points():
             transfer(**{argument: value})
 
 
-def test_teachers_stay_frozen_and_a_saved_model_trains_on(tmp_path):
+def test_teachers_stay_frozen_and_a_saved_model_trains_on(tmp_path, eager):
     model = transfer(teacher_preprocessing=[None, layers.Rescaling(0.5)])
     model.compile(keras.optimizers.Adam(0.01), CROSS_ENTROPY)
     frozen = [w.numpy() for teacher in model.teacher for w in teacher.weights]

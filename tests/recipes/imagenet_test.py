@@ -153,8 +153,8 @@ def test_a_resnet50_of_pytorch_has_the_papers_paths(files, tmp_path, narrow, eag
     table = keras_hybrid.describe(model)
     for kind, count in (("student_first", 46), ("teacher_first", 32), ("plain", 28)):
         assert f"{kind} path, {count} weighted layers" in table
-    results = imagenet.main(settings)
-    assert 0 <= results["top1"] <= 100
+    with np.load(files / "data.npz") as data:
+        model.train_on_batch(data["x_train"][:2], data["y_train"][:2])
 
 
 def test_several_teachers(files, tmp_path, eager):
