@@ -52,13 +52,11 @@ def test_detections_are_sorted_clipped_and_padded_with_zeros():
         assert np.all(detections["boxes"][i].max(0) <= [96, 64, 96, 64])
 
 
-@pytest.mark.parametrize(
-    ("strides", "rate", "steps"), [((4, 8), 3e-3, 400), ((8,), 8e-3, 240)]
-)
-def test_detector_overfits_four_images_and_finds_every_box(strides, rate, steps):
-    detector = small(strides)
+def test_detector_overfits_four_images_and_finds_every_box():
+    detector = small((4, 8))
     images, truth = people(4)
-    schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    steps = 400
+    schedule = keras.optimizers.schedules.PolynomialDecay(3e-3, steps, 0.0)
     detector.compile(keras.optimizers.Adam(schedule), steps_per_execution=10)
     y_pred = detector(images, training=True)
     first = float(detector.compute_loss(y=truth, y_pred=y_pred))
