@@ -345,7 +345,7 @@ def test_an_unknown_preprocessing_scheme_is_rejected():
 
 
 def test_saved_models_load_without_keras_hybrid(tmp_path, shallow):
-    names = [*dict.fromkeys(SMALL.values()), "ConvNeXtTiny"]
+    names = [*SMALL.values(), "MobileNetV3Small", "EfficientNetB0", "ConvNeXtTiny"]
     np.save(tmp_path / "images.npy", images())
     expected = {}
     for name in names:

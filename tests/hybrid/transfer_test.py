@@ -72,9 +72,8 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("pair", "alpha"), [*((pair, None) for pair in PAIRS), (tiny_pair, 0.7)]
-)
+@pytest.mark.parametrize("alpha", [None, 0.7])
+@pytest.mark.parametrize("pair", PAIRS)
 def test_training_step_follows_equations_1_and_2(
     pair, alpha, shallow, graph_optimization
 ):

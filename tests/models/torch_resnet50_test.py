@@ -176,14 +176,20 @@ def save_safetensors(path, weights):
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
 
 
-def test_teacher_loads_from_npz_and_safetensors(tmp_path):
+@pytest.fixture(scope="module")
+def full_width_weights():
+    return state_dict((64, 128, 256, 512))
+
+
+def test_teacher_loads_from_npz_and_safetensors(tmp_path, full_width_weights):
     """The teacher takes raw RGB; both formats give the same network."""
-    weights = state_dict()
-    np.savez(tmp_path / "resnet50.npz", **weights)
-    save_safetensors(tmp_path / "resnet50.safetensors", weights)
+    np.savez(tmp_path / "resnet50.npz", **full_width_weights)
+    save_safetensors(tmp_path / "resnet50.safetensors", full_width_weights)
     photograph = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), "uint8")
     scaled = (photograph / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    expected = reference(weights, scaled[0].transpose(2, 0, 1)).transpose(1, 2, 0)
+    expected = reference(full_width_weights, scaled[0].transpose(2, 0, 1)).transpose(
+        1, 2, 0
+    )
     for name in ("resnet50.npz", "resnet50.safetensors"):
         teacher = load_resnet50(tmp_path / name)
         got = teacher(photograph)[0]
@@ -191,8 +197,8 @@ def test_teacher_loads_from_npz_and_safetensors(tmp_path):
     assert [s.stride for s in find_stages(teacher)] == [2, 4, 8, 16, 32]
 
 
-def test_epsilon_of_an_openpifpaf_model_is_required(tmp_path):
-    pose = openpifpaf(state_dict())
+def test_epsilon_of_an_openpifpaf_model_is_required(tmp_path, full_width_weights):
+    pose = openpifpaf(full_width_weights)
     np.savez(tmp_path / "pose.npz", **pose)
     with pytest.raises(ValueError, match=r"pose\.npz is an OpenPifPaf model, .* epsilon"):
         load_resnet50(tmp_path / "pose.npz")

@@ -52,11 +52,13 @@ def test_detections_are_sorted_clipped_and_padded_with_zeros():
         assert np.all(detections["boxes"][i].max(0) <= [96, 64, 96, 64])
 
 
-def test_detector_overfits_four_images_and_finds_every_box():
-    detector = small((4, 8))
+@pytest.mark.parametrize(
+    ("strides", "rate", "steps"), [((4, 8), 3e-3, 400), ((8,), 8e-3, 240)]
+)
+def test_detector_overfits_four_images_and_finds_every_box(strides, rate, steps):
+    detector = small(strides)
     images, truth = people(4)
-    steps = 400
-    schedule = keras.optimizers.schedules.PolynomialDecay(3e-3, steps, 0.0)
+    schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
     detector.compile(keras.optimizers.Adam(schedule), steps_per_execution=10)
     y_pred = detector(images, training=True)
     first = float(detector.compute_loss(y=truth, y_pred=y_pred))

@@ -138,7 +138,8 @@ def test_saved_segmenter_has_keras_layers_only(tmp_path):
     np.testing.assert_allclose(loaded(images()), student(images()), atol=1e-6)
 
 
-def test_training_step_follows_equations_1_and_2():
+@pytest.mark.parametrize("alpha", [None, 0.7])
+def test_training_step_follows_equations_1_and_2(alpha):
     """Dense labels with ignored pixels, a dilated student and an undilated teacher.
 
     In float64, because in float32 the order of additions decides on which side of zero
@@ -156,7 +157,12 @@ def test_training_step_follows_equations_1_and_2():
         )
         for point in points
     ]
-    model = HybridTransfer(teacher, student, switch_points=points)
+    model = HybridTransfer(
+        teacher,
+        student,
+        switch_points=points,
+        balance="dynamic" if alpha is None else alpha,
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     labels = np.random.default_rng(1).choice([0, 1, 2, 255], (2, *size))
     variables = [v.value for v in model.trainable_variables]
@@ -169,6 +175,7 @@ def test_training_step_follows_equations_1_and_2():
         masked_cross_entropy,
         labels,
         variables,
+        alpha,
     )
     for variable, value in zip(model.variables, before):
         variable.assign(value)
