@@ -5,6 +5,8 @@ independent implementations.
 """
 
 import keras
+import numpy as np
+import pytest
 import tensorflow as tf
 
 
@@ -82,3 +84,17 @@ def losses_and_gradients(forward, loss, labels, variables, alpha=None):
     ]
     gradients = [alpha * (g1 + g2) + g3 for g1, g2, g3 in zip(*parts)]
     return alpha, [float(l1), float(l2), float(l3)], gradients
+
+
+def assert_step_follows(model, loss, images, labels, alpha, losses, gradients):
+    """Checks a step of SGD with a learning rate of 1, which subtracts the gradient."""
+    before = [v.numpy() for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(1.0), loss=loss, run_eagerly=True)
+    logs = model.train_on_batch(images, labels, return_dict=True)
+    assert logs["balance"] == pytest.approx(alpha, rel=1e-5)
+    names = "student_first_loss", "teacher_first_loss", "student_loss"
+    assert [logs[name] for name in names] == pytest.approx(losses, rel=1e-5)
+    for variable, old, gradient in zip(model.trainable_variables, before, gradients):
+        np.testing.assert_allclose(
+            old - variable.numpy(), gradient, atol=1e-6, err_msg=variable.path
+        )
