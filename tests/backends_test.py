@@ -66,7 +66,9 @@ def folder(tmp_path_factory):
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # which take longer than the steps
+        # Optimizations and fusions take longer than the steps.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
         "PYTHONPATH": paths,
     }
     subprocess.run([sys.executable, script, folder], env=environment, check=True)

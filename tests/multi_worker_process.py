@@ -3,6 +3,9 @@
 import gc
 import sys
 
+import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
@@ -101,4 +104,6 @@ def results(strategy):
 
 if __name__ == "__main__":
     gc.freeze()  # imported modules are never garbage
+    # Optimizing a graph takes longer than the few steps here.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     np.savez(sys.argv[1], **results(tf.distribute.MultiWorkerMirroredStrategy()))
