@@ -15,7 +15,8 @@ classification) is
 
 since the two hybrid paths together run each network once, in addition to the student's
 own path. The student's head runs three times, not twice: where it is most of the student,
-the yardstick is above 1. The rows "recipe" are steps with the settings of the recipes,
+the yardstick is above 1. The rows "one path" take one hybrid path a step, both in turn;
+their time is the mean of two steps. The rows "recipe" are steps with the settings of the recipes,
 and "plain student" is Keras's own step. Where PyTorch is installed, hand-written PyTorch
 takes part with the default pair. The output of the last runs, with their machine, is in
 step_time.txt beside this file.
@@ -44,7 +45,11 @@ from keras_hybrid.recipes.engine import devices, run
 
 PLAIN, FORWARD, GRADIENT = "plain student", "teacher forward", "teacher input gradient"
 DISTILLER, NAIVE, HYBRID = "keras Distiller", "naive hybrid", "keras_hybrid"
+ONE_PATH = "keras_hybrid, one path"
 RECIPE_PLAIN, RECIPE = "recipe, plain", "recipe, hybrid"
+RECIPE_ONE_PATH = "recipe, one path"
+# Contenders that take the two hybrid paths in turn.
+_IN_TURN = ONE_PATH, RECIPE_ONE_PATH
 TORCH_PLAIN, TORCH_HYBRID = "PyTorch, plain", "PyTorch, hybrid"
 _IN_TORCH = "ResNet50", "MobileNet"
 
@@ -136,10 +141,10 @@ def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
         loss = keras.distillation.LogitsDistillation()
         return training(keras.distillation.Distiller(teacher, student, loss))
 
-    def hybrid(method=keras_hybrid.HybridTransfer):
+    def hybrid(method=keras_hybrid.HybridTransfer, **settings):
         teacher, student = pair.teacher(), pair.student()
         points = pair.switch_points(teacher, student)
-        return training(method(teacher, student, switch_points=points))
+        return training(method(teacher, student, switch_points=points, **settings))
 
     def recipe(step):
         def in_recipe():
@@ -157,7 +162,9 @@ def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
         FORWARD: forward,
         GRADIENT: gradient,
         HYBRID: hybrid,
+        ONE_PATH: lambda: hybrid(paths_per_step=1),
         RECIPE: lambda: recipe(hybrid()),
+        RECIPE_ONE_PATH: lambda: recipe(hybrid(paths_per_step=1)),
     }
     if config.task != "detection":  # a detector trains without a wrapper
         found[RECIPE_PLAIN] = lambda: recipe(alone())
@@ -213,9 +220,11 @@ def step_times(config: Config) -> dict[str, list[float]]:
     progress = keras.utils.Progbar(config.rounds, unit_name="round")
     for _ in range(config.rounds):
         for name, step in steps.items():
+            count = 2 if name in _IN_TURN else 1
             started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
+            for _ in range(count):
+                step()
+            seconds[name].append((time.perf_counter() - started) / count)
         progress.add(1)
     return seconds
 
@@ -278,7 +287,10 @@ def report(
         lines.append(ratio("yardstick, naive hybrid", seconds[NAIVE], parts))
     for name, other in (
         (HYBRID, NAIVE),
+        (ONE_PATH, HYBRID),
+        (ONE_PATH, DISTILLER),
         (RECIPE, HYBRID),
+        (RECIPE_ONE_PATH, RECIPE),
         (HYBRID, TORCH_HYBRID),
         (PLAIN, TORCH_PLAIN),
         (RECIPE_PLAIN, TORCH_PLAIN),

@@ -139,17 +139,17 @@ class FeatureTransfer(TeacherStudent):
         additional = self._additional_loss()
         images = self._images(x)
         if maps is None:
-            with self._discarding_state():
-                _, maps = self._student_extractor(images, training=True)
+            _, maps = self._run_again(
+                [lambda: self._student_extractor(images, training=True)]
+            )
         if self._preprocess is not None:
             images = self._preprocess(images)
         _, of_teacher = self._teacher_extractor(images, training=False)
         of_teacher = [ops.stop_gradient(x) for x in of_teacher]
         # Each of several replicas adds its share, as in the task's loss.
         transfer = self._aggregate_additional_loss(self.transfer_loss(of_teacher, maps))
-        self._path_logs.update(
-            self._sum_over_replicas([task, transfer]), ops.shape(images)[0]
-        )
+        losses = self._sum_over_replicas([task, transfer])
+        self._path_logs.update(losses, [ops.shape(images)[0]] * 2)
         return task + transfer + additional
 
     def get_config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What training with a teacher logs in addition to the student's metrics."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,6 +31,10 @@ class PathLogs:
     def metrics(self) -> list[keras.Metric]:
         return [*self.trackers.values(), *self.compiled.values()]
 
+    @property
+    def variables_of_paths(self) -> list[keras.Variable]:
+        return [v for metrics in self.compiled.values() for v in metrics.variables]
+
     def compile(
         self, compiled_metrics: keras.Metric, metrics: Any, weighted_metrics: Any
     ) -> None:
@@ -51,26 +55,21 @@ class PathLogs:
             if not metrics.built:
                 metrics.build(y, y_pred)
 
-    def update(
-        self,
-        values: Sequence[Tensor],
-        batch_size: int | Tensor,
-        y: Any = None,
-        predictions: Mapping[str, Any] | None = None,
-        sample_weight: Any = None,
-    ) -> None:
-        """Adds a batch to the logs.
+    def update(self, values: Sequence[Tensor], counts: Sequence[int | Tensor]) -> None:
+        """Adds a batch to the running means.
 
         Args:
             values: Scalars, one for each name.
-            batch_size: Number of images in the batch, or in this replica's share of it.
-            y, sample_weight: Targets and sample weights, as in `fit`.
-            predictions: Hybrid path -> its predictions, required after `compile`.
+            counts: Number of images that each is the mean of.
         """
-        for tracker, value in zip(self.trackers.values(), values, strict=True):
-            tracker.update_state(value, sample_weight=batch_size)
-        for path, metrics in self.compiled.items():
-            metrics.update_state(y, predictions[path], sample_weight)  # type: ignore[index]
+        trackers = self.trackers.values()
+        for tracker, value, count in zip(trackers, values, counts, strict=True):
+            tracker.update_state(value, sample_weight=count)
+
+    def update_path(self, path: str, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        """Adds a batch to the metrics of a hybrid path, if they are logged."""
+        if self.compiled:
+            self.compiled[path].update_state(y, y_pred, sample_weight)
 
     def results(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns two dicts, log name -> value: the losses, and the paths' metrics."""

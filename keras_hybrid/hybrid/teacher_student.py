@@ -1,6 +1,7 @@
 """The base class of models that train a student with the help of a teacher."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -93,21 +94,44 @@ class TeacherStudent(GradientStep, AsStudent):
         losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
         return sum((ops.cast(loss, "float32") for loss in losses), 0.0)
 
-    @contextlib.contextmanager
-    def _discarding_state(self, keeps=()):
-        """Runs layers without updating moving averages, except the variables `keeps`.
+    def _run_again(self, functions, keeps=(), index=0):
+        """Returns what one of `functions` returns, which run the student's layers again.
 
-        The random state of the student does advance.
+        Of the variables that it would update, only `keeps` and the student's random state
+        are updated. The other functions are not run; `index` may be a tensor.
+        """
+        variables = [*keeps, *random_state(self.student)]
+        if len(functions) == 1:
+            result, values = self._run_stateless(functions[0], variables)
+        else:
+            # In a branch, TensorFlow computes the gradient of all variables that it reads.
+            run = functools.partial(
+                self._run_stateless,
+                keeps=variables,
+                constants=self.non_trainable_variables,
+            )
+            branches = [functools.partial(run, function) for function in functions]
+            result, values = ops.switch(index, branches)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return result
+
+    def _run_stateless(self, function, keeps, constants=()):
+        """What `function` returns, and what it would have made of the variables `keeps`.
+
+        It updates no variable, and has no gradient to the variables `constants`.
         """
         # On JAX, Keras trains in a scope of its own, whose values an inner scope lacks.
         on_jax = keras.backend.backend() == "jax"
-        state = [(v, v.value) for v in self.variables] if on_jax else None
+        state = [(v, v.value) for v in ((*self.variables, *keeps) if on_jax else ())]
+        state += [(v, ops.stop_gradient(v.value)) for v in constants]
         with keras.StatelessScope(state_mapping=state) as scope:
-            yield
-        for variable in (*keeps, *random_state(self.student)):
-            value = scope.get_current_value(variable)
-            if value is not None:
-                variable.assign(value)
+            result = function()
+        values = [scope.get_current_value(variable) for variable in keeps]
+        return result, [
+            variable.value if value is None else value
+            for variable, value in zip(keeps, values, strict=True)
+        ]
 
     def _sum_over_replicas(self, losses):
         """Losses of the global batch; Keras has divided each by the replica count."""

@@ -1,5 +1,6 @@
 """`HybridTransfer`: a student that trains with the help of a frozen teacher."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,6 +78,12 @@ class HybridTransfer(TeacherStudent):
             several teachers, one for all, or a list with one for each.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
+        paths_per_step: 2 for both hybrid paths of a teacher in each step, or 1 for one
+            hybrid path a step, which takes two thirds of the time: the student-first one
+            while the optimizer's count of iterations is even, the teacher-first one while
+            it is odd. With its loss Li, a step then minimises 2 * alpha * Li + L3, with
+            alpha = L3 / Li. Several teachers take turns too: of T teachers a step
+            minimises 2 * T * alpha * Li + L3.
         adapter: Class or function that makes the adapters, from one network's feature
             maps to the other network's next stage. It is called as `adapter(channels,
             resizes, dtype=dtype, name=name)` and returns a layer, which is called as
@@ -101,6 +108,7 @@ class HybridTransfer(TeacherStudent):
         student_batch_norm: str = "plain",
         teacher_preprocessing: Any = None,
         track_paths: bool = False,
+        paths_per_step: int = 2,
         adapter: Callable[..., keras.layers.Layer] = Adapter,
         name: str = "hybrid_transfer",
         **kwargs: Any,
@@ -118,6 +126,11 @@ class HybridTransfer(TeacherStudent):
             raise ValueError(
                 '`student_batch_norm` must be "plain" or "all". Received: '
                 f"student_batch_norm={student_batch_norm!r}"
+            )
+        if paths_per_step not in (1, 2):
+            raise ValueError(
+                "`paths_per_step` must be 1 or 2. Received: "
+                f"paths_per_step={paths_per_step!r}"
             )
         balance = balances.get(balance)
         points = _for_each(teachers, "switch_points", switch_points)
@@ -149,6 +162,8 @@ class HybridTransfer(TeacherStudent):
         self.balance = balance
         self.student_batch_norm = student_batch_norm
         self.track_paths = track_paths
+        self.paths_per_step = paths_per_step
+        self._iterations_on_jax: Tensor | None = None
         self._paths = []
         for i, network in enumerate(of_teachers):
             *hybrid, plain = build_paths(
@@ -225,38 +240,75 @@ class HybridTransfer(TeacherStudent):
     def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None):
         """alpha * (L1 + L2) + L3, plus additional losses once (paper, Fig. 4).
 
-        With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2).
+        With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2). Of 2 * T
+        paths one stands for all where a step takes one.
         `begun` has the results of the plain path's first segment, if it has run already.
         """
         l3 = self._task_loss(x, y, y_pred, sample_weight)
         # Before the hybrid paths run the student's layers again, which clears the losses.
         additional = self._additional_loss()
-        *hybrid, plain = self._paths
-        images = self._images(x)
+        self._path_logs.build(y, y_pred)
+        hybrid = self._paths[:-1]
+        runs = [
+            functools.partial(self._run_hybrid, path, x, y, sample_weight, begun)
+            for path in hybrid
+        ]
         all_paths = self.student_batch_norm == "all"
-        keeps = self.student.non_trainable_variables if all_paths else ()
-        losses, predictions = [], {}
-        with self._discarding_state(keeps):
-            for path in hybrid:
-                shares = begun is not None and not all_paths and path.begins_as(plain)
-                start = begun if shares else path.begin(images, training=True)
-                predictions[path.name] = path.finish(images, start, training=True)
-                losses.append(
-                    self._task_loss(x, y, predictions[path.name], sample_weight)
-                )
+        keeps = [
+            *(self.student.non_trainable_variables if all_paths else ()),
+            *self._path_logs.variables_of_paths,
+        ]
+        batch_size = ops.shape(self._images(x))[0]
+        if self.paths_per_step == 1:
+            turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
+            losses = [self._run_again(runs, keeps, turn)]
+            counts = [batch_size * ops.cast(turn == i, "int32") for i in range(len(runs))]
+        else:
+            losses = self._run_again([lambda: [run() for run in runs]], keeps)
+            counts = [batch_size] * len(runs)
         l3_total, *totals = self._sum_over_replicas([l3, *losses])
-        teachers = len(hybrid) // 2
-        alpha = self.balance(
-            sum(totals[::2]) / teachers, sum(totals[1::2]) / teachers, l3_total
-        )
+        # The means of L1 and of L2 over the teachers, or for both the one loss there is.
+        of_kinds = totals[::2], totals[1::2] or totals
+        alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
+        shares = totals if len(totals) == len(runs) else totals * len(runs)
         self._path_logs.update(
-            [l3_total, *totals, alpha],
-            ops.shape(images)[0],
-            y,
-            predictions,
-            sample_weight,
+            [l3_total, *shares, alpha], [batch_size, *counts, batch_size]
         )
-        return alpha * sum(losses) + l3 + additional
+        return len(runs) / len(losses) * alpha * sum(losses) + l3 + additional
+
+    def _run_hybrid(self, path, x, y, sample_weight, begun):
+        """The loss of a hybrid path, a float32 scalar; updates the metrics of the path."""
+        # So that a gradient to the images is never computed.
+        images = ops.stop_gradient(self._images(x))
+        shares = (
+            begun is not None
+            and self.student_batch_norm == "plain"
+            and path.begins_as(self._paths[-1])
+        )
+        start = begun if shares else path.begin(images, training=True)
+        y_pred = path.finish(images, start, training=True)
+        self._path_logs.update_path(path.name, y, y_pred, sample_weight)
+        return self._task_loss(x, y, y_pred, sample_weight)
+
+    def _count_of_steps(self):
+        """How often the optimizer has updated the weights."""
+        on_jax = self._iterations_on_jax
+        return self.optimizer.iterations if on_jax is None else on_jax
+
+    def compute_loss_and_updates(
+        self, *args: Any, optimizer_variables: Any = None, **kwargs: Any
+    ) -> Any:
+        """As in Keras, which calls it on JAX: only there it has the optimizer's state."""
+        if optimizer_variables is not None:
+            state = zip(self.optimizer.variables, optimizer_variables, strict=True)
+            with keras.StatelessScope(state_mapping=state):
+                self._iterations_on_jax = ops.convert_to_tensor(self.optimizer.iterations)
+        try:
+            return super().compute_loss_and_updates(  # type: ignore[misc]
+                *args, optimizer_variables=optimizer_variables, **kwargs
+            )
+        finally:
+            self._iterations_on_jax = None
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -266,6 +318,7 @@ class HybridTransfer(TeacherStudent):
             "balance": serialize(self.balance),
             "student_batch_norm": self.student_batch_norm,
             "track_paths": self.track_paths,
+            "paths_per_step": self.paths_per_step,
             "adapter": self._serialized_adapter(),
         }
 
