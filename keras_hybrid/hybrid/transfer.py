@@ -261,7 +261,7 @@ class HybridTransfer(TeacherStudent):
         batch_size = ops.shape(self._images(x))[0]
         if self.paths_per_step == 1:
             turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
-            losses = [self._run_again(runs, keeps, turn)]
+            losses = [self._run_again(runs, keeps, turn) + self._zero_of_adapters()]
             counts = [batch_size * ops.cast(turn == i, "int32") for i in range(len(runs))]
         else:
             losses = self._run_again([lambda: [run() for run in runs]], keeps)
@@ -289,6 +289,17 @@ class HybridTransfer(TeacherStudent):
         y_pred = path.finish(images, start, training=True)
         self._path_logs.update_path(path.name, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight)
+
+    def _zero_of_adapters(self):
+        """0, whose gradient to all adapters is 0.
+
+        In eager mode, those of the paths not taken would otherwise have no gradient, so
+        that optimizers with momentum leave them alone; in a graph they have.
+        """
+        if not _is_eager():
+            return 0.0
+        weights = [w for layer in self.adapters for w in layer.trainable_weights]
+        return sum(ops.sum(0.0 * ops.cast(weight, "float32")) for weight in weights)
 
     def _count_of_steps(self):
         """How often the optimizer has updated the weights."""
@@ -333,6 +344,14 @@ class HybridTransfer(TeacherStudent):
                 "that to `load_model` in `custom_objects`. Received: "
                 f"adapter={self.adapter!r}"
             ) from None
+
+
+def _is_eager():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    return keras.backend.backend() == "torch"
 
 
 def _for_each(teachers, argument, value):

@@ -218,6 +218,7 @@ def build_model(
             student,
             switch_points=switch_points,
             balance=settings.balance_of(config),
+            paths_per_step=config.paths_per_step,
             teacher_preprocessing="inside",
         )
     return baselines.FeatureTransfer(

@@ -43,6 +43,9 @@ class Config:
     """Weight of a baseline's loss; that of the baseline's paper, or 1, if not given."""
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several, with commas, are run one after the other."""
+    paths_per_step: int = 2
+    """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn, which
+    takes two thirds of the time."""
     batch_size: int = 8
     """Images per training step, over all GPUs together."""
     seed: int = 0
@@ -74,6 +77,8 @@ class Config:
         check_numbers(self, ("batch_size",))
         check_numbers(self, ("teacher_epsilon",), "at least 0")
         teachers_of(self)
+        if self.paths_per_step not in (1, 2):
+            refuse("paths_per_step", "1 or 2", self.paths_per_step)
         check_list(self, "method", METHODS)
         check_list(self, "balance")
         for one in runs_of(self).values():

@@ -9,12 +9,11 @@ from keras_hybrid import HybridTransfer
 from replicas import strategy
 
 
-def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args):
+def train(replicas, *, batch_norm=False, options=None, steps=5, **fit_args):
     with strategy(replicas).scope():
         keras.utils.set_random_seed(3)
-        model = HybridTransfer(
-            tiny.teacher(), tiny.student(batch_norm=batch_norm), balance=balance
-        )
+        student = tiny.student(batch_norm=batch_norm)
+        model = HybridTransfer(tiny.teacher(), student, **(options or {}))
         model.compile(
             keras.optimizers.SGD(0.3, momentum=0.9),
             loss="sparse_categorical_crossentropy",
@@ -34,12 +33,9 @@ def train(replicas, *, batch_norm=False, balance="dynamic", steps=5, **fit_args)
     return model, steps_seen
 
 
-@pytest.mark.parametrize("balance", ["dynamic", 0.5])
-def test_two_replicas_equal_one_device(balance):
-    (one, one_logs), (two, two_logs) = (
-        train(1, balance=balance),
-        train(2, balance=balance),
-    )
+@pytest.mark.parametrize("options", [{}, {"balance": 0.5}, {"paths_per_step": 1}])
+def test_two_replicas_equal_one_device(options):
+    (one, one_logs), (two, two_logs) = (train(n, options=options) for n in (1, 2))
     assert two.distribute_strategy.num_replicas_in_sync == 2
     assert len(two_logs) == 5
     for weight, other in zip(one.student.weights, two.student.weights):

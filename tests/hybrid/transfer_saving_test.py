@@ -50,6 +50,7 @@ OPTIONS = {
         "teacher_preprocessing": layers.Rescaling(2.0, name="times_two"),
         "track_paths": True,
     },
+    "one path": {"paths_per_step": 1},
     "pairs": {"switch_points": [("out1", "activation_a"), ("out2", "activation_b")]},
 }
 

@@ -134,7 +134,7 @@ def test_method_none_trains_the_student_alone(files, tmp_path, eager):
 
 
 def test_a_list_of_balances_runs_a_sweep(files, tmp_path, eager):
-    settings = config(files, tmp_path, balance="0.1,dynamic")
+    settings = config(files, tmp_path, balance="0.1,dynamic", paths_per_step=1)
     results = citypersons.main(settings)
     assert set(results) == {"0.1", "dynamic"}
     for balance, result in results.items():
