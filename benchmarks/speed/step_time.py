@@ -16,10 +16,10 @@ classification) is
 since the two hybrid paths together run each network once, in addition to the student's
 own path. The student's head runs three times, not twice: where it is most of the student,
 the yardstick is above 1. The rows "one path" take one hybrid path a step, both in turn;
-their time is the mean of two steps. The rows "recipe" are steps with the settings of the recipes,
-and "plain student" is Keras's own step. Where PyTorch is installed, hand-written PyTorch
-takes part with the default pair. The output of the last runs, with their machine, is in
-step_time.txt beside this file.
+their time is the mean of two steps. The rows "recipe" are steps with the settings of the
+recipes, and "plain student" is Keras's own step. Where PyTorch is installed, hand-written
+PyTorch takes part with the default pair. The output of the last runs, with their machine,
+is in step_time.txt beside this file.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on

@@ -104,7 +104,7 @@ class TeacherStudent(GradientStep, AsStudent):
         if len(functions) == 1:
             result, values = self._run_stateless(functions[0], variables)
         else:
-            # In a branch, TensorFlow computes the gradient of all variables that it reads.
+            # In a branch, TensorFlow computes the gradient of every variable it reads.
             run = functools.partial(
                 self._run_stateless,
                 keeps=variables,

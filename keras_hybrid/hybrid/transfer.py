@@ -277,7 +277,7 @@ class HybridTransfer(TeacherStudent):
         return len(runs) / len(losses) * alpha * sum(losses) + l3 + additional
 
     def _run_hybrid(self, path, x, y, sample_weight, begun):
-        """The loss of a hybrid path, a float32 scalar; updates the metrics of the path."""
+        """The loss of a hybrid path, a float32 scalar; updates its metrics."""
         # So that a gradient to the images is never computed.
         images = ops.stop_gradient(self._images(x))
         shares = (

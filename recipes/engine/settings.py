@@ -44,8 +44,8 @@ class Config:
     balance: str = "dynamic"
     """"dynamic" or a fixed alpha; several, with commas, are run one after the other."""
     paths_per_step: int = 2
-    """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn, which
-    takes two thirds of the time."""
+    """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn,
+    which takes two thirds of the time."""
     batch_size: int = 8
     """Images per training step, over all GPUs together."""
     seed: int = 0
