@@ -38,6 +38,7 @@ def hybrid_forward(teacher, student, points, adapters, images, sizes=None, prefi
             height, width = sizes[i][owner]
             starts = range(before, before + height * width, width)
             x = tf.stack([x[:, n : n + width] for n in starts], axis=1)
+        x = tf.cast(x, kernel.dtype)
         x = tf.einsum("bhwc,cd->bhwd", x, kernel[0, 0]) + bias
         if sizes is not None:
             x = tf.cast(tf.image.resize(x, sizes[i][following]), x.dtype)

@@ -16,7 +16,8 @@ classification) is
 since the two hybrid paths together run each network once, in addition to the student's
 own path. The student's head runs three times, not twice: where it is most of the student,
 the yardstick is above 1. The rows "one path" take one hybrid path a step, both in turn;
-their time is the mean of two steps. The rows "recipe" are steps with the settings of the
+their time is the mean of two steps. In the rows "bfloat16" the teacher computes in that.
+The rows "recipe" are steps with the settings of the
 recipes, and "plain student" is Keras's own step. Where PyTorch is installed, hand-written
 PyTorch takes part with the default pair. The output of the last runs, with their machine,
 is in step_time.txt beside this file.
@@ -45,11 +46,12 @@ from keras_hybrid.recipes.engine import devices, run
 
 PLAIN, FORWARD, GRADIENT = "plain student", "teacher forward", "teacher input gradient"
 DISTILLER, NAIVE, HYBRID = "keras Distiller", "naive hybrid", "keras_hybrid"
-ONE_PATH = "keras_hybrid, one path"
+ONE_PATH, BFLOAT16 = "one path", "bfloat16 teacher"
+ONE_PATH_BFLOAT16 = "one path, bfloat16"
 RECIPE_PLAIN, RECIPE = "recipe, plain", "recipe, hybrid"
 RECIPE_ONE_PATH = "recipe, one path"
 # Contenders that take the two hybrid paths in turn.
-_IN_TURN = ONE_PATH, RECIPE_ONE_PATH
+_IN_TURN = ONE_PATH, ONE_PATH_BFLOAT16, RECIPE_ONE_PATH
 TORCH_PLAIN, TORCH_HYBRID = "PyTorch, plain", "PyTorch, hybrid"
 _IN_TORCH = "ResNet50", "MobileNet"
 
@@ -163,6 +165,8 @@ def contenders(config: Config) -> dict[str, Callable[[], Callable[[], object]]]:
         GRADIENT: gradient,
         HYBRID: hybrid,
         ONE_PATH: lambda: hybrid(paths_per_step=1),
+        BFLOAT16: lambda: hybrid(teacher_dtype="bfloat16"),
+        ONE_PATH_BFLOAT16: lambda: hybrid(paths_per_step=1, teacher_dtype="bfloat16"),
         RECIPE: lambda: recipe(hybrid()),
         RECIPE_ONE_PATH: lambda: recipe(hybrid(paths_per_step=1)),
     }
@@ -289,6 +293,8 @@ def report(
         (HYBRID, NAIVE),
         (ONE_PATH, HYBRID),
         (ONE_PATH, DISTILLER),
+        (BFLOAT16, HYBRID),
+        (ONE_PATH_BFLOAT16, ONE_PATH),
         (RECIPE, HYBRID),
         (RECIPE_ONE_PATH, RECIPE),
         (HYBRID, TORCH_HYBRID),

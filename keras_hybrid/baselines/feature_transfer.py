@@ -15,7 +15,7 @@ from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
 from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
-from keras_hybrid.hybrid import preprocessing, teacher_student
+from keras_hybrid.hybrid import precision, preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.balance import is_number
 from keras_hybrid.hybrid.path_logs import PathLogs
@@ -65,6 +65,7 @@ class FeatureTransfer(TeacherStudent):
             outputs alone.
         teacher_preprocessing: What is applied to the images before the teacher, as for
             `HybridTransfer`.
+        teacher_dtype: What the teacher's layers compute in, as for `HybridTransfer`.
         name: Name of the model.
 
     Raises:
@@ -81,6 +82,7 @@ class FeatureTransfer(TeacherStudent):
         *,
         switch_points: Sequence[int] | Sequence[tuple[str, str]] | None = None,
         teacher_preprocessing: Any = None,
+        teacher_dtype: str | None = None,
         name: str = "feature_transfer",
         **kwargs: Any,
     ) -> None:
@@ -109,6 +111,11 @@ class FeatureTransfer(TeacherStudent):
         self.method = method
         self.transfer_loss = transfer_loss
         self.switch_points = switch_points
+        self.teacher_dtype = teacher_dtype
+        self._dtype_of_teacher = precision.resolve(teacher_dtype)
+        # A softmax in bfloat16 has no logits: all probabilities near 1 are 1.
+        outputs = getattr(teacher, "outputs", ()) if method == "kd" else ()
+        self._outputs = tuple(x._keras_history.operation for x in outputs)
         self._preprocess = preprocess
         self._teacher_extractor, self._student_extractor = extractors
 
@@ -144,7 +151,8 @@ class FeatureTransfer(TeacherStudent):
             )
         if self._preprocess is not None:
             images = self._preprocess(images)
-        _, of_teacher = self._teacher_extractor(images, training=False)
+        with precision.computing_in(self._dtype_of_teacher, self.teacher, self._outputs):
+            _, of_teacher = self._teacher_extractor(images, training=False)
         of_teacher = [ops.stop_gradient(x) for x in of_teacher]
         # Each of several replicas adds its share, as in the task's loss.
         transfer = self._aggregate_additional_loss(self.transfer_loss(of_teacher, maps))
@@ -158,6 +166,7 @@ class FeatureTransfer(TeacherStudent):
             "method": self.method,
             "weight": self.transfer_loss.weight,
             "switch_points": keras.saving.serialize_keras_object(self.switch_points),
+            "teacher_dtype": self.teacher_dtype,
         }
 
 

@@ -114,7 +114,6 @@ def _normalizes(norm, convolution):
         and norm.axis in (-1, 3)
         and norm.activity_regularizer is None
         and norm.compute_dtype == convolution.compute_dtype
-        and norm.compute_dtype in ("float32", "float64")
     )
 
 
@@ -138,5 +137,6 @@ class Folded:
         if layer.use_bias:
             offset += layer.bias * scale
         x = ops.cast(values[symbol], layer.compute_dtype)
-        y = layer.convolution_op(x, layer.kernel * scale)
-        values[self.norm.outputs[0]] = ops.add(y, offset)
+        kernel = ops.cast(layer.kernel * scale, layer.compute_dtype)
+        y = layer.convolution_op(x, kernel)
+        values[self.norm.outputs[0]] = ops.add(y, ops.cast(offset, layer.compute_dtype))

@@ -164,7 +164,7 @@ class Segment:
         """
         values = {self.start.symbol: x}
         wanted = {self.end.symbol, *(feature.found.symbol for feature in self.features)}
-        self.network.graph.run(
+        self.network.run(
             values,
             self.start.position,
             self.end.position,

@@ -8,14 +8,16 @@ downsampling layer (paper, "Hybrid Forward").
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 
 from keras_hybrid.hybrid import cuts as cuts_lib
 from keras_hybrid.hybrid import graph as graph_lib
+from keras_hybrid.hybrid import precision
 from keras_hybrid.hybrid.cuts import Cut
 from keras_hybrid.hybrid.open_layer import keeps_blocks
+from keras_hybrid.training.types import Tensor
 
 # Stages of a network of a single stride, as many as networks with strides mostly have.
 _PARTS = 4
@@ -92,6 +94,7 @@ class Network:
     Args:
         model: The model.
         argument: Name of the model in errors.
+        dtype: What it computes in, see `precision`; None for what its layers say.
 
     Attributes:
         graph: The `Graph` of the Functional model, or of the `.backbone`.
@@ -103,8 +106,11 @@ class Network:
         obstacle: Why the network can hardly be cut and what to do about it, or None.
     """
 
-    def __init__(self, model: keras.Model, argument: str) -> None:
+    def __init__(
+        self, model: keras.Model, argument: str, dtype: str | None = None
+    ) -> None:
         self.model = model
+        self._dtype = dtype
         graph = graph_lib.flatten(_trunk(model, argument))
         self.start = Cut(0, graph.input, graph.input_spec)
         chains = [_chain(graph, self.start, output) for output in graph.outputs]
@@ -127,6 +133,18 @@ class Network:
             Stage(f"stage{i}", cut.layer_name, cut.stride, cut.channels)
             for i, cut in enumerate(self.stage_cuts, start=1)
         ]
+
+    def run(
+        self,
+        values: dict[int, Tensor],
+        start: int,
+        stop: int,
+        training: bool,
+        wanted: Collection[int] | None = None,
+    ) -> None:
+        """Runs a part of the graph, see `Graph.run`, in the dtype of this network."""
+        with precision.computing_in(self._dtype, self.model):
+            self.graph.run(values, start, stop, training, wanted)
 
     def takes(self, size: Sequence[int | None]) -> bool:
         """Whether the network takes images of (height, width), None for any.

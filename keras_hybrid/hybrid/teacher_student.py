@@ -225,13 +225,20 @@ def _each(function, value):
     return function(value)
 
 
-def network_of_teacher(teacher: keras.Model, student: Network) -> Network:
+def network_of_teacher(
+    teacher: keras.Model, student: Network, dtype: str | None = None
+) -> Network:
     """Returns the `Network` of a teacher, after checking that it can be joined.
+
+    Args:
+        teacher: The teacher.
+        student: The `Network` of the student.
+        dtype: What the teacher computes in, see `precision`.
 
     Raises:
         TypeError, ValueError: The models cannot be joined; the message says why.
     """
-    network = Network(teacher, "teacher")
+    network = Network(teacher, "teacher", dtype)
     check_pair(teacher, student.model)
     _check_parts(student.model)
     return network

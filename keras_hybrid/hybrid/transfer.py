@@ -9,7 +9,7 @@ from absl import logging
 from keras import ops
 
 from keras_hybrid.hybrid import balance as balances
-from keras_hybrid.hybrid import preprocessing, teacher_student
+from keras_hybrid.hybrid import precision, preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
@@ -76,6 +76,10 @@ class HybridTransfer(TeacherStudent):
             zeromodels or transformers, or timm's data configuration. For a teacher that
             takes images of one size only, such as a ViT, the result is resized. For
             several teachers, one for all, or a list with one for each.
+        teacher_dtype: What the teacher's layers compute in: `"bfloat16"`, or `"float16"`
+            on GPUs, whatever the student does; None for their own dtype policies. Its
+            weights stay as they are. A CPU without instructions for it computes as with
+            None, which is faster there. With `"float16"`, the loss is scaled.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         paths_per_step: 2 for both hybrid paths of a teacher in each step, or 1 for one
@@ -107,6 +111,7 @@ class HybridTransfer(TeacherStudent):
         balance: str | float | DynamicBalance | FixedBalance = "dynamic",
         student_batch_norm: str = "plain",
         teacher_preprocessing: Any = None,
+        teacher_dtype: str | None = None,
         track_paths: bool = False,
         paths_per_step: int = 2,
         adapter: Callable[..., keras.layers.Layer] = Adapter,
@@ -119,8 +124,10 @@ class HybridTransfer(TeacherStudent):
                 "`teacher` must be a keras.Model, or a list of at least one."
             )
         of_student = Network(student, "student")
+        dtype = precision.resolve(teacher_dtype)
         of_teachers = [
-            teacher_student.network_of_teacher(each, of_student) for each in teachers
+            teacher_student.network_of_teacher(each, of_student, dtype)
+            for each in teachers
         ]
         if student_batch_norm not in ("plain", "all"):
             raise ValueError(
@@ -163,6 +170,7 @@ class HybridTransfer(TeacherStudent):
         self.student_batch_norm = student_batch_norm
         self.track_paths = track_paths
         self.paths_per_step = paths_per_step
+        self.teacher_dtype = teacher_dtype
         self._iterations_on_jax: Tensor | None = None
         self._paths = []
         for i, network in enumerate(of_teachers):
@@ -196,6 +204,11 @@ class HybridTransfer(TeacherStudent):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
+        if self.teacher_dtype == "float16" and kwargs.get("auto_scale_loss", True):
+            # Keras does so for a student in float16. Gradients pass through the teacher.
+            optimizer = keras.optimizers.get(optimizer)
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(
             optimizer,
             loss=loss,
@@ -330,6 +343,7 @@ class HybridTransfer(TeacherStudent):
             "student_batch_norm": self.student_batch_norm,
             "track_paths": self.track_paths,
             "paths_per_step": self.paths_per_step,
+            "teacher_dtype": self.teacher_dtype,
             "adapter": self._serialized_adapter(),
         }
 

@@ -220,6 +220,7 @@ def build_model(
             balance=settings.balance_of(config),
             paths_per_step=config.paths_per_step,
             teacher_preprocessing="inside",
+            teacher_dtype=config.teacher_dtype or None,
         )
     return baselines.FeatureTransfer(
         teacher,
@@ -228,6 +229,7 @@ def build_model(
         config.method_weight,
         switch_points=switch_points,
         teacher_preprocessing="inside",
+        teacher_dtype=config.teacher_dtype or None,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
 import keras_hybrid
+from keras_hybrid.hybrid import precision
 from keras_hybrid.hybrid.preprocessing import SCHEMES
 
 METHODS = "hybrid", "none", *keras_hybrid.baselines.METHODS
@@ -36,6 +37,9 @@ class Config:
     teacher_epsilon: float = 0.0
     """Epsilon of batch normalization for a PyTorch file that does not record it; 0 for
     that of the file."""
+    teacher_dtype: str = ""
+    """bfloat16, or float16 on GPUs, for what the teacher computes in; as the student if
+    not given."""
     method: str = "hybrid"
     """Hybrid forward, none (the student alone), or kd, fitnet, at, ft, ab or overhaul;
     several, with commas, are run one after the other."""
@@ -77,6 +81,8 @@ class Config:
         check_numbers(self, ("batch_size",))
         check_numbers(self, ("teacher_epsilon",), "at least 0")
         teachers_of(self)
+        if (self.teacher_dtype or None) not in precision.DTYPES:
+            refuse("teacher_dtype", "bfloat16 or float16", self.teacher_dtype)
         if self.paths_per_step not in (1, 2):
             refuse("paths_per_step", "1 or 2", self.paths_per_step)
         check_list(self, "method", METHODS)

@@ -225,6 +225,7 @@ MISTAKES = {
     "balance": (["--balance=often"], "--balance must be"),
     "weight": (["--method_weight=2"], "--method_weight must be left out with"),
     "negative weight": (["--method=at", "--method_weight=-2"], "--method_weight must be"),
+    "dtype": (["--teacher_dtype=int8"], "--teacher_dtype must be bfloat16 or float16"),
     "paths": (["--paths_per_step=3"], "--paths_per_step must be 1 or 2. Received"),
     "export": (["--export=onnx"], "--export must be"),
     "no data": (["--data_dir=/nowhere"], "Received: data_dir=/nowhere"),

@@ -1,0 +1,95 @@
+"""The precision in which a frozen teacher computes."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Collection, Iterator
+
+import keras
+from absl import logging
+from keras.src.dtype_policies.dtype_policy import DTypePolicy
+
+DTYPES = None, "bfloat16", "float16"
+# Instructions of x86 CPUs that multiply bfloat16, by their flags in Linux's /proc, and
+# parts of the values of ONEDNN_MAX_CPU_ISA that allow them.
+_FLAGS = {"avx512_bf16", "amx_bf16"}
+_ALLOWING = "BF16", "FP16", "AMX", "AVX10", "DEFAULT"
+
+
+def resolve(teacher_dtype: str | None) -> str | None:
+    """Returns what a teacher computes in: `teacher_dtype`, if it is no slower for it.
+
+    Without instructions for it, a CPU takes two to a hundred times as long: then it is
+    None, and one line says so.
+
+    Raises:
+        ValueError: `teacher_dtype` is not one of `DTYPES`.
+    """
+    if teacher_dtype not in DTYPES:
+        raise ValueError(
+            '`teacher_dtype` must be None, "bfloat16" or "float16". Received: '
+            f"teacher_dtype={teacher_dtype!r}"
+        )
+    if teacher_dtype is None or _is_fast(teacher_dtype):
+        return teacher_dtype
+    logging.warning(
+        "The teacher computes as without teacher_dtype=%r, since this CPU would take "
+        "longer with it",
+        teacher_dtype,
+    )
+    return None
+
+
+def _is_fast(dtype):
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    return (
+        dtype == "bfloat16"
+        and os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+        and any(part in most for part in _ALLOWING)
+        and not _FLAGS.isdisjoint(_flags_of_cpu())
+    )
+
+
+def _flags_of_cpu():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        return []
+    return next((line.split() for line in lines if line.startswith("flags")), [])
+
+
+@contextlib.contextmanager
+def computing_in(
+    dtype: str | None, model: keras.Model, but: Collection[keras.Operation] = ()
+) -> Iterator[None]:
+    """Lets the layers of a model compute in `dtype`, on their weights as they are.
+
+    As under Keras's mixed policies, each layer casts its inputs and weights.
+
+    Args:
+        dtype: The dtype; None for that of each layer's own policy.
+        model: The model.
+        but: Layers that stay as they are, as quantized ones do.
+    """
+    if dtype is None:
+        yield
+        return
+    policies = {
+        layer: layer.dtype_policy
+        for layer in model._flatten_layers()
+        if type(layer.dtype_policy) is DTypePolicy and layer not in but
+    }
+    mixed = keras.DTypePolicy(f"mixed_{dtype}")
+    try:
+        for layer in policies:
+            vars(layer)["_dtype_policy"] = mixed
+        yield
+    finally:
+        for layer, policy in policies.items():
+            vars(layer)["_dtype_policy"] = policy

@@ -1,0 +1,171 @@
+"""`teacher_dtype`: the teacher computes in bfloat16 or float16, and nothing else does."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+
+import equations
+import tiny
+import token_networks
+from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.hybrid import precision
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
+OUT = [f"out{i}" for i in (1, 2, 3)]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """As on a CPU with all instructions, or a GPU."""
+    monkeypatch.setattr(precision, "_is_fast", lambda dtype: True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_step_is_that_of_a_teacher_built_in_that_precision(dtype, fast):
+    """Up to the rounding of folded batch normalization; one in float32 gives another."""
+    teacher = tiny.teacher()
+    keras.config.set_dtype_policy(f"mixed_{dtype}")
+    built = tiny.teacher()
+    keras.config.set_dtype_policy("float32")
+    built.set_weights(teacher.get_weights())
+    student = tiny.student(batch_norm=False)
+    model = HybridTransfer(teacher, student, teacher_dtype=dtype)
+    images, labels = tiny.batch(8)
+    kernels = [(a.convolution.kernel, a.convolution.bias) for a in model.adapters]
+    variables = [v.value for v in model.trainable_variables]
+
+    def forward(teacher):
+        return equations.hybrid_forward(
+            teacher, student, [*zip(OUT, OUT)], kernels, tf.constant(images)
+        )
+
+    expected, in_float32 = (
+        equations.losses_and_gradients(
+            lambda network=network: forward(network), CROSS_ENTROPY, labels, variables
+        )
+        for network in (built, teacher)
+    )
+    model.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY, auto_scale_loss=False)
+    before = [v.numpy() for v in model.trainable_variables]
+    logs = model.train_on_batch(images, labels, return_dict=True)
+    names = "student_first_loss", "teacher_first_loss", "student_loss"
+    found = np.array([logs[name] for name in names])
+    np.testing.assert_allclose(found, expected[1], rtol=2e-3)
+    assert np.all(found[:2] != np.float32(in_float32[1][:2]))
+    assert found[2] == pytest.approx(in_float32[1][2], rel=1e-6)
+    bound = {"bfloat16": 0.1, "float16": 0.01}[dtype]
+    for variable, old, gradient in zip(model.trainable_variables, before, expected[2]):
+        error = np.linalg.norm(old - variable.numpy() - gradient)
+        assert error <= bound * np.linalg.norm(gradient), variable.path
+
+
+@pytest.mark.parametrize(
+    "teacher", [tiny.teacher, lambda: token_networks.vit(prefix=1)], ids=["cnn", "vit"]
+)
+@pytest.mark.parametrize("paths", [1, 2])
+def test_training_leaves_the_teacher_and_the_student_as_they_are(paths, teacher, fast):
+    teacher, student = teacher(), tiny.student()
+    weights = [w.numpy() for w in teacher.weights]
+    model = HybridTransfer(
+        teacher, student, teacher_dtype="bfloat16", paths_per_step=paths
+    )
+    model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+    images, labels = tiny.batch(16)
+    history = model.fit(images, labels, batch_size=8, epochs=8, verbose=0).history
+    assert history["student_loss"][-1] < 0.8 * history["student_loss"][0]
+    for network in (teacher, student, *model.adapters):
+        assert {x.dtype_policy.name for x in network._flatten_layers()} == {"float32"}
+    for weight, before in zip(teacher.weights, weights, strict=True):
+        assert weight.dtype == "float32"
+        np.testing.assert_array_equal(weight.numpy(), before)
+
+
+def test_an_error_in_the_teacher_leaves_its_policies_as_they_are():
+    teacher = tiny.teacher()
+    seen = []
+
+    def fail():
+        with precision.computing_in("bfloat16", teacher):
+            seen.append(teacher.get_layer("conv1").compute_dtype)
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, fail)
+    assert seen == ["bfloat16"]
+    assert teacher.get_layer("conv1").compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_the_loss_is_scaled_for_gradients_through_float16(scales, fast):
+    model = HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype="float16")
+    model.compile("sgd", CROSS_ENTROPY, auto_scale_loss=scales)
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == scales
+
+
+def test_a_cpu_without_instructions_for_it_computes_as_before(monkeypatch):
+    monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["avx2", "avx512f"])
+    lines, logs = [], []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
+    for dtype in (None, "bfloat16", "float16"):
+        keras.utils.set_random_seed(1)
+        model = HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype=dtype)
+        model.compile("sgd", CROSS_ENTROPY, auto_scale_loss=False)
+        logs.append(model.train_on_batch(*tiny.batch(8), return_dict=True))
+    assert logs[0] == logs[1] == logs[2]
+    assert [dtype in line for dtype, line in zip(("bfloat16", "float16"), lines)] == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "most", "onednn", "is_fast"),
+    [
+        ("avx512_vnni avx512_bf16", "", "1", True),
+        ("avx512_vnni amx_bf16", "AVX512_CORE_AMX", "1", True),
+        ("avx512_vnni", "", "1", False),
+        ("avx512_vnni avx512_bf16", "AVX2", "1", False),
+        ("avx512_vnni avx512_bf16", "", "0", False),
+    ],
+)
+def test_instructions(flags, most, onednn, is_fast, monkeypatch):
+    monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["flags", *flags.split()])
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most or "DEFAULT")
+    assert precision._is_fast("bfloat16") == is_fast
+    assert not precision._is_fast("float16")
+
+
+@pytest.mark.parametrize("method", ["at", "kd"])
+def test_the_teacher_of_a_baseline(method, fast):
+    losses = []
+    for dtype in (None, "bfloat16"):
+        keras.utils.set_random_seed(1)
+        teacher = tiny.teacher() if method == "at" else tiny.student()
+        model = FeatureTransfer(teacher, tiny.student(), method, teacher_dtype=dtype)
+        model.compile("sgd", CROSS_ENTROPY)
+        logs = model.train_on_batch(*tiny.batch(8), return_dict=True)
+        losses.append(logs["transfer_loss"])
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_it_is_saved(tmp_path, fast):
+    for model in (
+        HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype="bfloat16"),
+        FeatureTransfer(tiny.teacher(), tiny.student(), "at", teacher_dtype="bfloat16"),
+    ):
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert loaded.teacher_dtype == "bfloat16"
+        assert loaded.teacher.dtype_policy.name == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float8", "mixed_bfloat16", "float32", 16])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match='must be None, "bfloat16" or "float16". Rec'):
+        HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype=dtype)
+    with pytest.raises(ValueError, match='must be None, "bfloat16" or "float16". Rec'):
+        FeatureTransfer(tiny.teacher(), tiny.student(), "at", teacher_dtype=dtype)
