@@ -33,7 +33,8 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
         if "test" not in part.name:
             links[f"camvid_validation/{part.name}"] = part
     for name, target in links.items():
-        if not (work / name).exists():
+        if target.exists() and not (work / name).exists():
+            (work / name).unlink(missing_ok=True)  # a link to where it was before
             (work / name).symlink_to(target)
     if not (work / HALF_VGG16).exists():
         network = keras.saving.load_model(work / TEACHERS[0])

@@ -149,11 +149,12 @@ def machines() -> str:
 
 
 def teacher(name: str) -> str:
-    """Returns a sentence with the accuracy of a teacher."""
-    runs = plan.read(name).values()
+    """Returns a sentence with the accuracy of each teacher."""
+    runs = plan.read(name)
     return "\n".join(
-        f"The teacher's own top-1 is {run['results']['top1']:.2f} % of the test images."
-        for run in runs
+        f"The {'teacher' if len(runs) == 1 else row}'s own top-1 is "
+        f"{run['results']['top1']:.2f} % of the test images."
+        for (row, _), run in runs.items()
     )
 
 
@@ -184,6 +185,8 @@ BLOCKS = {
     "cifar10_teachers": functools.partial(table, "cifar10", rows=_TEACHERS),
     "cifar10_gpu": functools.partial(table, "cifar10_gpu"),
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
+    "transformers_teacher": functools.partial(teacher, "transformers_teacher"),
+    "transformers": functools.partial(table, "transformers"),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
     "camvid": functools.partial(table, "camvid", also="camvid_gpu"),
     "people_weights": functools.partial(weights, "people_weights"),
