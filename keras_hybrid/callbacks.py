@@ -1,4 +1,4 @@
-"""A Keras callback that records training in a table, an event file and a plot."""
+"""Keras callbacks: one records training, one ends its hybrid part."""
 
 import csv
 import os
@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_hybrid.hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
+from keras_hybrid.hybrid.transfer import HybridTransfer
 from keras_hybrid.training.atomic_write import staged
 
 _SECONDS_BETWEEN_PLOTS = 10  # A plot takes a third of a second.
@@ -24,6 +25,47 @@ _STYLES = {
 # A hybrid path, with the number of its teacher if there are several, in a log's name.
 _PATH = re.compile(rf"({STUDENT_FIRST}|{TEACHER_FIRST})(_\d+)?_(.+)")
 _LINES_OF_TEACHERS = "-", ":", "-.", "--"
+
+
+class HybridEpochs(keras.callbacks.Callback):
+    """Trains the student of a `HybridTransfer` alone after the first epochs of a `fit`.
+
+    From then on a step costs what one of the student costs: the hybrid paths are not
+    computed, and their logs end. What the optimizer knows of the student's weights is
+    kept.
+
+    Example:
+
+    >>> model.fit(train, epochs=90, callbacks=[HybridEpochs(60)])
+
+    Args:
+        epochs: Number of epochs with hybrid paths, counted from the first epoch of the
+            training, also where a `fit` has an `initial_epoch`.
+
+    Raises:
+        ValueError: `epochs` is no integer of at least 0.
+        TypeError: In `fit`, if the model is no `HybridTransfer`.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        if not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(
+                f"`epochs` must be an integer of at least 0. Received: epochs={epochs!r}"
+            )
+        self.epochs = epochs
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(self.model, HybridTransfer):
+            raise TypeError(
+                f"`HybridEpochs` is for a HybridTransfer. Received: model={self.model!r}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.model.hybrid = epoch < self.epochs
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.model.hybrid = True
 
 
 class TransferCurves(keras.callbacks.Callback):

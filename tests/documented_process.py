@@ -93,6 +93,7 @@ GIVEN = {
     "HybridTransfer": two_photographs,
     "FeatureTransfer": tiny_pair,
     "FasterRCNN": eight_people,
+    "HybridEpochs": tiny_model,
     "TransferCurves": tiny_model,
     "to_saved_model": tiny_model,
     "to_tflite": camera,

@@ -59,11 +59,10 @@ class PathLogs:
         """Adds a batch to the running means.
 
         Args:
-            values: Scalars, one for each name.
+            values: Scalars, one for each name, or for the first of them.
             counts: Number of images that each is the mean of.
         """
-        trackers = self.trackers.values()
-        for tracker, value, count in zip(trackers, values, counts, strict=True):
+        for tracker, value, count in zip(self.trackers.values(), values, counts):
             tracker.update_state(value, sample_weight=count)
 
     def update_path(self, path: str, y: Any, y_pred: Any, sample_weight: Any) -> None:

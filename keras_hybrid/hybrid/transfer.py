@@ -172,6 +172,7 @@ class HybridTransfer(TeacherStudent):
         self.paths_per_step = paths_per_step
         self.teacher_dtype = teacher_dtype
         self._iterations_on_jax: Tensor | None = None
+        self._hybrid = True
         self._paths = []
         for i, network in enumerate(of_teachers):
             *hybrid, plain = build_paths(
@@ -194,6 +195,25 @@ class HybridTransfer(TeacherStudent):
     def paths(self) -> tuple[Path, ...]:
         """Student-first and teacher-first for each teacher, and last the plain one."""
         return tuple(self._paths)
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether training takes the hybrid paths; if not, it trains the student alone.
+
+        It can be set between two epochs of `fit`, as the callback `HybridEpochs` does.
+        """
+        return self._hybrid
+
+    @hybrid.setter
+    def hybrid(self, value: bool) -> None:
+        changes, self._hybrid = value != self._hybrid, value
+        if changes and self.train_function is not None:
+            self.make_train_function(force=True)
+
+    def _variables_of_step(self):
+        return (
+            self.trainable_variables if self.hybrid else self.student.trainable_variables
+        )
 
     def compile(
         self,
@@ -260,6 +280,10 @@ class HybridTransfer(TeacherStudent):
         l3 = self._task_loss(x, y, y_pred, sample_weight)
         # Before the hybrid paths run the student's layers again, which clears the losses.
         additional = self._additional_loss()
+        batch_size = ops.shape(self._images(x))[0]
+        if not self.hybrid:
+            self._path_logs.update(self._sum_over_replicas([l3]), [batch_size])
+            return l3 + additional + self._zero_of_adapters()
         self._path_logs.build(y, y_pred)
         hybrid = self._paths[:-1]
         runs = [
@@ -271,7 +295,6 @@ class HybridTransfer(TeacherStudent):
             *(self.student.non_trainable_variables if all_paths else ()),
             *self._path_logs.variables_of_paths,
         ]
-        batch_size = ops.shape(self._images(x))[0]
         if self.paths_per_step == 1:
             turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
             losses = [self._run_again(runs, keeps, turn) + self._zero_of_adapters()]
@@ -306,8 +329,8 @@ class HybridTransfer(TeacherStudent):
     def _zero_of_adapters(self):
         """0, whose gradient to all adapters is 0.
 
-        In eager mode, those of the paths not taken would otherwise have no gradient, so
-        that optimizers with momentum leave them alone; in a graph they have.
+        In eager mode, those of paths that are not taken would otherwise have no gradient,
+        so that optimizers with momentum leave them alone; in a graph they have.
         """
         if not _is_eager():
             return 0.0
@@ -333,6 +356,13 @@ class HybridTransfer(TeacherStudent):
             )
         finally:
             self._iterations_on_jax = None
+
+    def _with_path_logs(self, logs):
+        logs = super()._with_path_logs(logs)
+        if self.hybrid:
+            return logs
+        of_paths = [name for name in logs if name.startswith(_KINDS)]
+        return {k: v for k, v in logs.items() if k not in (*of_paths, "balance")}
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -33,9 +33,9 @@ class GradientStep:
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._clear_losses()
-        variables = self.trainable_variables
         if not self.optimizer.built:  # until then the loss scale is a constant
-            self.optimizer.build(variables)
+            self.optimizer.build(self.trainable_variables)
+        variables = self._variables_of_step()
         # Record only what depends on a trainable weight: not the teacher's first stage,
         # nor frozen first stages of the student.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -49,6 +49,10 @@ class GradientStep:
         gradients = tape.gradient(scaled_loss, variables)
         apply_gradients(self.optimizer, gradients, variables)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _variables_of_step(self):
+        """The variables that the loss of a step depends on."""
+        return self.trainable_variables
 
     def _training_loss(self, x, y, sample_weight):
         """The loss of a step, a float32 scalar, and the predictions."""

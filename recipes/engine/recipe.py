@@ -149,6 +149,7 @@ class Recipe:
                 epochs=run.epochs_of(config, steps_per_epoch),
                 steps_per_epoch=steps_per_epoch,
                 validation_data=validation,
+                hybrid_epochs=config.hybrid_epochs,
             )
         if not writes:
             return {}

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_hybrid
 from keras_hybrid import baselines
-from keras_hybrid.callbacks import TransferCurves, plot, read_rows
+from keras_hybrid.callbacks import HybridEpochs, TransferCurves, plot, read_rows
 from keras_hybrid.hybrid import graph as graph_lib
 from keras_hybrid.recipes.engine import settings
 from keras_hybrid.recipes.engine.checkpoints import Checkpoints
@@ -80,6 +80,7 @@ def fit(
     epochs: int,
     steps_per_epoch: int,
     validation_data: tf.data.Dataset | None = None,
+    hybrid_epochs: int | None = None,
 ) -> None:
     """Runs `model.fit`, resuming from the last checkpoint in `directory`.
 
@@ -95,6 +96,7 @@ def fit(
         epochs: Number of epochs, including those of earlier processes.
         steps_per_epoch: Number of training steps in an epoch.
         validation_data: Batches to evaluate on after each epoch, or None.
+        hybrid_epochs: Number of first epochs in which hybrid paths run, or None for all.
 
     Raises:
         FloatingPointError: The loss became infinite or NaN; the message names the images
@@ -121,6 +123,7 @@ def fit(
                 and _evenly_shared(validation_data, strategy.num_replicas_in_sync),
                 callbacks=[
                     end,
+                    *_schedule(model, hybrid_epochs),
                     # Before the checkpoint: an extra row is replaced on resuming.
                     *([TransferCurves(directory)] if writes else []),
                     checkpoints,
@@ -188,6 +191,12 @@ def check_batch_size(
     if config.batch_size % replicas:
         rule = f"a multiple of {replicas} devices"
         settings.refuse("batch_size", rule, config.batch_size)
+
+
+def _schedule(model, hybrid_epochs):
+    if hybrid_epochs is None or not isinstance(model, keras_hybrid.HybridTransfer):
+        return []
+    return [HybridEpochs(hybrid_epochs)]
 
 
 def epochs_of(config: Any, steps_per_epoch: int) -> int:

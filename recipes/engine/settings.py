@@ -50,6 +50,9 @@ class Config:
     paths_per_step: int = 2
     """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn,
     which takes two thirds of the time."""
+    hybrid_epochs: int | None = None
+    """Number of epochs, of all images once, in which hybrid paths run; then the student
+    trains alone. All if not given."""
     batch_size: int = 8
     """Images per training step, over all GPUs together."""
     seed: int = 0
@@ -83,6 +86,8 @@ class Config:
         teachers_of(self)
         if (self.teacher_dtype or None) not in precision.DTYPES:
             refuse("teacher_dtype", "bfloat16 or float16", self.teacher_dtype)
+        if self.hybrid_epochs is not None:
+            check_numbers(self, ("hybrid_epochs",), "at least 0")
         if self.paths_per_step not in (1, 2):
             refuse("paths_per_step", "1 or 2", self.paths_per_step)
         check_list(self, "method", METHODS)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from counting import with_counting
 from keras import layers
 
 import equations
@@ -107,37 +108,6 @@ def test_the_mean_over_all_turns_is_the_gradient_of_all_paths(count):
         gradients[paths] = [gradient_of_step(model, images, labels) for _ in range(steps)]
     for *of_turns, of_all in zip(*gradients[1], *gradients[2]):
         np.testing.assert_allclose(np.mean(of_turns, axis=0), of_all, atol=1e-7)
-
-
-class Counting(layers.Layer):
-    """Counts how often it is computed."""
-
-    count = 0
-
-    def call(self, x):
-        def add(x):
-            self.count += 1
-            return x
-
-        @tf.custom_gradient
-        def counted(x):
-            return tf.ensure_shape(
-                tf.numpy_function(add, [x], x.dtype), x.shape
-            ), tf.identity
-
-        return counted(x)
-
-
-def with_counting(network, at):
-    """The network with a counting layer behind the layer `at`."""
-    counting = Counting()
-
-    def behind(layer, *args, **kwargs):
-        x = layer(*args, **kwargs)
-        return counting(x) if layer.name == at else x
-
-    clone = keras.models.clone_model(network, call_function=behind)
-    return clone, counting
 
 
 def test_the_other_path_is_not_computed():
