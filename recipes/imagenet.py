@@ -104,7 +104,7 @@ def build(config: Config, data: ClassificationDataset) -> tuple[keras.Model, ker
     if config.method == "none":
         model = engine.run.Alone(student.input, student.output)
     else:
-        if config.method == "kd":
+        if engine.settings.distils(config):
             teacher = engine.networks.classifier_to_distil(config, (size, size), classes)
         else:
             teacher = engine.networks.teacher(config, (size, size))

@@ -14,7 +14,7 @@ import tiny
 import token_networks
 from detectors import people, small
 from keras_hybrid import HybridTransfer
-from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.baselines import AttentionTransfer, FeatureTransfer
 from runs import PATH
 
 MODELS = {
@@ -31,6 +31,7 @@ MODELS = {
     },
     # The second of the two paths, as the count of iterations in the file says.
     "one path": lambda: {"paths_per_step": 1},
+    "plus": lambda: {"plus": AttentionTransfer(10.0)},
     "baseline": lambda: {"method": "overhaul"},
     "tokens": lambda: {
         "teacher": token_networks.hidden_vit(depth=2),

@@ -8,12 +8,14 @@ import keras
 from keras import ops
 
 from keras_hybrid.baselines.connector import build_connectors, connected
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.training.types import Tensor
 
 _MARGIN = 1.0
 
 
-class ActivationBoundaries(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class ActivationBoundaries(TransferLoss):
     """A squared hinge loss on whether each of the teacher's neurons is active (Eq. 5).
 
     Let r be the student's feature map after a connector; both networks' maps are taken
@@ -31,8 +33,7 @@ class ActivationBoundaries(keras.layers.Layer):
     takes = "before_activation"
 
     def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

@@ -6,11 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.hybrid.adapters import resize
 from keras_hybrid.training.types import Tensor
 
 
-class AttentionTransfer(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class AttentionTransfer(TransferLoss):
     """weight / 2 * mean((Q_student / |Q_student| - Q_teacher / |Q_teacher|)^2).
 
     The loss is summed over stages. Q is the sum of squares over the channels of a stage's
@@ -27,8 +29,7 @@ class AttentionTransfer(keras.layers.Layer):
     takes = "stages"
 
     def __init__(self, weight: float = 1000.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

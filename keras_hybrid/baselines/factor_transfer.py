@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.hybrid.adapters import resize
 from keras_hybrid.training.types import Tensor
 
@@ -14,7 +15,8 @@ from keras_hybrid.training.types import Tensor
 _RATE = 0.5
 
 
-class FactorTransfer(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class FactorTransfer(TransferLoss):
     """|F_teacher / |F_teacher| - F_student / |F_student||_1 of the last stage (Eq. 3).
 
     The paraphraser's encoder computes the teacher's factors from its feature map, the
@@ -30,8 +32,7 @@ class FactorTransfer(keras.layers.Layer):
     takes = "stages"
 
     def __init__(self, weight: float = 500.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

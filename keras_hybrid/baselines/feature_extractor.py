@@ -1,6 +1,6 @@
 """A network that returns its intermediate feature maps besides its predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras import ops
@@ -18,8 +18,8 @@ class FeatureExtractor:
     Args:
         network: The network to run.
         cuts: Places in the network whose feature maps to keep.
-        takes: `"stages"` for the feature maps there, `"before_activation"` for the inputs
-            of the activation functions that make them.
+        takes: `"before_activation"` for the inputs of the activation functions that make
+            the feature maps there; anything else for these themselves.
 
     Attributes:
         shapes: Shapes of the feature maps with None for the batch: (None, H, W, C).
@@ -37,14 +37,26 @@ class FeatureExtractor:
 
     def __call__(self, images: Tensor, training: bool) -> tuple[Any, list[Tensor]]:
         """Returns the predictions for images (B, H, W, C), and a list of feature maps."""
+        values = self.run(images, training)
+        return self.outputs(values, training), self.maps(values, images)
+
+    def run(self, images: Tensor, training: bool) -> dict[int, Tensor]:
+        """Returns all tensors of the network's graph, by their symbols."""
         graph = self._graph
         values = {graph.input: ops.cast(images, graph.input_spec.dtype)}
         graph.run(values, 0, None, training)
+        return values
+
+    def outputs(self, values: Mapping[int, Tensor], training: bool) -> Any:
+        """Returns the predictions, of what `run` returned."""
+        graph = self._graph
         outputs = graph.pack([values[symbol] for symbol in graph.outputs])
-        if self._head is not None:
-            outputs = self._head(outputs, training=training)
+        return outputs if self._head is None else self._head(outputs, training=training)
+
+    def maps(self, values: Mapping[int, Tensor], images: Tensor) -> list[Tensor]:
+        """Returns the feature maps, of what `run` returned for `images`."""
         size = ops.shape(images)[1:3]
-        return outputs, [
+        return [
             _as_map(values[symbol], cut, size)
             for symbol, cut in zip(self._symbols, self._cuts, strict=True)
         ]

@@ -1,6 +1,5 @@
 """`FeatureTransfer`: a student that trains with a baseline of hybrid forward."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
 from keras_hybrid.hybrid import precision, preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
-from keras_hybrid.hybrid.balance import is_number
+from keras_hybrid.hybrid.graph import last_operations
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
@@ -114,8 +113,7 @@ class FeatureTransfer(TeacherStudent):
         self.teacher_dtype = teacher_dtype
         self._dtype_of_teacher = precision.resolve(teacher_dtype)
         # A softmax in bfloat16 has no logits: all probabilities near 1 are 1.
-        outputs = getattr(teacher, "outputs", ()) if method == "kd" else ()
-        self._outputs = tuple(x._keras_history.operation for x in outputs)
+        self._in_full = last_operations(teacher) if method == "kd" else []
         self._preprocess = preprocess
         self._teacher_extractor, self._student_extractor = extractors
 
@@ -151,7 +149,7 @@ class FeatureTransfer(TeacherStudent):
             )
         if self._preprocess is not None:
             images = self._preprocess(images)
-        with precision.computing_in(self._dtype_of_teacher, self.teacher, self._outputs):
+        with precision.computing_in(self._dtype_of_teacher, self.teacher, self._in_full):
             _, of_teacher = self._teacher_extractor(images, training=False)
         of_teacher = [ops.stop_gradient(x) for x in of_teacher]
         # Each of several replicas adds its share, as in the task's loss.
@@ -175,11 +173,5 @@ def _loss_of(method, weight):
         raise ValueError(
             f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}"
         )
-    if weight is None:
-        return METHODS[method](dtype="float32", name="transfer_loss")
-    if not is_number(weight) or not math.isfinite(weight) or weight < 0:
-        raise ValueError(
-            "`weight` must be a finite number of at least 0, or None. Received: "
-            f"weight={weight!r}"
-        )
-    return METHODS[method](float(weight), dtype="float32", name="transfer_loss")
+    given = {} if weight is None else {"weight": weight}
+    return METHODS[method](**given, dtype="float32", name="transfer_loss")

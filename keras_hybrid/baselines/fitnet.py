@@ -6,11 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.training.types import Tensor
 
 
-class FitNet(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class FitNet(TransferLoss):
     """1/2 |regressor(student) - teacher|^2 of the middle stage (Eq. 3).
 
     It is the mean over a feature map's elements, not their sum, so that one weight fits
@@ -24,8 +26,7 @@ class FitNet(keras.layers.Layer):
     takes = "stages"
 
     def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

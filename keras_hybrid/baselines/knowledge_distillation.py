@@ -6,12 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.training.types import Tensor
 
 _TEMPERATURE = 3.0
 
 
-class KnowledgeDistillation(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class KnowledgeDistillation(TransferLoss):
     """T^2 KL(softmax(teacher / T), softmax(student / T)), T = 3.
 
     It takes logits (B, ..., C), whatever the networks end in (`logits.logits_of`), and
@@ -26,8 +28,7 @@ class KnowledgeDistillation(keras.layers.Layer):
     takes = "logits"
 
     def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

@@ -50,12 +50,16 @@ class Logits:
     def __call__(self, images: Tensor, training: bool) -> tuple[Any, list[Tensor]]:
         """Returns the predictions for images (B, H, W, C), and a list of the logits."""
         y_pred = self.model(ops.cast(images, self.dtype), training=training)
+        return y_pred, self.of(y_pred)
+
+    def of(self, y_pred: Any) -> list[Tensor]:
+        """Returns a list of the logits of predictions."""
         (outputs,) = keras.tree.flatten(y_pred)
         logits = _as_logits(outputs, self.kind)
         if self.binary:
             # softmax(0, z) is (1 - sigmoid(z), sigmoid(z)).
             logits = ops.stack([ops.zeros_like(logits), logits], axis=-1)
-        return y_pred, [logits]
+        return [logits]
 
 
 def _as_logits(outputs, kind):

@@ -7,10 +7,12 @@ import keras
 from keras import ops
 
 from keras_hybrid.baselines.connector import build_connectors, connected
+from keras_hybrid.baselines.transfer_loss import TransferLoss
 from keras_hybrid.training.types import Tensor
 
 
-class Overhaul(keras.layers.Layer):
+@keras.saving.register_keras_serializable("keras_hybrid")
+class Overhaul(TransferLoss):
     """The partial L2 distance to the teacher's margin ReLU, before the activation.
 
     Let T = max(teacher, m), where m is the mean of a channel's negative values (Eq. 2,
@@ -28,8 +30,7 @@ class Overhaul(keras.layers.Layer):
     takes = "before_activation"
 
     def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
+        super().__init__(weight, **kwargs)
 
     def build(
         self,

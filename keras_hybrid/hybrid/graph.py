@@ -199,6 +199,14 @@ def flatten(model: keras.Model, opens_layers: bool = True) -> Graph:
     )
 
 
+def last_operations(model: keras.Model) -> list[keras.Operation]:
+    """Returns what makes the outputs of a model; none of one without a graph."""
+    if functional(model) is None:
+        return []
+    graph = flatten(model, opens_layers=False)
+    return [s.operation for s in graph.steps if set(s.outputs) & set(graph.outputs)]
+
+
 def functional(model: keras.Operation) -> Functional | None:
     """Returns the Functional model that computes `model`, or None if there is none.
 

@@ -87,9 +87,15 @@ class Path:
         Two paths whose first segments have the same owner can share them.
         """
         first = self.segments[0]
-        inputs = self._inputs(images)
+        inputs = self.inputs(images)
         x = ops.cast(inputs[first.owner], first.network.graph.input_spec.dtype)
         return first.run(x, _sizes(inputs), training)
+
+    def begun(
+        self, images: Tensor, values: Mapping[int, Tensor]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Returns what `begin` does, of the tensors `values` of a run of its network."""
+        return self.segments[0].results(values, _sizes(self.inputs(images)))
 
     def finish(
         self,
@@ -99,7 +105,7 @@ class Path:
     ) -> Any:
         """Runs the other segments and the head; returns the predictions."""
         x, features = begun[0], self.head.with_images(begun[1], images, training)
-        sizes = _sizes(self._inputs(images))
+        sizes = _sizes(self.inputs(images))
         for before, segment in itertools.pairwise(self.segments):
             adapted = before.hand_over(x, sizes)
             features[before.student_end.symbol] = (
@@ -111,7 +117,8 @@ class Path:
         features[last.student_end.symbol] = last.hand_over(x, sizes)
         return self.head(features, training)
 
-    def _inputs(self, images):
+    def inputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Owner -> the images that it takes."""
         if self.teacher_preprocessing is None:
             return {STUDENT: images, TEACHER: images}
         return {STUDENT: images, TEACHER: self.teacher_preprocessing(images)}
@@ -171,6 +178,14 @@ class Segment:
             training=training and self.owner == STUDENT,
             wanted=wanted if self.owner == TEACHER else None,
         )
+        return self.results(values, sizes)
+
+    def results(
+        self,
+        values: Mapping[int, Tensor],
+        sizes: Mapping[str, Sequence[int | Tensor]],
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Returns what `run` does, of the network's tensors by symbol."""
         return values[self.end.symbol], {
             feature.wanted.symbol: feature(values, sizes) for feature in self.features
         }

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 
 import keras
 from absl import logging
-from keras.src.dtype_policies.dtype_policy import DTypePolicy
 
 DTYPES = None, "bfloat16", "float16"
 # Instructions of x86 CPUs that multiply bfloat16, by their flags in Linux's /proc, and
@@ -83,7 +82,7 @@ def computing_in(
     policies = {
         layer: layer.dtype_policy
         for layer in model._flatten_layers()
-        if type(layer.dtype_policy) is DTypePolicy and layer not in but
+        if type(layer.dtype_policy) is keras.DTypePolicy and layer not in but
     }
     mixed = keras.DTypePolicy(f"mixed_{dtype}")
     try:

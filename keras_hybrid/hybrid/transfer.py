@@ -14,7 +14,13 @@ from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
-from keras_hybrid.hybrid.paths import STUDENT_FIRST, TEACHER_FIRST, Path, build_paths
+from keras_hybrid.hybrid.paths import (
+    STUDENT_FIRST,
+    TEACHER,
+    TEACHER_FIRST,
+    Path,
+    build_paths,
+)
 from keras_hybrid.hybrid.stages import Network
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
 from keras_hybrid.training.types import Tensor
@@ -88,6 +94,11 @@ class HybridTransfer(TeacherStudent):
             it is odd. With its loss Li, a step then minimises 2 * alpha * Li + L3, with
             alpha = L3 / Li. Several teachers take turns too: of T teachers a step
             minimises 2 * T * alpha * Li + L3.
+        plus: A loss of `keras_hybrid.baselines`, such as `AttentionTransfer(1000.0)`. It
+            is added to the hybrid loss, outside of alpha, and compares the teacher with
+            the plain path at the points where paths change network, or the outputs for
+            `KnowledgeDistillation`. The teacher-first path goes on from this run of the
+            teacher. `fit` logs it as `transfer_loss`. For one teacher only.
         adapter: Class or function that makes the adapters, from one network's feature
             maps to the other network's next stage. It is called as `adapter(channels,
             resizes, dtype=dtype, name=name)` and returns a layer, which is called as
@@ -114,6 +125,7 @@ class HybridTransfer(TeacherStudent):
         teacher_dtype: str | None = None,
         track_paths: bool = False,
         paths_per_step: int = 2,
+        plus: Any = None,
         adapter: Callable[..., keras.layers.Layer] = Adapter,
         name: str = "hybrid_transfer",
         **kwargs: Any,
@@ -151,11 +163,26 @@ class HybridTransfer(TeacherStudent):
             teacher_student.images_of_teacher(network, of_student, *each)
             for network, *each in zip(of_teachers, switches, given, strict=True)
         ]
+        if plus is not None and len(teachers) > 1:
+            raise ValueError(
+                "`plus` must be left out with several teachers. Received: "
+                f"plus={plus!r} and {len(teachers)} teachers"
+            )
+        is_new = getattr(plus, "built", None) is False and hasattr(plus, "between")
+        if plus is not None and not is_new:
+            raise TypeError(
+                "`plus` must be a new loss of keras_hybrid.baselines, such as "
+                f"AttentionTransfer(1000.0). Received: plus={plus!r}"
+            )
+        addition = plus and plus.between(
+            of_teachers[0], of_student, switches[0], preprocess[0]
+        )
         numbers = [f"_{i}" for i in range(1, len(teachers) + 1)]
         suffixes = numbers if len(teachers) > 1 else [""]
         names = [f"{kind}{suffix}" for suffix in suffixes for kind in _KINDS]
         losses = (f"{name}_loss" for name in names)
-        logs = PathLogs(("student_loss", *losses, "balance"), names)
+        of_plus = ("transfer_loss",) if plus else ()
+        logs = PathLogs(("student_loss", *losses, "balance", *of_plus), names)
         one = isinstance(teacher, keras.Model)
         super().__init__(
             teacher if one else teachers,
@@ -171,6 +198,9 @@ class HybridTransfer(TeacherStudent):
         self.track_paths = track_paths
         self.paths_per_step = paths_per_step
         self.teacher_dtype = teacher_dtype
+        self._dtype_of_teacher = dtype
+        self.plus = plus
+        self._addition = addition
         self._iterations_on_jax: Tensor | None = None
         self._hybrid = True
         self._paths = []
@@ -241,10 +271,16 @@ class HybridTransfer(TeacherStudent):
             self._path_logs.compile(self._compile_metrics, metrics, weighted_metrics)
 
     def _training_loss(self, x, y, sample_weight):
-        images, plain = self._images(x), self._paths[-1]
-        begun = plain.begin(images, training=True)
-        y_pred = plain.finish(images, begun, training=True)
-        return self._hybrid_loss(x, y, y_pred, sample_weight, begun), y_pred
+        images, plain, values = self._images(x), self._paths[-1], None
+        if self._addition and self.hybrid:
+            extractor = self._addition.of_student
+            values = extractor.run(images, training=True)
+            begun = plain.begun(images, values)
+            y_pred = extractor.outputs(values, training=True)
+        else:
+            begun = plain.begin(images, training=True)
+            y_pred = plain.finish(images, begun, training=True)
+        return self._hybrid_loss(x, y, y_pred, sample_weight, begun, values), y_pred
 
     def compute_loss(
         self,
@@ -270,12 +306,13 @@ class HybridTransfer(TeacherStudent):
             return self._hybrid_loss(x, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
-    def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None):
+    def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None, values=None):
         """alpha * (L1 + L2) + L3, plus additional losses once (paper, Fig. 4).
 
         With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2). Of 2 * T
         paths one stands for all where a step takes one.
-        `begun` has the results of the plain path's first segment, if it has run already.
+        `begun` has the results of the plain path's first segment, if it has run already,
+        and `values` all tensors of the student on it.
         """
         l3 = self._task_loss(x, y, y_pred, sample_weight)
         # Before the hybrid paths run the student's layers again, which clears the losses.
@@ -286,8 +323,11 @@ class HybridTransfer(TeacherStudent):
             return l3 + additional + self._zero_of_adapters()
         self._path_logs.build(y, y_pred)
         hybrid = self._paths[:-1]
+        transfer, of_teacher = self._added_loss(x, y_pred, values)
         runs = [
-            functools.partial(self._run_hybrid, path, x, y, sample_weight, begun)
+            functools.partial(
+                self._run_hybrid, path, x, y, sample_weight, begun, of_teacher
+            )
             for path in hybrid
         ]
         all_paths = self.student_batch_norm == "all"
@@ -302,17 +342,39 @@ class HybridTransfer(TeacherStudent):
         else:
             losses = self._run_again([lambda: [run() for run in runs]], keeps)
             counts = [batch_size] * len(runs)
-        l3_total, *totals = self._sum_over_replicas([l3, *losses])
+        l3_total, *totals = self._sum_over_replicas([l3, *losses, *transfer])
+        added = totals[len(losses) :]
+        totals = totals[: len(losses)]
         # The means of L1 and of L2 over the teachers, or for both the one loss there is.
         of_kinds = totals[::2], totals[1::2] or totals
         alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
         shares = totals if len(totals) == len(runs) else totals * len(runs)
         self._path_logs.update(
-            [l3_total, *shares, alpha], [batch_size, *counts, batch_size]
+            [l3_total, *shares, alpha, *added], [batch_size, *counts, *[batch_size] * 2]
         )
-        return len(runs) / len(losses) * alpha * sum(losses) + l3 + additional
+        hybrid_loss = len(runs) / len(losses) * alpha * sum(losses)
+        return hybrid_loss + l3 + additional + sum(transfer)
 
-    def _run_hybrid(self, path, x, y, sample_weight, begun):
+    def _added_loss(self, x, y_pred, values):
+        """The loss of `plus`, in a list that is empty without; the teacher's tensors."""
+        addition = self._addition
+        if addition is None:
+            return [], None
+        images = self._images(x)
+        if values is None:
+            values = self._run_again(
+                [lambda: addition.of_student.run(images, training=True)]
+            )
+        of_student = addition.of(1, values, images, y_pred)
+        images = self._paths[0].inputs(images)[TEACHER]
+        dtype = self._dtype_of_teacher
+        with precision.computing_in(dtype, self.teacher, addition.in_full):
+            values = addition.of_teacher.run(images, training=False)
+            of_teacher = addition.of(0, values, images)
+        loss = addition.difference([ops.stop_gradient(x) for x in of_teacher], of_student)
+        return [self._aggregate_additional_loss(loss)], values
+
+    def _run_hybrid(self, path, x, y, sample_weight, begun, of_teacher):
         """The loss of a hybrid path, a float32 scalar; updates its metrics."""
         # So that a gradient to the images is never computed.
         images = ops.stop_gradient(self._images(x))
@@ -321,7 +383,12 @@ class HybridTransfer(TeacherStudent):
             and self.student_batch_norm == "plain"
             and path.begins_as(self._paths[-1])
         )
-        start = begun if shares else path.begin(images, training=True)
+        if shares:
+            start = begun
+        elif of_teacher is not None and path.segments[0].owner == TEACHER:
+            start = path.begun(images, _Constants(of_teacher))
+        else:
+            start = path.begin(images, training=True)
         y_pred = path.finish(images, start, training=True)
         self._path_logs.update_path(path.name, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight)
@@ -361,8 +428,9 @@ class HybridTransfer(TeacherStudent):
         logs = super()._with_path_logs(logs)
         if self.hybrid:
             return logs
-        of_paths = [name for name in logs if name.startswith(_KINDS)]
-        return {k: v for k, v in logs.items() if k not in (*of_paths, "balance")}
+        ended = [name for name in logs if name.startswith(_KINDS)]
+        ended += ["balance", "transfer_loss"]
+        return {name: value for name, value in logs.items() if name not in ended}
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -374,6 +442,7 @@ class HybridTransfer(TeacherStudent):
             "track_paths": self.track_paths,
             "paths_per_step": self.paths_per_step,
             "teacher_dtype": self.teacher_dtype,
+            "plus": _serialized_loss(self.plus),
             "adapter": self._serialized_adapter(),
         }
 
@@ -388,6 +457,19 @@ class HybridTransfer(TeacherStudent):
                 "that to `load_model` in `custom_objects`. Received: "
                 f"adapter={self.adapter!r}"
             ) from None
+
+
+class _Constants(dict):
+    """Tensors by symbol that have no gradient."""
+
+    def __getitem__(self, symbol: int) -> Tensor:
+        return ops.stop_gradient(super().__getitem__(symbol))
+
+
+def _serialized_loss(loss):
+    """The config of a loss that is not built: that is done with the networks."""
+    config = keras.saving.serialize_keras_object(loss)
+    return config and {k: v for k, v in config.items() if k != "build_config"}
 
 
 def _is_eager():

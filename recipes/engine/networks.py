@@ -69,14 +69,14 @@ def teacher(
     Args:
         config: Config of the recipe.
         size: (height, width) of the training images, which the teacher must take with
-            `--method=kd` only: that method runs the whole teacher, the others parts of
-            it, which take other sizes than the whole was built for.
+            `--method=kd` or `--plus=kd` only: KD runs the whole teacher, the others parts
+            of it, which take other sizes than the whole was built for.
         **kwargs: Arguments of `applications.load` for a network of Keras Applications.
     """
     found = []
     for name, scheme in settings.teachers_of(config):
         network = _teacher(config, name, scheme, **kwargs)
-        if config.method == "kd":
+        if settings.distils(config):
             network = _taking("teacher", name, network, size)
         found.append(network)
     return found[0] if len(found) == 1 else found

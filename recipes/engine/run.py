@@ -230,6 +230,7 @@ def build_model(
             paths_per_step=config.paths_per_step,
             teacher_preprocessing="inside",
             teacher_dtype=config.teacher_dtype or None,
+            plus=settings.plus_of(config),
         )
     return baselines.FeatureTransfer(
         teacher,

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
+import keras
+
 import keras_hybrid
 from keras_hybrid.hybrid import precision
 from keras_hybrid.hybrid.preprocessing import SCHEMES
@@ -50,6 +52,10 @@ class Config:
     paths_per_step: int = 2
     """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn,
     which takes two thirds of the time."""
+    plus: str = ""
+    """A baseline whose loss hybrid forward adds: kd, fitnet, at, ft, ab or overhaul."""
+    plus_weight: float | None = None
+    """Weight of that loss; that of the baseline's paper, or 1, if not given."""
     hybrid_epochs: int | None = None
     """Number of epochs, of all images once, in which hybrid paths run; then the student
     trains alone. All if not given."""
@@ -95,6 +101,7 @@ class Config:
         for one in runs_of(self).values():
             balance_of(one)
         check_method_weight(self)
+        check_plus(self)
         if self.export:
             check_list(self, "export", EXPORTS)
         if self.redo:
@@ -253,6 +260,38 @@ def check_method_weight(config: Config) -> None:
         refuse("method_weight", f"left out with --method={config.method}", weight)
     if not 0 <= weight < math.inf:
         refuse("method_weight", "a number of at least 0", weight)
+
+
+def check_plus(config: Config) -> None:
+    """Refuses a --plus that cannot be added, and a weight without it."""
+    if config.plus_weight is not None:
+        if not config.plus:
+            refuse("plus_weight", "left out without --plus", config.plus_weight)
+        if not 0 <= config.plus_weight < math.inf:
+            refuse("plus_weight", "a number of at least 0", config.plus_weight)
+    if not config.plus:
+        return
+    known = keras_hybrid.baselines.METHODS
+    if config.plus not in known:
+        refuse("plus", f"one of {', '.join(known)}", config.plus)
+    if "hybrid" not in config.method.split(","):
+        refuse("plus", f"left out with --method={config.method}", config.plus)
+    if "," in config.teacher:
+        refuse("plus", f"left out with --teacher={config.teacher}", config.plus)
+
+
+def distils(config: Config) -> bool:
+    """Whether the teacher's outputs are compared with the student's, by KD."""
+    return (config.plus if config.method == "hybrid" else config.method) == "kd"
+
+
+def plus_of(config: Config) -> keras.Layer | None:
+    """Returns the new loss that --plus names, as `HybridTransfer` takes it."""
+    if not config.plus:
+        return None
+    given = {} if config.plus_weight is None else {"weight": config.plus_weight}
+    loss = keras_hybrid.baselines.METHODS[config.plus]
+    return loss(**given, dtype="float32", name="transfer_loss")
 
 
 def exports_of(config: Config) -> list[str]:

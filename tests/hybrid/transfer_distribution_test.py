@@ -6,6 +6,7 @@ import pytest
 
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FitNet
 from replicas import strategy
 
 
@@ -33,9 +34,14 @@ def train(replicas, *, batch_norm=False, options=None, steps=5, **fit_args):
     return model, steps_seen
 
 
-@pytest.mark.parametrize("options", [{}, {"balance": 0.5}, {"paths_per_step": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"balance": 0.5}, {"paths_per_step": 1}, {"plus": FitNet}]
+)
 def test_two_replicas_equal_one_device(options):
-    (one, one_logs), (two, two_logs) = (train(n, options=options) for n in (1, 2))
+    (one, one_logs), (two, two_logs) = (
+        train(n, options={k: v() if k == "plus" else v for k, v in options.items()})
+        for n in (1, 2)
+    )
     assert two.distribute_strategy.num_replicas_in_sync == 2
     assert len(two_logs) == 5
     for weight, other in zip(one.student.weights, two.student.weights):

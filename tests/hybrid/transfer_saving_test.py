@@ -13,7 +13,7 @@ from keras import layers
 import detectors
 import tiny
 from keras_hybrid import DynamicBalance, FixedBalance, HybridTransfer
-from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.baselines import METHODS, FeatureTransfer
 from keras_hybrid.hybrid.adapters import Adapter
 from runs import PATH
 
@@ -51,12 +51,15 @@ OPTIONS = {
         "track_paths": True,
     },
     "one path": {"paths_per_step": 1},
+    "plus": {"plus": "fitnet"},
     "pairs": {"switch_points": [("out1", "activation_a"), ("out2", "activation_b")]},
 }
 
 
 def build(options):
     student = dropout_student()
+    if "plus" in options:
+        options = {**options, "plus": METHODS[options["plus"]](0.5)}
     if "pairs" in str(options.get("switch_points", "")) or isinstance(
         options.get("switch_points"), list
     ):

@@ -22,7 +22,8 @@ import mistakes_process
 import tiny
 import token_networks
 import torch_weights
-from keras_hybrid import applications
+from keras_hybrid import applications, baselines
+from keras_hybrid.callbacks import read_rows
 from keras_hybrid.recipes import imagenet
 from keras_hybrid.recipes.engine import students, workdir
 from runs import PATH, config
@@ -67,6 +68,22 @@ def test_a_baseline_trains_the_student(method, files, tmp_path, eager):
     results = imagenet.main(config(files, tmp_path / "run", **settings))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("plus", ["kd", "at"])
+def test_a_baseline_is_added(plus, files, tmp_path, eager):
+    tiny.student().save(tmp_path / "classifier.keras")
+    settings = {"teacher": str(tmp_path / "classifier.keras"), "plus": plus}
+    settings |= {"plus_weight": 0.5, "paths_per_step": 1, "hybrid_epochs": 1}
+    settings |= {"teacher_dtype": "bfloat16"}
+    imagenet.main(config(files, tmp_path / "run", **settings))
+    _, model, _ = imagenet.prepare(config(files, tmp_path, **settings))
+    assert type(model.plus) is baselines.METHODS[plus]
+    assert (model.plus.weight, model.paths_per_step) == (0.5, 1)
+    assert model.teacher_dtype == "bfloat16"
+    first, second = read_rows(tmp_path / "run" / "metrics.csv")
+    assert "transfer_loss" in first
+    assert not {"transfer_loss", "balance"} & set(second)
 
 
 def test_batch_norm_momentum_of_a_student_from_scratch_is_0_9(files, tmp_path):
@@ -226,6 +243,12 @@ MISTAKES = {
     "weight": (["--method_weight=2"], "--method_weight must be left out with"),
     "negative weight": (["--method=at", "--method_weight=-2"], "--method_weight must be"),
     "dtype": (["--teacher_dtype=int8"], "--teacher_dtype must be bfloat16 or float16"),
+    "plus": (
+        ["--plus=hybrid"],
+        "--plus must be one of kd, fitnet, at, ft,",
+    ),
+    "plus alone": (["--method=none", "--plus=at"], "--plus must be left out with"),
+    "its weight": (["--plus_weight=2"], "--plus_weight must be left out without --plus"),
     "paths": (["--paths_per_step=3"], "--paths_per_step must be 1 or 2. Received"),
     "export": (["--export=onnx"], "--export must be"),
     "no data": (["--data_dir=/nowhere"], "Received: data_dir=/nowhere"),
