@@ -72,7 +72,16 @@ class Path:
         """
         for segment in self.segments:
             segment.network.model._clear_losses()  # those of the previous call
-        return self.finish(x, self.begin(x, training), training)
+        inputs = self.inputs(x)
+        return self.finish(inputs, self.begin(inputs, training), training)
+
+    def inputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns what `begin` and `finish` take: owner -> the images that it takes."""
+        if TEACHER not in self.owners:
+            return {STUDENT: images}
+        if self.teacher_preprocessing is None:
+            return {STUDENT: images, TEACHER: images}
+        return {STUDENT: images, TEACHER: self.teacher_preprocessing(images)}
 
     def begins_as(self, other: "Path") -> bool:
         """Whether the first segments of two paths do the same."""
@@ -81,31 +90,32 @@ class Path:
         same_ends = mine.end.symbol == others.end.symbol and wanted[0] == wanted[1]
         return mine.owner == others.owner == STUDENT and same_ends
 
-    def begin(self, images: Tensor, training: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    def begin(
+        self, inputs: Mapping[str, Tensor], training: bool
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Runs the first segment and returns its results, which `finish` takes.
 
         Two paths whose first segments have the same owner can share them.
         """
         first = self.segments[0]
-        inputs = self.inputs(images)
         x = ops.cast(inputs[first.owner], first.network.graph.input_spec.dtype)
         return first.run(x, _sizes(inputs), training)
 
     def begun(
-        self, images: Tensor, values: Mapping[int, Tensor]
+        self, inputs: Mapping[str, Tensor], values: Mapping[int, Tensor]
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Returns what `begin` does, of the tensors `values` of a run of its network."""
-        return self.segments[0].results(values, _sizes(self.inputs(images)))
+        return self.segments[0].results(values, _sizes(inputs))
 
     def finish(
         self,
-        images: Tensor,
+        inputs: Mapping[str, Tensor],
         begun: tuple[Tensor, Mapping[int, Tensor]],
         training: bool,
     ) -> Any:
         """Runs the other segments and the head; returns the predictions."""
-        x, features = begun[0], self.head.with_images(begun[1], images, training)
-        sizes = _sizes(self.inputs(images))
+        x, sizes = begun[0], _sizes(inputs)
+        features = self.head.with_images(begun[1], inputs[STUDENT], training)
         for before, segment in itertools.pairwise(self.segments):
             adapted = before.hand_over(x, sizes)
             features[before.student_end.symbol] = (
@@ -116,12 +126,6 @@ class Path:
         last = self.segments[-1]
         features[last.student_end.symbol] = last.hand_over(x, sizes)
         return self.head(features, training)
-
-    def inputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Owner -> the images that it takes."""
-        if self.teacher_preprocessing is None:
-            return {STUDENT: images, TEACHER: images}
-        return {STUDENT: images, TEACHER: self.teacher_preprocessing(images)}
 
     def __repr__(self):
         return f"<Path {self.name}: {', '.join(self.owners)}>"

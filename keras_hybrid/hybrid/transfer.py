@@ -15,6 +15,7 @@ from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
 from keras_hybrid.hybrid.path_logs import PathLogs
 from keras_hybrid.hybrid.paths import (
+    STUDENT,
     STUDENT_FIRST,
     TEACHER,
     TEACHER_FIRST,
@@ -272,14 +273,15 @@ class HybridTransfer(TeacherStudent):
 
     def _training_loss(self, x, y, sample_weight):
         images, plain, values = self._images(x), self._paths[-1], None
+        inputs = plain.inputs(images)
         if self._addition and self.hybrid:
             extractor = self._addition.of_student
             values = extractor.run(images, training=True)
-            begun = plain.begun(images, values)
+            begun = plain.begun(inputs, values)
             y_pred = extractor.outputs(values, training=True)
         else:
-            begun = plain.begin(images, training=True)
-            y_pred = plain.finish(images, begun, training=True)
+            begun = plain.begin(inputs, training=True)
+            y_pred = plain.finish(inputs, begun, training=True)
         return self._hybrid_loss(x, y, y_pred, sample_weight, begun, values), y_pred
 
     def compute_loss(
@@ -323,12 +325,18 @@ class HybridTransfer(TeacherStudent):
             return l3 + additional + self._zero_of_adapters()
         self._path_logs.build(y, y_pred)
         hybrid = self._paths[:-1]
-        transfer, of_teacher = self._added_loss(x, y_pred, values)
+        # The images of a teacher are made once for its paths, if all of these run.
+        inputs = [None] * len(hybrid)
+        if self.paths_per_step == 2 or self._addition:
+            images = self._images(x)
+            of_teachers = [path.inputs(images) for path in hybrid[::2]]
+            inputs = [of_teachers[i // 2] for i in range(len(hybrid))]
+        transfer, of_teacher = self._added_loss(inputs[0], y_pred, values)
         runs = [
             functools.partial(
-                self._run_hybrid, path, x, y, sample_weight, begun, of_teacher
+                self._run_hybrid, path, given, x, y, sample_weight, begun, of_teacher
             )
-            for path in hybrid
+            for path, given in zip(hybrid, inputs, strict=True)
         ]
         all_paths = self.student_batch_norm == "all"
         keeps = [
@@ -355,29 +363,29 @@ class HybridTransfer(TeacherStudent):
         hybrid_loss = len(runs) / len(losses) * alpha * sum(losses)
         return hybrid_loss + l3 + additional + sum(transfer)
 
-    def _added_loss(self, x, y_pred, values):
+    def _added_loss(self, inputs, y_pred, values):
         """The loss of `plus`, in a list that is empty without; the teacher's tensors."""
         addition = self._addition
         if addition is None:
             return [], None
-        images = self._images(x)
+        images, of_teacher = inputs[STUDENT], inputs[TEACHER]
         if values is None:
             values = self._run_again(
                 [lambda: addition.of_student.run(images, training=True)]
             )
-        of_student = addition.of(1, values, images, y_pred)
-        images = self._paths[0].inputs(images)[TEACHER]
+        student = addition.of(1, values, images, y_pred)
         dtype = self._dtype_of_teacher
         with precision.computing_in(dtype, self.teacher, addition.in_full):
-            values = addition.of_teacher.run(images, training=False)
-            of_teacher = addition.of(0, values, images)
-        loss = addition.difference([ops.stop_gradient(x) for x in of_teacher], of_student)
+            values = addition.of_teacher.run(of_teacher, training=False)
+            teacher = addition.of(0, values, of_teacher)
+        loss = addition.difference([ops.stop_gradient(x) for x in teacher], student)
         return [self._aggregate_additional_loss(loss)], values
 
-    def _run_hybrid(self, path, x, y, sample_weight, begun, of_teacher):
+    def _run_hybrid(self, path, inputs, x, y, sample_weight, begun, of_teacher):
         """The loss of a hybrid path, a float32 scalar; updates its metrics."""
+        inputs = inputs or path.inputs(self._images(x))
         # So that a gradient to the images is never computed.
-        images = ops.stop_gradient(self._images(x))
+        inputs = {owner: ops.stop_gradient(images) for owner, images in inputs.items()}
         shares = (
             begun is not None
             and self.student_batch_norm == "plain"
@@ -386,10 +394,10 @@ class HybridTransfer(TeacherStudent):
         if shares:
             start = begun
         elif of_teacher is not None and path.segments[0].owner == TEACHER:
-            start = path.begun(images, _Constants(of_teacher))
+            start = path.begun(inputs, _Constants(of_teacher))
         else:
-            start = path.begin(images, training=True)
-        y_pred = path.finish(images, start, training=True)
+            start = path.begin(inputs, training=True)
+        y_pred = path.finish(inputs, start, training=True)
         self._path_logs.update_path(path.name, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight)
 

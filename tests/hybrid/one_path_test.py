@@ -10,6 +10,7 @@ from keras import layers
 import equations
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import FitNet
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
 OUT = [f"out{i}" for i in (1, 2, 3)]
@@ -242,3 +243,26 @@ def test_a_step_that_overflows_is_taken_again():
 def test_other_numbers_of_paths_are_refused(paths):
     with pytest.raises(ValueError, match=r"`paths_per_step` must be 1 or 2\. Received"):
         HybridTransfer(tiny.teacher(), tiny.student(), paths_per_step=paths)
+
+
+@pytest.mark.parametrize("plus", [None, FitNet])
+@pytest.mark.parametrize("paths", [1, 2])
+def test_the_images_of_the_teacher_are_made_once_a_step(paths, plus):
+    calls = []
+
+    def preprocess(images):
+        calls.append(len(images))
+        return images
+
+    model = HybridTransfer(
+        tiny.teacher(),
+        tiny.student(),
+        teacher_preprocessing=preprocess,
+        paths_per_step=paths,
+        plus=plus and plus(),
+    )
+    model.compile("sgd", CROSS_ENTROPY, run_eagerly=True)
+    calls.clear()
+    images, labels = tiny.batch(8)
+    model.fit(images, labels, batch_size=4, verbose=0)
+    assert calls == [4, 4]
