@@ -301,7 +301,7 @@ def report(
         (PLAIN, TORCH_PLAIN),
         (RECIPE_PLAIN, TORCH_PLAIN),
     ):
-        if other in seconds:
+        if name in seconds and other in seconds:
             lines.append(ratio(f"{name} / {other}", seconds[name], seconds[other]))
     return "\n".join(lines)
 

@@ -64,11 +64,11 @@ def test_the_processor_of_a_zoo_gives_mean_and_standard_deviation(zoo, tmp_path)
     model = HybridTransfer(
         tiny.teacher(), tiny.student(), teacher_preprocessing=PROCESSORS[zoo]
     )
-    seen = model.paths[0]._inputs(images())["teacher"]
+    seen = model.paths[0].inputs(images())["teacher"]
     np.testing.assert_allclose(seen, images() / 127.5 - 1, atol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    again = loaded.paths[0]._inputs(images())["teacher"]
+    again = loaded.paths[0].inputs(images())["teacher"]
     np.testing.assert_array_equal(again, seen)
 
 

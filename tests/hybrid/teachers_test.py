@@ -112,7 +112,7 @@ def test_every_teacher_has_its_own_preprocessing_and_switch_points():
         switch_points=[(4,), None],
     )
     images = tiny.batch(2, size=24)[0]
-    seen = [path._inputs(images)["teacher"] for path in model.paths[::2][:2]]
+    seen = [path.inputs(images)["teacher"] for path in model.paths[::2][:2]]
     np.testing.assert_allclose(seen[0], images / 127.5 - 1, rtol=1e-5)
     assert tuple(seen[1].shape) == (2, 32, 32, 3)
     assert [len(path.segments) for path in model.paths] == [2, 2, 3, 3, 3]

@@ -257,7 +257,7 @@ def test_images_are_resized_for_a_teacher_of_one_size(size, eager):
     model = HybridTransfer(teacher, student, teacher_preprocessing="torch")
     images, labels = token_networks.images(4, (40, 24))
     path = model.paths[1]
-    seen = ops.convert_to_numpy(path._inputs(127.5 + 127.5 * images)["teacher"])
+    seen = ops.convert_to_numpy(path.inputs(127.5 + 127.5 * images)["teacher"])
     assert seen.shape == (4, 32, 32, 3)
     model.compile("adam", loss=CROSS_ENTROPY)
     model.fit(images, labels, verbose=0)
