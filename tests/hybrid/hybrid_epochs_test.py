@@ -24,8 +24,10 @@ def transfer(**options):
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"paths_per_step": 1, "track_paths": True}])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    ("replicas", "options"),
+    [(2, {}), (1, {"paths_per_step": 1, "track_paths": True})],
+)
 def test_afterwards_the_student_trains_as_by_itself(replicas, options):
     """On one device, with the momentum that it has from the hybrid epochs."""
     images, labels = tiny.batch(16)
@@ -59,7 +61,7 @@ def test_the_teacher_is_not_computed_afterwards(eager):
     assert counting.count == 2  # teacher-first in each of two steps
 
 
-def test_logs_of_the_paths_end_with_them(tmp_path):
+def test_logs_of_the_paths_end_with_them(tmp_path, eager):
     images, labels = tiny.batch(16)
     model = transfer(track_paths=True)
     callbacks = [HybridEpochs(1), TransferCurves(tmp_path)]
@@ -74,7 +76,7 @@ def test_logs_of_the_paths_end_with_them(tmp_path):
 
 
 def test_training_resumed_after_the_hybrid_epochs_equals_uninterrupted(tmp_path):
-    images, labels = tiny.batch(16)
+    images, labels = tiny.batch(8)
     model = transfer()
     model.fit(images, labels, epochs=3, callbacks=[HybridEpochs(2)], **FIT)
     model.save(tmp_path / "run.keras")

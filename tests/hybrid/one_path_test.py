@@ -39,8 +39,7 @@ def predictions(model, networks, images):
     return [*found, plain]
 
 
-@pytest.mark.parametrize("alpha", [None, 0.7])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("count", "alpha"), [(1, 0.7), (2, None)])
 def test_every_step_follows_the_equation_of_its_path(count, alpha):
     """Li and alpha of the path whose turn it is; the others have no gradient."""
     keras.config.set_dtype_policy("float64")
@@ -95,7 +94,7 @@ def gradient_of_step(model, images, labels):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_mean_over_all_turns_is_the_gradient_of_all_paths(count):
+def test_the_mean_over_all_turns_is_the_gradient_of_all_paths(count, eager):
     keras.config.set_dtype_policy("float64")
     images, labels = tiny.batch(4)
     gradients = {}
@@ -148,9 +147,14 @@ def trained(batch_norm, dropout, **how):
     return [*model.student.weights, *model.adapters], logs
 
 
-@pytest.mark.parametrize("batch_norm", ["plain", "all"])
 @pytest.mark.parametrize(
-    "how", [{}, {"steps_per_execution": 3}, {"jit_compile": True}], ids=str
+    ("batch_norm", "how"),
+    [
+        ("plain", {}),
+        ("all", {"steps_per_execution": 3}),
+        ("plain", {"jit_compile": True}),
+    ],
+    ids=str,
 )
 def test_graphs_compute_what_eager_mode_does(how, batch_norm):
     dropout = 0 if "jit_compile" in how else 0.5  # XLA has random numbers of its own
@@ -168,7 +172,7 @@ def test_graphs_compute_what_eager_mode_does(how, batch_norm):
 
 
 @pytest.mark.parametrize("batch_norm", ["plain", "all"])
-def test_moving_averages_and_metrics_are_those_of_the_paths_that_ran(batch_norm):
+def test_moving_averages_and_metrics_are_those_of_the_paths_that_ran(batch_norm, eager):
     models = []
     for _ in range(2):
         keras.utils.set_random_seed(3)

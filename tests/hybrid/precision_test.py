@@ -63,9 +63,10 @@ def test_a_step_is_that_of_a_teacher_built_in_that_precision(dtype, fast):
 
 
 @pytest.mark.parametrize(
-    "teacher", [tiny.teacher, lambda: token_networks.vit(prefix=1)], ids=["cnn", "vit"]
+    ("paths", "teacher"),
+    [(2, tiny.teacher), (1, lambda: token_networks.vit(prefix=1))],
+    ids=["cnn", "vit"],
 )
-@pytest.mark.parametrize("paths", [1, 2])
 def test_training_leaves_the_teacher_and_the_student_as_they_are(paths, teacher, fast):
     teacher, student = teacher(), tiny.student()
     weights = [w.numpy() for w in teacher.weights]
@@ -105,7 +106,7 @@ def test_the_loss_is_scaled_for_gradients_through_float16(scales, fast):
     assert scaled == scales
 
 
-def test_a_cpu_without_instructions_for_it_computes_as_before(monkeypatch):
+def test_a_cpu_without_instructions_for_it_computes_as_before(monkeypatch, eager):
     monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["avx2", "avx512f"])
     lines, logs = [], []
     monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
@@ -140,7 +141,7 @@ def test_instructions(flags, most, onednn, is_fast, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["at", "kd"])
-def test_the_teacher_of_a_baseline(method, fast):
+def test_the_teacher_of_a_baseline(method, fast, eager):
     losses = []
     for dtype in (None, "bfloat16"):
         keras.utils.set_random_seed(1)

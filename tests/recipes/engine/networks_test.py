@@ -18,6 +18,7 @@ def config(**changes):
     settings = {
         "data_dir": "photographs",
         "method": "hybrid",
+        "plus": "",
         "teacher": "ResNet50",
         "teacher_preprocessing": "inside",
         "student": "VGG16",
