@@ -70,9 +70,7 @@ def folder(tmp_path_factory):
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
-        # Optimizations and fusions take longer than the steps.
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # which take longer than the steps
         "PYTHONPATH": paths,
     }
     subprocess.run([sys.executable, script, folder], env=environment, check=True)

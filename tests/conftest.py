@@ -3,6 +3,7 @@
 import functools
 import gc
 import inspect
+import os
 
 import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
 
@@ -19,6 +20,10 @@ lean_tensorflow.switch_on()
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+# Compiling takes longer than what it saves, here and in JAX's processes.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
 # Grappler is off, as in the recipes on a CPU: optimizing a graph takes longer than the
 # few steps of a test.

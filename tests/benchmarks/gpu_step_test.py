@@ -39,8 +39,6 @@ def test_processes_on_jax(gpu, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(gpu, "PROGRAM", [str(here.with_name("gpu_process.py"))])
     file = tmp_path / "rows.jsonl"
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    monkeypatch.setenv("XLA_FLAGS", flags)
     arguments = [*SIZE, "--dtypes=bfloat16", "--libraries=keras_hybrid"]
     monkeypatch.setattr(sys, "argv", ["gpu_step.py", *arguments, f"--json={file}"])
     gpu.main()
