@@ -62,7 +62,8 @@ class PathLogs:
             values: Scalars, one for each name, or for the first of them.
             counts: Number of images that each is the mean of.
         """
-        for tracker, value, count in zip(self.trackers.values(), values, counts):
+        batch = zip(values, counts, strict=True)
+        for tracker, (value, count) in zip(self.trackers.values(), batch):
             tracker.update_state(value, sample_weight=count)
 
     def update_path(self, path: str, y: Any, y_pred: Any, sample_weight: Any) -> None:

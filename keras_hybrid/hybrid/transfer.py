@@ -358,7 +358,8 @@ class HybridTransfer(TeacherStudent):
         alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
         shares = totals if len(totals) == len(runs) else totals * len(runs)
         self._path_logs.update(
-            [l3_total, *shares, alpha, *added], [batch_size, *counts, *[batch_size] * 2]
+            [l3_total, *shares, alpha, *added],
+            [batch_size, *counts, batch_size, *[batch_size] * len(added)],
         )
         hybrid_loss = len(runs) / len(losses) * alpha * sum(losses)
         return hybrid_loss + l3 + additional + sum(transfer)
