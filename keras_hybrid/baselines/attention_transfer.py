@@ -13,14 +13,14 @@ from keras_hybrid.training.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class AttentionTransfer(TransferLoss):
-    """weight / 2 * mean((Q_student / |Q_student| - Q_teacher / |Q_teacher|)^2).
+    """weight / 2 * mean((q_student - q_teacher)^2), summed over stages.
 
-    The loss is summed over stages. Q is the sum of squares over the channels of a stage's
-    feature map, as a vector; the mean is over its elements and the images. Eq. 2 of the
-    paper has beta / 2 times the norm (p = 2) of the difference, not its square, with
-    beta = 1000 / (elements x images). The authors' code squares, as here, but does not
-    halve: it has beta times the mean of squares, with `--beta 1e+3`. So the weight is
-    1000 by the paper and 2000 by the code.
+    q is the sum of squares over the channels of a stage's feature map, as a vector of
+    length 1; the mean is over its elements and the images. Eq. 2 of the paper has
+    beta / 2 times the norm (p = 2) of the difference, not its square, with beta =
+    1000 / (elements x images). The authors' code squares, as here, but does not halve: it
+    has beta times the mean of squares, with `--beta 1e+3`. So the weight is 1000 by the
+    paper and 2000 by the code.
 
     Args:
         weight: Factor of the loss.

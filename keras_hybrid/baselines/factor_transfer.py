@@ -17,12 +17,13 @@ _RATE = 0.5
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class FactorTransfer(TransferLoss):
-    """|F_teacher / |F_teacher| - F_student / |F_student||_1 of the last stage (Eq. 3).
+    """mean(abs(f_teacher - f_student)) of the last stage (Eq. 3).
 
     The paraphraser's encoder computes the teacher's factors from its feature map, the
-    translator the student's. The loss is the mean over elements, as in the authors' code.
-    The paper trains the paraphraser first; here it trains at the same time, with its own
-    loss alone (Eq. 1).
+    translator the student's. f are the factors of an image as a vector of length 1. The
+    mean is over its elements and the images, as in the authors' code. The paper trains
+    the paraphraser first; here it trains at the same time, with its own loss alone
+    (Eq. 1).
 
     Args:
         weight: Factor of the loss, except for the paraphraser's own; beta in the paper,

@@ -13,7 +13,7 @@ from keras_hybrid.training.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_hybrid")
 class FitNet(TransferLoss):
-    """1/2 |regressor(student) - teacher|^2 of the middle stage (Eq. 3).
+    """1/2 (regressor(student) - teacher)^2 of the middle stage (Eq. 3).
 
     It is the mean over a feature map's elements, not their sum, so that one weight fits
     images of any size. The paper trains with this loss first and with the task's loss

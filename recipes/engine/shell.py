@@ -58,31 +58,39 @@ def _mistakes_in_one_line():
 def _endings_in_one_line(directory):
     """Says in one line why a run that had started ends, and how to resume it."""
     how_to_resume = f"The same command resumes from the last checkpoint in {directory}."
+    interrupted = threading.Event()
     try:
-        with _no_interrupt_dropped():
+        with _ctrl_c_ends_the_run(interrupted):
             yield
-    except KeyboardInterrupt:
-        logging.info("Interrupted. %s", how_to_resume)
-        sys.exit(128 + 2)  # a shell's exit status for SIGINT
-    except FloatingPointError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except (OSError, tf.errors.OpError) as error:
+    except BaseException as error:
+        if interrupted.is_set():
+            logging.info("Interrupted. %s", how_to_resume)
+            sys.exit(128 + 2)  # a shell's exit status for SIGINT
+        if isinstance(error, FloatingPointError):
+            sys.exit(f"{type(error).__name__}: {error}")
         if _is_full_disk(error):
             sys.exit(f"The disk is full. Make room on it. {how_to_resume}")
-        if not isinstance(error, _LOST_MACHINE):
-            raise
-        sys.exit(
-            f"Another machine in TF_CONFIG is gone. Restart all of them. {how_to_resume}"
-        )
+        if isinstance(error, _LOST_MACHINE):
+            sys.exit(
+                f"Another machine in TF_CONFIG is gone. Restart all of them. "
+                f"{how_to_resume}"
+            )
+        raise
 
 
 @contextlib.contextmanager
-def _no_interrupt_dropped():
-    """Lets Ctrl-C end the run inside finalizers and callbacks of weak references, too.
+def _ctrl_c_ends_the_run(interrupted):
+    """Sets `interrupted` at Ctrl-C, and lets it end the run wherever it arrives.
 
-    Python passes an exception raised there to `sys.unraisablehook` and continues.
+    TensorFlow's context managers replace a `KeyboardInterrupt` in them by an error of
+    their own. Python passes one raised in finalizers and callbacks of weak references to
+    `sys.unraisablehook` and continues.
     """
-    hook = sys.unraisablehook
+    hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+
+    def interrupt(number, frame):
+        interrupted.set()
+        handler(number, frame)
 
     def interrupt_again(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -91,14 +99,19 @@ def _no_interrupt_dropped():
         else:
             hook(unraisable)
 
+    if not callable(handler):  # a background shell's processes ignore Ctrl-C
+        yield
+        return
     sys.unraisablehook = interrupt_again
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, handler)
         sys.unraisablehook = hook
 
 
 def _is_full_disk(error):
-    if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
-    return any(os.strerror(number) in error.message for number in _DISK_FULL)
+    if isinstance(error, tf.errors.OpError):
+        return any(os.strerror(number) in error.message for number in _DISK_FULL)
+    return isinstance(error, OSError) and error.errno in _DISK_FULL

@@ -163,17 +163,29 @@ def test_ctrl_c_explains_how_to_resume(files, tmp_path):
     assert "Traceback" not in stderr
 
 
-def test_ctrl_c_during_a_finalizer_ends_the_run(tmp_path, monkeypatch):
-    """Python discards exceptions that are raised in a finalizer."""
+def interrupted_in_a_finalizer():
+    """Python discards the exception."""
 
     class Finalized:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    def work():
-        Finalized()
-        time.sleep(60)
+    Finalized()
+    time.sleep(60)
 
+
+def interrupted_in_a_device_scope():
+    """TensorFlow replaces the exception if the scope was about to be left."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        raise RuntimeError("Exiting device scope without proper scope nesting")
+
+
+@pytest.mark.parametrize(
+    "work", [interrupted_in_a_finalizer, interrupted_in_a_device_scope]
+)
+def test_ctrl_c_ends_the_run_wherever_it_arrives(work, tmp_path, monkeypatch):
     fake_recipe = types.SimpleNamespace(config=imagenet.Config, start=lambda config: work)
     monkeypatch.setattr(sys, "argv", ["recipe", f"--workdir={tmp_path}"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
