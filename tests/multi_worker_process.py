@@ -92,7 +92,7 @@ def results(strategy):
         weights, history = train(strategy, hybrid)
         arrays |= {f"{hybrid} weight {i}": value for i, value in enumerate(weights)}
         arrays |= {f"{hybrid} {name}": values for name, values in history.items()}
-    for case in steps.CASES:
+    for case in steps.FEW_CASES:
         for overflow, model in steps.trained(strategy, steps.Model, *case):
             name = f"{case} {overflow}"
             weights = enumerate(model.get_weights())

@@ -24,6 +24,8 @@ CASES = [
     )
     if (policy_index + i + j) % 2 == 0
 ]
+FEW_CASES = CASES[2:5]
+"""Each policy, clip and extra occurs."""
 
 
 class Model(GradientStep, MultiWorkerFit, keras.Model):

@@ -2,20 +2,22 @@
 
 import os
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 from PIL import Image
 
 from benchmarks import transformers as networks_of_tokens
-from benchmarks.study import several, transformers
+from benchmarks.study import caltech101, several, transformers
 from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
-from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER
+from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER, SEEDS
 from keras_hybrid import applications
 from keras_hybrid.training import atomic_write
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
-_CALTECH_SIZE = 64
+STUDENT = "mobilenetv2_imagenet.keras"
+_CALTECH_SIZE, _CALTECH_CLASSES = 64, 101
 
 
 def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
@@ -24,8 +26,9 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     from keras_hybrid.recipes.engine.workdir import save_model
 
     work.mkdir(parents=True, exist_ok=True)
-    teachers = (*TEACHERS, several.XCEPTION)
+    teachers = (*TEACHERS, several.XCEPTION_FILE)
     links = {name: materials / "teachers" / name for name in teachers}
+    links[STUDENT] = materials / "students" / STUDENT
     links["camvid"] = materials / "camvid"
     validation = work / "camvid_validation"
     validation.mkdir(exist_ok=True)
@@ -43,7 +46,7 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
     if not (work / "cifar10_validation.npz").exists():
         split_cifar10(materials / "cifar10.npz", work)
     if not (work / RANDOM_TEACHER).exists():
-        teacher = with_classifier(work / TEACHERS[0])
+        teacher = with_classifier(work / TEACHERS[0], "torch", 10)
         save_model(teacher, work / IMAGENET_TEACHER)
         reinitialize(teacher)
         save_model(teacher, work / RANDOM_TEACHER)
@@ -56,32 +59,54 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
         if not (work / file).exists():
             keras.utils.set_random_seed(0)
             save_model(getattr(networks_of_tokens, name.lower())(), work / file)
-    photographs = materials / "caltech101"
-    if photographs.exists() and not (work / several.CALTECH).exists():
-        squeeze_caltech101(photographs, work / several.CALTECH)
     for seed in MORE_SEEDS:
         student = work / MOBILENET.format(seed)
         if not student.exists():
-            save_model(mobilenet(seed), student)
+            save_model(mobilenet(seed, 32, 10), student)
+    photographs = materials / "caltech101"
+    if photographs.exists() and not (work / caltech101.VALIDATION).exists():
+        squeeze_caltech101(photographs, work / several.CALTECH)
+        hold_out(work / several.CALTECH, work / caltech101.VALIDATION)
+    if (work / STUDENT).exists() and not (work / caltech101.XCEPTION_START).exists():
+        for seed in SEEDS:
+            size, classes = _CALTECH_SIZE, _CALTECH_CLASSES
+            student = mobilenet(seed, size, classes, alpha=0.5)
+            save_model(student, work / caltech101.SCRATCH.format(seed))
+            student = with_classifier(work / STUDENT, "torch", classes, seed)
+            save_model(student, work / caltech101.PRETRAINED.format(seed))
+        teacher = with_classifier(work / several.XCEPTION_FILE, "tf", classes)
+        save_model(teacher, work / caltech101.XCEPTION_START)
 
 
-def mobilenet(seed: int) -> keras.Model:
-    """Returns a student with initial weights."""
+def mobilenet(seed: int, size: int, classes: int, **kwargs: Any) -> keras.Model:
+    """Returns a MobileNet with initial weights, for images of size x size pixels."""
     from keras_hybrid.recipes.engine import networks
 
     keras.utils.set_random_seed(seed)
-    return networks.from_scratch("MobileNet", input_shape=(32, 32, 3), classes=10)
+    shape = size, size, 3
+    return networks.from_scratch(
+        "MobileNet", input_shape=shape, classes=classes, **kwargs
+    )
 
 
-def with_classifier(path: str | os.PathLike) -> keras.Model:
-    """Returns a VGG16 from a file with a new classifier of ten classes, for raw RGB."""
-    keras.utils.set_random_seed(0)
+def with_classifier(
+    path: str | os.PathLike, scheme: str, classes: int, seed: int = 0
+) -> keras.Model:
+    """Returns a network from a file with a new classifier, for raw RGB.
+
+    Args:
+        path: File of the network.
+        scheme: Preprocessing that it needs.
+        classes: Number of classes.
+        seed: Random seed of the classifier's weights.
+    """
+    keras.utils.set_random_seed(seed)
     network = keras.saving.load_model(path)
     network.trainable = True
-    network = applications.with_preprocessing(network, "torch")
+    network = applications.with_preprocessing(network, scheme)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
-    x = keras.layers.Dense(10, activation="softmax", name="classifier")(x)
-    return keras.Model(network.input, x, name="vgg16")
+    x = keras.layers.Dense(classes, activation="softmax", name="classifier")(x)
+    return keras.Model(network.input, x, name=pathlib.Path(path).stem)
 
 
 def in_bfloat16(network: keras.Model) -> None:
@@ -118,8 +143,7 @@ def split_cifar10(path: str | os.PathLike, work: pathlib.Path) -> None:
         ("cifar10_validation", 5000, validation),
     ):
         chosen = np.arange(5000) % count
-        with atomic_write.staged(work / f"{name}.npz") as new, open(new, "wb") as file:
-            np.savez(file, x_train=x[chosen], y_train=y[chosen], **tested)
+        save_arrays(work / f"{name}.npz", x_train=x[chosen], y_train=y[chosen], **tested)
 
 
 def squeeze_caltech101(folder: pathlib.Path, path: pathlib.Path) -> None:
@@ -139,5 +163,21 @@ def squeeze_caltech101(folder: pathlib.Path, path: pathlib.Path) -> None:
             images.append(np.asarray(small))
         arrays[f"x_{suffix}"] = np.stack(images)
         arrays[f"y_{suffix}"] = np.array([label for _, label in files])
+    save_arrays(path, **arrays)
+
+
+def hold_out(path: pathlib.Path, new_path: pathlib.Path) -> None:
+    """Writes arrays whose test images are the last five training images of each class."""
+    with np.load(path) as arrays:
+        x, y = arrays["x_train"], arrays["y_train"]
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        held[np.flatnonzero(y == label)[-5:]] = True
+    tested = {"x_test": x[held], "y_test": y[held]}
+    save_arrays(new_path, x_train=x[~held], y_train=y[~held], **tested)
+
+
+def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz file, whole or not at all."""
     with atomic_write.staged(path) as new, open(new, "wb") as file:
         np.savez(file, **arrays)

@@ -1,7 +1,7 @@
 """What the study is made of: a table is an experiment of the paper, a row is a method.
 
 The rows of a table share data, schedule, student and budget, except for what a row
-changes. `cifar10`, `camvid` and `people` have the tables; `run` and `gpu` run them, and
+changes. The modules that `tables` lists have the tables; `run` and `gpu` run them, and
 `report` reports them.
 """
 
@@ -130,7 +130,7 @@ def best_weight(table: Table, method: str) -> float | None:
     """
     figures = results(table)
     rows = [row for row in table.rows() if row.rpartition(" ")[0] == method]
-    if not figures.keys() >= set(rows):
+    if not rows or not figures.keys() >= set(rows):
         return None
     best = max(rows, key=lambda row: table.better * figures[row][0])
     return float(best.rpartition(" ")[2])

@@ -1,12 +1,12 @@
-"""Runs the paper's comparisons on real data: tables of `cifar10`, `camvid` and `people`.
+"""Runs comparisons on real data, the paper's among them: the tables in `tables`.
 
     python -m benchmarks.study.run TABLE ... --materials=DIR --work=DIR
 
-`--materials` holds cifar10.npz (x_train, y_train, x_test, y_test), camvid/ and teachers/.
-Each cell of a table is a run of a recipe in a process of its own, on one core, `--jobs`
-at a time. A finished run is appended to benchmarks/study/TABLE.jsonl and not repeated; an
-interrupted one resumes from its checkpoint in `--work`. `report` makes tables and plots
-from these lines alone.
+`--materials` holds cifar10.npz (x_train, y_train, x_test, y_test), teachers/ and camvid/,
+and caltech101/ and students/ for the tables that need them. Each cell of a table is a run
+of a recipe in a process of its own, on one core, `--jobs` at a time. A finished run is
+appended to benchmarks/study/TABLE.jsonl and not repeated; an interrupted one resumes from
+its checkpoint in `--work`. `report` makes tables and plots from these lines alone.
 """
 
 import keras_hybrid  # before TensorFlow: oneDNN is on

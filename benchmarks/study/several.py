@@ -4,11 +4,11 @@ from benchmarks.study import people
 from benchmarks.study.cifar10 import top1
 from benchmarks.study.plan import NONE, POSE, Row, Table
 
-XCEPTION = "xception_imagenet.keras"
+XCEPTION_FILE = "xception_imagenet.keras"
 CALTECH = "caltech101_64px.npz"
 """Photographs squeezed to 64x64 pixels, at which VGG16 is affordable on a CPU."""
-_VGG16 = {"teacher": "vgg16_imagenet.keras", "teacher_preprocessing": "torch"}
-_XCEPTION = {"teacher": XCEPTION, "teacher_preprocessing": "tf"}
+VGG16 = {"teacher": "vgg16_imagenet.keras", "teacher_preprocessing": "torch"}
+XCEPTION = {"teacher": XCEPTION_FILE, "teacher_preprocessing": "tf"}
 
 
 def _both(one, other):
@@ -24,14 +24,14 @@ def _rows(**teachers):
 
 def classifier_rows() -> dict[str, Row]:
     """Returns the rows of Caltech-101: two networks of ImageNet, alone and together."""
-    both = _both(_VGG16, _XCEPTION)
-    return _rows(VGG16=_VGG16, Xception=_XCEPTION, VGG16_and_Xception=both)
+    both = _both(VGG16, XCEPTION)
+    return _rows(VGG16=VGG16, Xception=XCEPTION, VGG16_and_Xception=both)
 
 
 def detector_rows() -> dict[str, Row]:
     """Returns the rows of CamVid's people: a pose network and one of ImageNet."""
-    both = _both(POSE, _XCEPTION)
-    return _rows(pose=POSE, Xception=_XCEPTION, pose_and_Xception=both)
+    both = _both(POSE, XCEPTION)
+    return _rows(pose=POSE, Xception=XCEPTION, pose_and_Xception=both)
 
 
 TABLES = (
@@ -44,6 +44,7 @@ TABLES = (
             "epochs": 8,
             "batch_size": 32,
             "balance": "dynamic",
+            "teacher_dtype": "bfloat16",
         },
         classifier_rows,
         top1,
@@ -51,7 +52,11 @@ TABLES = (
     Table(
         "people_several",
         "citypersons",
-        {**people.SETTINGS, "steps": 683},  # half of the schedule of Table 4
+        {
+            **people.SETTINGS,
+            "steps": 683,  # half of the schedule of Table 4
+            "teacher_dtype": "bfloat16",
+        },
         detector_rows,
         people.training_subset,
         better=-1,

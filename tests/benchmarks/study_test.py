@@ -113,3 +113,16 @@ def test_a_teacher_in_half_precision(module):
     half = tf.function(teacher, jit_compile=True)(x).numpy().astype("float32")
     # Eight bits of a number are kept.
     assert 0 < np.abs(half - full).max() < 2**-5 * np.abs(full).max()
+
+
+def test_validation_images_are_held_out_of_each_class(module, tmp_path):
+    labels = np.repeat(np.arange(3), 7)
+    images = np.arange(21)[:, None]
+    np.savez(tmp_path / "all.npz", x_train=images, y_train=labels)
+    module("study.materials").hold_out(tmp_path / "all.npz", tmp_path / "part.npz")
+    with np.load(tmp_path / "part.npz") as part:
+        assert part["x_train"].ravel().tolist() == [0, 1, 7, 8, 14, 15]
+        assert part["y_train"].tolist() == [0, 0, 1, 1, 2, 2]
+        tested = [*range(2, 7), *range(9, 14), *range(16, 21)]
+        assert part["x_test"].ravel().tolist() == tested
+        assert part["y_test"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
