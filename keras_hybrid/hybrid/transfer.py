@@ -42,9 +42,8 @@ class HybridTransfer(TeacherStudent):
 
     with respect to the weights of the student and of the adapters. Each of T teachers has
     two hybrid paths of its own; then L1 and L2 are sums over the teachers, and alpha is
-    2 * T * L3 / (L1 + L2). In everything else the
-    model behaves as its student: `evaluate`, `predict`, `export` and a call give the same
-    results.
+    2 * T * L3 / (L1 + L2). In everything else the model behaves as its student:
+    `evaluate`, `predict`, `export` and a call give the same results.
 
     Example:
 
@@ -142,16 +141,7 @@ class HybridTransfer(TeacherStudent):
             teacher_student.network_of_teacher(each, of_student, dtype)
             for each in teachers
         ]
-        if student_batch_norm not in ("plain", "all"):
-            raise ValueError(
-                '`student_batch_norm` must be "plain" or "all". Received: '
-                f"student_batch_norm={student_batch_norm!r}"
-            )
-        if paths_per_step not in (1, 2):
-            raise ValueError(
-                "`paths_per_step` must be 1 or 2. Received: "
-                f"paths_per_step={paths_per_step!r}"
-            )
+        _check(student_batch_norm, paths_per_step, plus, teachers)
         balance = balances.get(balance)
         points = _for_each(teachers, "switch_points", switch_points)
         given = _for_each(teachers, "teacher_preprocessing", teacher_preprocessing)
@@ -164,17 +154,6 @@ class HybridTransfer(TeacherStudent):
             teacher_student.images_of_teacher(network, of_student, *each)
             for network, *each in zip(of_teachers, switches, given, strict=True)
         ]
-        if plus is not None and len(teachers) > 1:
-            raise ValueError(
-                "`plus` must be left out with several teachers. Received: "
-                f"plus={plus!r} and {len(teachers)} teachers"
-            )
-        is_new = getattr(plus, "built", None) is False and hasattr(plus, "between")
-        if plus is not None and not is_new:
-            raise TypeError(
-                "`plus` must be a new loss of keras_hybrid.baselines, such as "
-                f"AttentionTransfer(1000.0). Received: plus={plus!r}"
-            )
         addition = plus and plus.between(
             of_teachers[0], of_student, switches[0], preprocess[0]
         )
@@ -324,45 +303,53 @@ class HybridTransfer(TeacherStudent):
             self._path_logs.update(self._sum_over_replicas([l3]), [batch_size])
             return l3 + additional + self._zero_of_adapters()
         self._path_logs.build(y, y_pred)
-        hybrid = self._paths[:-1]
-        # The images of a teacher are made once for its paths, if all of these run.
-        inputs = [None] * len(hybrid)
-        if self.paths_per_step == 2 or self._addition:
-            images = self._images(x)
-            of_teachers = [path.inputs(images) for path in hybrid[::2]]
-            inputs = [of_teachers[i // 2] for i in range(len(hybrid))]
-        transfer, of_teacher = self._added_loss(inputs[0], y_pred, values)
+        inputs = self._inputs_of_paths(x)
+        added, of_teacher = self._added_loss(inputs[0], y_pred, values)
         runs = [
             functools.partial(
                 self._run_hybrid, path, given, x, y, sample_weight, begun, of_teacher
             )
-            for path, given in zip(hybrid, inputs, strict=True)
+            for path, given in zip(self._paths[:-1], inputs, strict=True)
         ]
+        losses, taken = self._losses_of_paths(runs)
+        l3_total, *totals = self._sum_over_replicas([l3, *losses, *added])
+        of_paths, of_added = totals[: len(losses)], totals[len(losses) :]
+        # The means of L1 and of L2 over the teachers, or for both the one loss there is.
+        of_kinds = of_paths[::2], of_paths[1::2] or of_paths
+        alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
+        logged = of_paths if len(losses) == len(runs) else of_paths * len(runs)
+        counts = [1, *taken, 1, *[1] * len(added)]
+        self._path_logs.update(
+            [l3_total, *logged, alpha, *of_added], [batch_size * n for n in counts]
+        )
+        hybrid_loss = len(runs) / len(losses) * alpha * sum(losses)
+        return hybrid_loss + l3 + additional + sum(added)
+
+    def _inputs_of_paths(self, x):
+        """The images of each path: a teacher's are made once for both of its paths.
+
+        None where a step takes one path, which makes its own.
+        """
+        hybrid = self._paths[:-1]
+        if self.paths_per_step == 1 and not self._addition:
+            return [None] * len(hybrid)
+        images = self._images(x)
+        of_teachers = [path.inputs(images) for path in hybrid[::2]]
+        return [of_teachers[i // 2] for i in range(len(hybrid))]
+
+    def _losses_of_paths(self, runs):
+        """The losses of the paths that a step takes, and a 1 or 0 for each path."""
         all_paths = self.student_batch_norm == "all"
         keeps = [
             *(self.student.non_trainable_variables if all_paths else ()),
             *self._path_logs.variables_of_paths,
         ]
-        if self.paths_per_step == 1:
-            turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
-            losses = [self._run_again(runs, keeps, turn) + self._zero_of_adapters()]
-            counts = [batch_size * ops.cast(turn == i, "int32") for i in range(len(runs))]
-        else:
+        if self.paths_per_step == 2:
             losses = self._run_again([lambda: [run() for run in runs]], keeps)
-            counts = [batch_size] * len(runs)
-        l3_total, *totals = self._sum_over_replicas([l3, *losses, *transfer])
-        added = totals[len(losses) :]
-        totals = totals[: len(losses)]
-        # The means of L1 and of L2 over the teachers, or for both the one loss there is.
-        of_kinds = totals[::2], totals[1::2] or totals
-        alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
-        shares = totals if len(totals) == len(runs) else totals * len(runs)
-        self._path_logs.update(
-            [l3_total, *shares, alpha, *added],
-            [batch_size, *counts, batch_size, *[batch_size] * len(added)],
-        )
-        hybrid_loss = len(runs) / len(losses) * alpha * sum(losses)
-        return hybrid_loss + l3 + additional + sum(transfer)
+            return losses, [1] * len(runs)
+        turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
+        loss = self._run_again(runs, keeps, turn) + self._zero_of_adapters()
+        return [loss], [ops.cast(turn == i, "int32") for i in range(len(runs))]
 
     def _added_loss(self, inputs, y_pred, values):
         """The loss of `plus`, in a list that is empty without; the teacher's tensors."""
@@ -479,6 +466,31 @@ def _serialized_loss(loss):
     """The config of a loss that is not built: that is done with the networks."""
     config = keras.saving.serialize_keras_object(loss)
     return config and {k: v for k, v in config.items() if k != "build_config"}
+
+
+def _check(student_batch_norm, paths_per_step, plus, teachers):
+    if student_batch_norm not in ("plain", "all"):
+        raise ValueError(
+            '`student_batch_norm` must be "plain" or "all". Received: '
+            f"student_batch_norm={student_batch_norm!r}"
+        )
+    if paths_per_step not in (1, 2):
+        raise ValueError(
+            "`paths_per_step` must be 1 or 2. Received: "
+            f"paths_per_step={paths_per_step!r}"
+        )
+    if plus is None:
+        return
+    if len(teachers) > 1:
+        raise ValueError(
+            "`plus` must be left out with several teachers. Received: "
+            f"plus={plus!r} and {len(teachers)} teachers"
+        )
+    if getattr(plus, "built", None) is not False or not hasattr(plus, "between"):
+        raise TypeError(
+            "`plus` must be a new loss of keras_hybrid.baselines, such as "
+            f"AttentionTransfer(1000.0). Received: plus={plus!r}"
+        )
 
 
 def _is_eager():
