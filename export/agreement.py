@@ -26,6 +26,8 @@ _DETECTIONS = {
     "float16": (1.0, 0.01, 0.02),
     "dynamic": (16.0, 0.2, 0.1),
 }
+# Relative changes of the images that are as small as rounding.
+_NUDGES = 1e-6, -1e-6, 1e-5, -1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,11 @@ def require_agreement(
             f"Received: {_shapes(received)} instead of {_shapes(expected)}"
         )
     if set(expected) == detections.NAMES:
-        return _require_detections(expected, received, _DETECTIONS[quantization])
+        nudged = (
+            _run(keras_forward, (images * (1 + by)).astype(images.dtype))
+            for by in _NUDGES
+        )
+        return _require_detections(expected, received, _DETECTIONS[quantization], nudged)
     errors, same = [], []
     for name, y in expected.items():
         if np.issubdtype(y.dtype, np.integer):
@@ -134,19 +140,34 @@ def _require_labels(name, equal, tolerance):
         )
 
 
-def _require_detections(expected, received, tolerances):
-    """The `Agreement` of two detectors; `same_argmax` is the share found by both."""
-    pairs, matched = detections.pair_up(expected, received)
-    distance = np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=0, initial=0)
-    boxes, scores = float(distance[:4].max()), float(distance[4])
-    if boxes > tolerances[0] or scores > tolerances[1] or 1 - matched > tolerances[2]:
+def _require_detections(expected, received, tolerances, nudged):
+    """The `Agreement` of two detectors; `same_argmax` is the share found by both.
+
+    Of overlapping boxes with nearly the same score, rounding decides which one is kept. A
+    detector that has hardly learned has many, so that it finds other boxes on `nudged`
+    images, too; a file may then be twice as far from it.
+    """
+    errors, largest = _errors_of_detections(expected, received)
+    if not np.all(errors <= tolerances):  # also where one is NaN
+        own = [_errors_of_detections(expected, other)[0] for other in nudged]
+        tolerances = np.maximum(tolerances, 2 * np.max(own, axis=0))
+    boxes, scores, unmatched = errors
+    if not np.all(errors <= tolerances):
         raise RuntimeError(
             "The exported file must find what the model finds. Received: boxes up to "
             f"{boxes:.3g} pixels and scores up to {scores:.3g} apart, and "
-            f"{1 - matched:.1%} of all scores belong to what only one of the two finds"
+            f"{unmatched:.1%} of all scores belong to what only one of the two finds"
         )
-    largest = float(np.abs(pairs[:, 0]).max(initial=1))
-    return Agreement(max(boxes, scores), max(boxes, scores) / largest, matched)
+    worst = float(max(boxes, scores))
+    return Agreement(worst, worst / largest, float(1 - unmatched))
+
+
+def _errors_of_detections(expected, received):
+    """(largest errors of a box and a score, share without counterpart), largest value."""
+    pairs, matched = detections.pair_up(expected, received)
+    distance = np.abs(pairs[:, 0] - pairs[:, 1]).max(axis=0, initial=0)
+    errors = np.array([distance[:4].max(), distance[4], 1 - matched])
+    return errors, float(np.abs(pairs[:, 0]).max(initial=1))
 
 
 def _shapes(outputs):

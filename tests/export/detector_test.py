@@ -133,3 +133,27 @@ def test_wrong_boxes_are_refused(detector, photographs):
     for by, share in ((2, 1), (0, 0.9), (0, 0)):
         with pytest.raises(RuntimeError, match="must find what the model finds"):
             require_agreement(detector, moved(by, share), images)
+
+
+def test_boxes_that_rounding_decides_on_may_differ():
+    """Of two boxes, a detector keeps the second one if an image is darker by 1e-6."""
+    image = keras.Input((8, 8, 3), batch_size=1)
+    dark = keras.ops.cast(keras.ops.max(image, (1, 2, 3))[:, None] < 200, "float32")
+    box = keras.ops.stack([8 * dark, 0 * dark, 40 + 8 * dark, 40 + 0 * dark], axis=-1)
+    outputs = {
+        "boxes": box,
+        "scores": 0.5 + 0 * dark,
+        "classes": 1 + 0 * dark,
+        "count": 1 + 0 * dark[:, 0],
+    }
+    detector = keras.Model(image, outputs)
+
+    def file(by):
+        moved = np.array([by, 0, by, 0], "float32")
+        return lambda x: {**(found := detector(x)), "boxes": found["boxes"] + moved}
+
+    on_edge = np.full((1, 1, 8, 8, 3), 200, "float32")
+    assert require_agreement(detector, file(8), on_edge).max_abs_error == 8
+    for by, images in ((18, on_edge), (8, on_edge + 1)):
+        with pytest.raises(RuntimeError, match="boxes up to"):
+            require_agreement(detector, file(by), images)
