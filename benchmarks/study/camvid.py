@@ -17,7 +17,7 @@ from benchmarks.study.plan import (
     weight_rows,
 )
 
-_SETTINGS = {
+SETTINGS = {
     "data_dir": "camvid",
     "student": "MobileNet",
     "student_weights": "random",
@@ -49,7 +49,7 @@ def miou(results: dict[str, Any]) -> float:
 WEIGHTS = Table(
     "camvid_weights",
     "cityscapes",
-    {**_SETTINGS, "data_dir": "camvid_validation", "steps": 273},
+    {**SETTINGS, "data_dir": "camvid_validation", "steps": 273},
     functools.partial(weight_rows, FEATURE_GRIDS, _TEACHERS),
     miou,
 )
@@ -71,6 +71,6 @@ def rows() -> dict[str, Row]:
 
 TABLES = (
     WEIGHTS,
-    Table("camvid", "cityscapes", _SETTINGS, rows, miou),
-    Table("camvid_gpu", "cityscapes", _SETTINGS, rows, miou, gpu=True),
+    Table("camvid", "cityscapes", SETTINGS, rows, miou),
+    Table("camvid_gpu", "cityscapes", SETTINGS, rows, miou, gpu=True),
 )

@@ -33,7 +33,7 @@ _GRIDS = {
     "ab": (0.001, 0.01, 0.1, 1.0),
     "overhaul": (0.001, 0.01, 0.1),
 }
-_SETTINGS = {
+SETTINGS = {
     "data_dir": "cifar10_5k.npz",
     "student": MOBILENET,
     "epochs": EPOCHS,
@@ -41,7 +41,7 @@ _SETTINGS = {
     "balance": "dynamic",
 }
 # Five times as many epochs, on a GPU.
-_GPU_SETTINGS = {**_SETTINGS, "student": "MobileNet", "epochs": 5 * EPOCHS}
+_GPU_SETTINGS = {**SETTINGS, "student": "MobileNet", "epochs": 5 * EPOCHS}
 
 
 def top1(results: dict[str, Any]) -> float:
@@ -56,7 +56,7 @@ def teacher_rows() -> dict[str, Row]:
 
 _TEACHER_SETTINGS = {"epochs": 4, "learning_rate": 0.01}
 TEACHER = Table(
-    "cifar10_teacher", "imagenet", {**_SETTINGS, **_TEACHER_SETTINGS}, teacher_rows, top1
+    "cifar10_teacher", "imagenet", {**SETTINGS, **_TEACHER_SETTINGS}, teacher_rows, top1
 )
 GPU_TEACHER_TABLE = Table(
     "cifar10_gpu_teacher",
@@ -70,7 +70,7 @@ GPU_TEACHER_TABLE = Table(
 WEIGHTS = Table(
     "cifar10_weights",
     "imagenet",
-    {**_SETTINGS, "data_dir": "cifar10_validation.npz", "epochs": 3},
+    {**SETTINGS, "data_dir": "cifar10_validation.npz", "epochs": 3},
     functools.partial(weight_rows, _GRIDS, {"": _TUNED}),
     top1,
 )
@@ -133,7 +133,7 @@ def gpu_rows() -> dict[str, Row]:
 TABLES = (
     TEACHER,
     WEIGHTS,
-    Table("cifar10", "imagenet", _SETTINGS, rows, top1),
+    Table("cifar10", "imagenet", SETTINGS, rows, top1),
     GPU_TEACHER_TABLE,
     Table("cifar10_gpu", "imagenet", _GPU_SETTINGS, gpu_rows, top1, gpu=True),
 )

@@ -1,7 +1,9 @@
 """Prepares the images, teachers and students from which the runs of the study start."""
 
+import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import transformers as networks_of_tokens
-from benchmarks.study import caltech101, several, transformers
+from benchmarks.study import cases, several, transformers
 from benchmarks.study.cifar10 import GPU_TEACHER, IMAGENET_TEACHER, MOBILENET
 from benchmarks.study.plan import HALF_VGG16, MORE_SEEDS, RANDOM_TEACHER, SEEDS
 from keras_hybrid import applications
@@ -17,7 +19,7 @@ from keras_hybrid.training import atomic_write
 
 TEACHERS = "vgg16_imagenet.keras", "pose_mobilenet_coco_backbone.keras"
 STUDENT = "mobilenetv2_imagenet.keras"
-_CALTECH_SIZE, _CALTECH_CLASSES = 64, 101
+_CALTECH_SIZE, _CALTECH_CLASSES, _CAMVID_CLASSES = 64, 101, 11
 
 
 def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
@@ -64,18 +66,43 @@ def prepare(materials: pathlib.Path, work: pathlib.Path) -> None:
         if not student.exists():
             save_model(mobilenet(seed, 32, 10), student)
     photographs = materials / "caltech101"
-    if photographs.exists() and not (work / caltech101.VALIDATION).exists():
+    if photographs.exists() and not (work / cases.CALTECH_VALIDATION).exists():
         squeeze_caltech101(photographs, work / several.CALTECH)
-        hold_out(work / several.CALTECH, work / caltech101.VALIDATION)
-    if (work / STUDENT).exists() and not (work / caltech101.XCEPTION_START).exists():
-        for seed in SEEDS:
-            size, classes = _CALTECH_SIZE, _CALTECH_CLASSES
-            student = mobilenet(seed, size, classes, alpha=0.5)
-            save_model(student, work / caltech101.SCRATCH.format(seed))
-            student = with_classifier(work / STUDENT, "torch", classes, seed)
-            save_model(student, work / caltech101.PRETRAINED.format(seed))
-        teacher = with_classifier(work / several.XCEPTION_FILE, "tf", classes)
-        save_model(teacher, work / caltech101.XCEPTION_START)
+        hold_out(work / several.CALTECH, work / cases.CALTECH_VALIDATION)
+    if (work / STUDENT).exists():
+        for name, make in networks_of_cases(work).items():
+            if not (work / name).exists():
+                save_model(make(), work / name)
+
+
+def networks_of_cases(work: pathlib.Path) -> dict[str, Callable[[], keras.Model]]:
+    """Returns functions that make the networks of `cases`, by the name of the file."""
+    from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
+
+    def backbone():
+        network = keras.saving.load_model(work / STUDENT)
+        network.trainable = True
+        return applications.with_preprocessing(network, "torch")
+
+    def segmenter(seed):
+        keras.utils.set_random_seed(seed)
+        return deeplab_v2(backbone(), _CAMVID_CLASSES, output_stride=16)
+
+    size, classes, xception = _CALTECH_SIZE, _CALTECH_CLASSES, several.XCEPTION_FILE
+    found = {
+        cases.XCEPTION_START: lambda: with_classifier(work / xception, "tf", classes),
+        cases.BACKBONE: backbone,
+    }
+    for seed in SEEDS:
+        of_seed = {
+            cases.SCRATCH: functools.partial(mobilenet, seed, size, classes, alpha=0.5),
+            cases.PRETRAINED: functools.partial(
+                with_classifier, work / STUDENT, "torch", classes, seed
+            ),
+            cases.SEGMENTER: functools.partial(segmenter, seed),
+        }
+        found |= {name.format(seed): make for name, make in of_seed.items()}
+    return found
 
 
 def mobilenet(seed: int, size: int, classes: int, **kwargs: Any) -> keras.Model:

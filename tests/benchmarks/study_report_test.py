@@ -82,6 +82,25 @@ def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
     assert "at" not in tables["people"].rows()
 
 
+def test_rows_of_a_case_wait_for_its_rates_and_weights(module, monkeypatch):
+    plan, cases, run = module("study.plan"), module("study.cases"), module("study.run")
+    monkeypatch.setattr(plan, "read", lambda table: {})
+    assert [bool(t.rows()) for case in cases.CASES for t in case.tables] == [
+        *(True, False, False) * len(cases.CASES)
+    ]
+    monkeypatch.setattr(
+        plan, "results", lambda table: {row: [50.0] for row in table.rows()}
+    )
+    for case in cases.CASES:
+        rates, weights, table = case.tables
+        rows = table.rows()
+        assert {"none", "at", "ours", "ours + at", "ours, one path"} <= rows.keys()
+        for row in rows.values():
+            config = run.config_of(table, row, 0, "here")
+            assert config.learning_rate == case.rates[0]
+        assert rows["ours + at"].settings["plus_weight"] == case.grids["at"][0]
+
+
 def test_every_line_is_the_run_that_its_row_plans(module):
     plan = module("study.plan")
     for name, table in module("study.tables").TABLES.items():
