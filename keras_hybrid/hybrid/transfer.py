@@ -89,7 +89,7 @@ class HybridTransfer(TeacherStudent):
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         paths_per_step: 2 for both hybrid paths of a teacher in each step, or 1 for one
-            hybrid path a step, which takes two thirds of the time: the student-first one
+            hybrid path a step, which takes about 0.6 of the time: the student-first one
             while the optimizer's count of iterations is even, the teacher-first one while
             it is odd. With its loss Li, a step then minimises 2 * alpha * Li + L3, with
             alpha = L3 / Li. Several teachers take turns too: of T teachers a step

@@ -51,14 +51,14 @@ class Config:
     """"dynamic" or a fixed alpha; several, with commas, are run one after the other."""
     paths_per_step: int = 2
     """2 for both hybrid paths of a teacher in each step, or 1 for one of them in turn,
-    which takes two thirds of the time."""
+    which takes about 0.6 of the time."""
     plus: str = ""
     """A baseline whose loss hybrid forward adds: kd, fitnet, at, ft, ab or overhaul."""
     plus_weight: float | None = None
     """Weight of that loss; that of the baseline's paper, or 1, if not given."""
     hybrid_epochs: int | None = None
-    """Number of epochs, of all images once, in which hybrid paths run; then the student
-    trains alone. All if not given."""
+    """Number of first epochs with hybrid paths, after which the student trains alone; all
+    epochs if not given. An epoch is one pass over the images."""
     batch_size: int = 8
     """Images per training step, over all GPUs together."""
     seed: int = 0
