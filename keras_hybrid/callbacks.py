@@ -1,6 +1,7 @@
 """Keras callbacks: one records training, one ends its hybrid part."""
 
 import csv
+import numbers
 import os
 import pathlib
 import re
@@ -49,7 +50,7 @@ class HybridEpochs(keras.callbacks.Callback):
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
-        if not isinstance(epochs, int) or epochs < 0:
+        if not isinstance(epochs, numbers.Integral) or epochs < 0:
             raise ValueError(
                 f"`epochs` must be an integer of at least 0. Received: epochs={epochs!r}"
             )

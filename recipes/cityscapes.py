@@ -13,10 +13,10 @@ that teacher, the second one the student:
 Paper: mIoU 60.7 with that teacher (Table 2); on GTA5, 34.2 with it and 33.5 without
 (Table 3). Ours: not yet measured; docs/results.md has a comparison on CamVid. Without
 --data_dir, the recipe is a demo on synthetic streets by day, with a teacher that was
-trained on streets at dusk; its results mean nothing beyond it:
+trained on streets at dusk; its results mean nothing beyond it. It takes 15 to 20 minutes
+on two cores:
 
-    python -m keras_hybrid.recipes.cityscapes --workdir=runs/streets --student=MobileNet \
-        --output_stride=16 --steps=600 --learning_rate=0.03 --export=tflite
+    python -m keras_hybrid.recipes.cityscapes --export=tflite
 """
 
 import dataclasses
@@ -39,21 +39,33 @@ from keras_hybrid.recipes import engine
 class Config(engine.settings.CropConfig):
     """Settings; the defaults are the paper's."""
 
-    defaults: ClassVar = {"crop_height": (512, 64), "crop_width": (1024, 128)}
+    defaults: ClassVar = {
+        "student": ("VGG16", "MobileNet"),
+        "steps": (40_000, 600),
+        "learning_rate": (1e-3, 0.03),
+        "crop_height": (512, 64),
+        "crop_width": (1024, 128),
+        "output_stride": (8, 16),
+    }
     evaluation_flags: ClassVar = ("also_evaluate",)
     export_flags: ClassVar = ("export", "export_label_map")
 
     workdir: str = "runs/cityscapes"
-    student: str = "VGG16"
+    student: str | None = None
     """Keras Applications network for DeepLab v2 to build on, or .keras file to start
-    from."""
+    from; VGG16 by default, MobileNet on synthetic data."""
+    steps: int | None = None
+    """Number of training steps; 40 000 by default, 600 on synthetic data."""
+    learning_rate: float | None = None
+    """Initial rate, with polynomial decay; 1e-3 by default, 0.03 on synthetic data."""
     crop_height: int | None = None
     """Height in pixels of the training crops and of the exported student's images; 512 by
     default, 64 on synthetic data."""
     crop_width: int | None = None
     """Width in pixels of both; 1024 by default, 128 on synthetic data."""
-    output_stride: int = 8
-    """Image pixels per pixel of that network's last feature map."""
+    output_stride: int | None = None
+    """Image pixels per pixel of that network's last feature map; 8 by default, 16 on
+    synthetic data."""
     weight_decay: float = 5e-4
     """Factor of the L2 penalty, whose gradient enters the momentum."""
     also_evaluate: str = ""

@@ -44,10 +44,10 @@ class Addition:
             self._logits = logits_of(teacher.model, student.model, preprocess)
             self.in_full = last_operations(teacher.model)
             cuts = (), ()
-        self.of_teacher, self.of_student = (
-            FeatureExtractor(network, at, loss.takes)
-            for network, at in zip((teacher, student), cuts, strict=True)
+        self.of_teacher = FeatureExtractor(
+            teacher, cuts[0], loss.takes, whole=loss.takes == "logits"
         )
+        self.of_student = FeatureExtractor(student, cuts[1], loss.takes)
         compared = self._logits or (self.of_teacher, self.of_student)
         loss.build(*(each.shapes for each in compared))
 

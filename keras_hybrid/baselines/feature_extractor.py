@@ -20,20 +20,31 @@ class FeatureExtractor:
         cuts: Places in the network whose feature maps to keep.
         takes: `"before_activation"` for the inputs of the activation functions that make
             the feature maps there; anything else for these themselves.
+        whole: Whether to run all of the network; if not, it ends at the last of these
+            feature maps, and there are no predictions.
 
     Attributes:
         shapes: Shapes of the feature maps with None for the batch: (None, H, W, C).
     """
 
-    def __init__(self, network: Network, cuts: Sequence[Cut], takes: str) -> None:
-        self._graph = network.graph
-        self._head = network.model.head if has_backbone(network.model) else None
+    def __init__(
+        self, network: Network, cuts: Sequence[Cut], takes: str, whole: bool = True
+    ) -> None:
+        self._graph, self._whole = network.graph, whole
+        has_head = whole and has_backbone(network.model)
+        self._head = network.model.head if has_head else None
         self._cuts = cuts
         self._symbols = [cut.symbol for cut in cuts]
         self.shapes = [_shape(cut, network) for cut in cuts]
         if takes == "before_activation":
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
+        self._stop = None if whole else self._end_of({cut.symbol for cut in cuts})
+
+    def _end_of(self, symbols):
+        """Number of the graph's steps up to the last one that makes one of `symbols`."""
+        makes = [bool(symbols.intersection(step.outputs)) for step in self._graph.steps]
+        return len(makes) - makes[::-1].index(True)
 
     def __call__(self, images: Tensor, training: bool) -> tuple[Any, list[Tensor]]:
         """Returns the predictions for images (B, H, W, C), and a list of feature maps."""
@@ -41,14 +52,16 @@ class FeatureExtractor:
         return self.outputs(values, training), self.maps(values, images)
 
     def run(self, images: Tensor, training: bool) -> dict[int, Tensor]:
-        """Returns all tensors of the network's graph, by their symbols."""
+        """Returns all tensors that it computes, by their symbols."""
         graph = self._graph
         values = {graph.input: ops.cast(images, graph.input_spec.dtype)}
-        graph.run(values, 0, None, training)
+        graph.run(values, 0, self._stop, training)
         return values
 
     def outputs(self, values: Mapping[int, Tensor], training: bool) -> Any:
-        """Returns the predictions, of what `run` returned."""
+        """Returns the predictions, of what `run` returned; None if it is not whole."""
+        if not self._whole:
+            return None
         graph = self._graph
         outputs = graph.pack([values[symbol] for symbol in graph.outputs])
         return outputs if self._head is None else self._head(outputs, training=training)

@@ -98,9 +98,12 @@ class FeatureTransfer(TeacherStudent):
             preprocess = teacher_student.images_of_teacher(
                 *networks, switches, teacher_preprocessing
             )
+            of_teachers, of_students = zip(*switches)
             extractors = [
-                FeatureExtractor(network, cuts, transfer_loss.takes)
-                for network, cuts in zip(networks, zip(*switches), strict=True)
+                FeatureExtractor(
+                    of_teacher, of_teachers, transfer_loss.takes, whole=False
+                ),
+                FeatureExtractor(of_student, of_students, transfer_loss.takes),
             ]
         transfer_loss.build(*(extractor.shapes for extractor in extractors))
         logs = PathLogs(("student_loss", "transfer_loss"))

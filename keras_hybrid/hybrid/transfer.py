@@ -234,7 +234,8 @@ class HybridTransfer(TeacherStudent):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
-        if self.teacher_dtype == "float16" and kwargs.get("auto_scale_loss", True):
+        scales = self.teacher_dtype == "float16" and kwargs.get("auto_scale_loss", True)
+        if scales and optimizer is not None:
             # Keras does so for a student in float16. Gradients pass through the teacher.
             optimizer = keras.optimizers.get(optimizer)
             if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -362,8 +363,8 @@ class HybridTransfer(TeacherStudent):
                 [lambda: addition.of_student.run(images, training=True)]
             )
         student = addition.of(1, values, images, y_pred)
-        dtype = self._dtype_of_teacher
-        with precision.computing_in(dtype, self.teacher, addition.in_full):
+        (model,) = teacher_student.as_list(self.teacher)
+        with precision.computing_in(self._dtype_of_teacher, model, addition.in_full):
             values = addition.of_teacher.run(of_teacher, training=False)
             teacher = addition.of(0, values, of_teacher)
         loss = addition.difference([ops.stop_gradient(x) for x in teacher], student)

@@ -118,9 +118,9 @@ class CropConfig(Config):
     student_weights: str = "imagenet"
     """Initial weights of the student's network of Keras Applications: imagenet, random or
     a file; always random on synthetic data."""
-    steps: int = 40_000
+    steps: int | None = None
     """Number of training steps."""
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     """Initial learning rate, which decays to 0 as (1 - step / steps) ** 0.9."""
     crop_height: int | None = None
     """Height in pixels of the training crops and of the exported student's images."""
@@ -208,6 +208,8 @@ def runs_of(config: Config) -> dict[str, Config]:
             method=method,
             method_weight=None if method in _WITHOUT_WEIGHT else config.method_weight,
             balance=balance if method == "hybrid" else default,
+            plus=config.plus if method == "hybrid" else "",
+            plus_weight=config.plus_weight if method == "hybrid" else None,
             workdir=f"{config.workdir}/{folder}",
         )
     return runs

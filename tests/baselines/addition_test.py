@@ -117,6 +117,34 @@ def test_a_teacher_with_logits_in_its_own_precision(monkeypatch, eager):
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+class WithoutHead(keras.Model):
+    """A teacher that only has a backbone."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+@pytest.mark.parametrize("takes", ["stages", "before_activation"])
+def test_what_is_behind_the_maps_of_a_teacher_is_not_run(takes, eager):
+    """As the dense layers of a classifier, which fit images of one size only."""
+    teacher = tiny.teacher(size=48)
+    maps = teacher.get_layer("out3").output
+    dense = keras.layers.Dense(3)(keras.layers.Flatten()(maps))
+    method = "at" if takes == "stages" else "overhaul"
+    for network in (
+        keras.Model(teacher.input, dense),
+        WithoutHead(keras.Model(teacher.input, maps)),
+    ):
+        models = (
+            HybridTransfer(network, tiny.student(), plus=METHODS[method]()),
+            baselines.FeatureTransfer(network, tiny.student(), method),
+        )
+        for model in models:
+            model.compile("sgd", "sparse_categorical_crossentropy")
+            assert np.isfinite(model.train_on_batch(*tiny.batch())).all()
+
+
 def test_it_ends_with_the_hybrid_paths():
     model = HybridTransfer(
         tiny.teacher(), tiny.student(), plus=baselines.FitNet(), paths_per_step=1

@@ -154,6 +154,23 @@ def test_boxes_that_rounding_decides_on_may_differ():
 
     on_edge = np.full((1, 1, 8, 8, 3), 200, "float32")
     assert require_agreement(detector, file(8), on_edge).max_abs_error == 8
-    for by, images in ((18, on_edge), (8, on_edge + 1)):
+    for by, images in ((18, on_edge), (100, on_edge), (8, on_edge + 1)):
         with pytest.raises(RuntimeError, match="boxes up to"):
             require_agreement(detector, file(by), images)
+
+
+def test_a_file_must_find_half_of_what_the_model_finds():
+    """Also if the model itself finds something else in an image that is a bit darker."""
+    image = keras.Input((8, 8, 3), batch_size=1)
+    dark = keras.ops.cast(keras.ops.max(image, (1, 2, 3))[:, None] < 200, "float32")
+    box = keras.ops.stack([100 * dark, 0 * dark, 40 + 100 * dark, 40 + 0 * dark], -1)
+    ones = 1 + 0 * dark
+    outputs = {"boxes": box, "scores": ones, "classes": ones, "count": ones[:, 0]}
+    detector = keras.Model(image, outputs)
+    on_edge = np.full((1, 1, 8, 8, 3), 200, "float32")
+
+    def file(batch):
+        return {**(found := detector(batch)), "boxes": found["boxes"] + 300}
+
+    with pytest.raises(RuntimeError, match="100.0% of all scores"):
+        require_agreement(detector, file, on_edge)

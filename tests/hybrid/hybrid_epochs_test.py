@@ -89,6 +89,10 @@ def test_training_resumed_after_the_hybrid_epochs_equals_uninterrupted(tmp_path)
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+def test_integers_of_numpy():
+    assert HybridEpochs(np.int64(3)).epochs == 3
+
+
 @pytest.mark.parametrize("epochs", [-1, 1.5, "2", None])
 def test_other_numbers_of_epochs_are_refused(epochs):
     with pytest.raises(ValueError, match="`epochs` must be an integer of at least 0. Re"):

@@ -10,7 +10,7 @@ import equations
 import tiny
 import token_networks
 from keras_hybrid import HybridTransfer
-from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.baselines import AttentionTransfer, FeatureTransfer
 from keras_hybrid.hybrid import precision
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
@@ -151,6 +151,20 @@ def test_the_teacher_of_a_baseline(method, fast, eager):
         logs = model.train_on_batch(*tiny.batch(8), return_dict=True)
         losses.append(logs["transfer_loss"])
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_list_of_one_teacher_and_a_baseline(fast, eager):
+    plus = AttentionTransfer(1.0)
+    settings = {"plus": plus, "teacher_dtype": "bfloat16"}
+    model = HybridTransfer([tiny.teacher()], tiny.student(), **settings)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(model.train_on_batch(*tiny.batch())).all()
+
+
+def test_a_model_that_only_evaluates(fast, eager):
+    model = HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype="float16")
+    model.compile(None, "sparse_categorical_crossentropy")
+    assert np.isfinite(model.evaluate(*tiny.batch(), verbose=0))
 
 
 def test_it_is_saved(tmp_path, fast):

@@ -25,6 +25,7 @@ import torch_weights
 from keras_hybrid import applications, baselines
 from keras_hybrid.callbacks import read_rows
 from keras_hybrid.recipes import imagenet
+from keras_hybrid.recipes.engine import settings as settings_lib
 from keras_hybrid.recipes.engine import students, workdir
 from runs import PATH, config
 
@@ -68,6 +69,19 @@ def test_a_baseline_trains_the_student(method, files, tmp_path, eager):
     results = imagenet.main(config(files, tmp_path / "run", **settings))
     assert results["method"] == method
     assert "transfer_loss" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_a_baseline_is_added_to_hybrid_forward_alone():
+    """Of several methods."""
+    settings = {"plus": "at", "plus_weight": 0.5, "teacher": "a.keras"}
+    several = imagenet.Config(method="none,kd,hybrid", **settings)
+    runs = settings_lib.runs_of(several)
+    assert {name: run.plus for name, run in runs.items()} == {
+        "none": "",
+        "kd": "",
+        "hybrid": "at",
+    }
+    assert runs["hybrid"].plus_weight == 0.5
 
 
 @pytest.mark.parametrize("plus", ["kd", "at"])
