@@ -65,9 +65,6 @@ class HybridEpochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.model.hybrid = epoch < self.epochs
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.model.hybrid = True
-
 
 class TransferCurves(keras.callbacks.Callback):
     """Writes training curves during `fit` (paper, Fig. 5 to 8).

@@ -210,7 +210,8 @@ class HybridTransfer(TeacherStudent):
     def hybrid(self) -> bool:
         """Whether training takes the hybrid paths; if not, it trains the student alone.
 
-        It can be set between two epochs of `fit`, as the callback `HybridEpochs` does.
+        It can be set between two epochs of `fit`, as the callback `HybridEpochs` does; at
+        the end of `fit`, it is again what it was before. It is not saved.
         """
         return self._hybrid
 
@@ -219,6 +220,14 @@ class HybridTransfer(TeacherStudent):
         changes, self._hybrid = value != self._hybrid, value
         if changes and self.train_function is not None:
             self.make_train_function(force=True)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        before = self.hybrid
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self.hybrid = before
 
     def _variables_of_step(self):
         return (
@@ -318,7 +327,9 @@ class HybridTransfer(TeacherStudent):
         # The means of L1 and of L2 over the teachers, or for both the one loss there is.
         of_kinds = of_paths[::2], of_paths[1::2] or of_paths
         alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
-        logged = of_paths if len(losses) == len(runs) else of_paths * len(runs)
+        logged = of_paths
+        if self.paths_per_step == 1:  # a loss may be infinite, and 0 times that is NaN
+            logged = [ops.where(n > 0, of_paths[0], 0.0) for n in taken]
         counts = [1, *taken, 1, *[1] * len(added)]
         self._path_logs.update(
             [l3_total, *logged, alpha, *of_added], [batch_size * n for n in counts]

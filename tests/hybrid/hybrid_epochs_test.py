@@ -89,6 +89,21 @@ def test_training_resumed_after_the_hybrid_epochs_equals_uninterrupted(tmp_path)
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+def interrupt(epoch, logs):
+    if epoch == 1:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("hybrid", [True, False])
+def test_hybrid_paths_are_as_before_after_a_fit_that_was_interrupted(hybrid, eager):
+    model = transfer()
+    model.hybrid = hybrid
+    ends = keras.callbacks.LambdaCallback(on_epoch_end=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*tiny.batch(), epochs=3, verbose=0, callbacks=[HybridEpochs(1), ends])
+    assert model.hybrid == hybrid
+
+
 def test_integers_of_numpy():
     assert HybridEpochs(np.int64(3)).epochs == 3
 

@@ -231,6 +231,20 @@ def test_turns_follow_the_optimizers_count_of_iterations(options, turns):
     assert turns_of(model, *tiny.batch(4), steps=4) == turns
 
 
+def test_an_infinite_loss_of_a_path_is_not_in_the_mean_of_the_other(eager):
+    model = HybridTransfer(tiny.teacher(), tiny.student(), paths_per_step=1)
+    model.compile("sgd", CROSS_ENTROPY)
+    images, labels = tiny.batch()
+    for adapter in model.paths[0].adapters:
+        adapter.convolution.bias.assign(np.full(adapter.channels, 1e38))
+    for count in (0, 1):
+        model.optimizer.iterations.assign(count)
+        model.compute_loss(images, labels, model(images))
+    logs = model.get_metrics_result()
+    assert not np.isfinite(logs["student_first_loss"])
+    assert np.isfinite(logs["teacher_first_loss"])
+
+
 def test_a_step_that_overflows_is_taken_again():
     keras.config.set_dtype_policy("mixed_float16")
     student = tiny.student(batch_norm=False, dtype="float32")
