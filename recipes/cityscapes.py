@@ -59,13 +59,11 @@ class Config(engine.settings.CropConfig):
     learning_rate: float | None = None
     """Initial rate, with polynomial decay; 1e-3 by default, 0.03 on synthetic data."""
     crop_height: int | None = None
-    """Height in pixels of the training crops and of the exported student's images; 512 by
-    default, 64 on synthetic data."""
+    """Height in pixels of crops and exports; 512 by default, 64 on synthetic data."""
     crop_width: int | None = None
     """Width in pixels of both; 1024 by default, 128 on synthetic data."""
     output_stride: int | None = None
-    """Image pixels per pixel of that network's last feature map; 8 by default, 16 on
-    synthetic data."""
+    """Stride of that network's last feature map; 8, or 16 on synthetic data."""
     weight_decay: float = 5e-4
     """Factor of the L2 penalty, whose gradient enters the momentum."""
     also_evaluate: str = ""
