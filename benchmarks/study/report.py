@@ -187,6 +187,7 @@ BLOCKS = {
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
     "transformers_teacher": functools.partial(teacher, "transformers_teacher"),
     "transformers": functools.partial(table, "transformers"),
+    "caltech101_several": functools.partial(table, "caltech101_several"),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
     "camvid": functools.partial(table, "camvid", also="camvid_gpu"),
     "people_weights": functools.partial(weights, "people_weights"),
