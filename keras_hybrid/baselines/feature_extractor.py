@@ -39,7 +39,8 @@ class FeatureExtractor:
         if takes == "before_activation":
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
-        self._stop = None if whole else self._end_of({cut.symbol for cut in cuts})
+        needed = {*self._symbols, *(cut.symbol for cut in cuts)}
+        self._stop = None if whole else self._end_of(needed)
 
     def _end_of(self, symbols):
         """Number of the graph's steps up to the last one that makes one of `symbols`."""

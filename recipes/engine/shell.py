@@ -63,7 +63,7 @@ def _endings_in_one_line(directory):
         with _ctrl_c_ends_the_run(interrupted):
             yield
     except BaseException as error:
-        if interrupted.is_set():
+        if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             logging.info("Interrupted. %s", how_to_resume)
             sys.exit(128 + 2)  # a shell's exit status for SIGINT
         if isinstance(error, FloatingPointError):
@@ -72,7 +72,7 @@ def _endings_in_one_line(directory):
             sys.exit(f"The disk is full. Make room on it. {how_to_resume}")
         if isinstance(error, _LOST_MACHINE):
             sys.exit(
-                f"Another machine in TF_CONFIG is gone. Restart all of them. "
+                "Another machine in TF_CONFIG is gone. Restart all of them. "
                 f"{how_to_resume}"
             )
         raise
