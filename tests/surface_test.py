@@ -10,7 +10,7 @@ from keras import layers
 import detectors
 import tiny
 from keras_hybrid import HybridTransfer
-from keras_hybrid.baselines import FeatureTransfer
+from keras_hybrid.baselines import METHODS, FeatureTransfer
 
 CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
@@ -223,16 +223,19 @@ def test_fit_accepts_every_kind_of_data(tmp_path):
     assert loaded.optimizer.iterations == 1
 
 
-@pytest.mark.parametrize("kind", [classifier, baseline, preprocessed])
-def test_jit_compile_unless_a_map_is_resized(kind):
+@pytest.mark.parametrize("method", ["hybrid", *sorted(METHODS.keys() - {"kd"})])
+def test_jit_compile_unless_a_map_is_resized(method):
     """XLA has no gradient of TensorFlow's bilinear resize."""
-    model, images, truth = kind()
+    kind = {}
+    if method != "hybrid":
+        kind = {"kind": FeatureTransfer, "method": method}
     settings = {"loss": CROSS_ENTROPY, "jit_compile": True}
-    if kind is classifier:
+    model, images, truth = classifier(**kind)
+    model.compile("sgd", **settings)
+    assert model.jit_compile
+    logs = model.train_on_batch(images, truth, return_dict=True)
+    assert np.isfinite(logs["loss"])
+    model, *_ = classifier(**kind, teacher_preprocessing=layers.Resizing(48, 48))
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
         model.compile("sgd", **settings)
-        logs = model.train_on_batch(images, truth, return_dict=True)
-        assert np.isfinite(logs["loss"])
-    else:
-        with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
-            model.compile("sgd", **settings)
-    assert model.jit_compile == (kind is classifier)
+    assert not model.jit_compile

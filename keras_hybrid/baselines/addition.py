@@ -45,7 +45,11 @@ class Addition:
             self.in_full = last_operations(teacher.model)
             cuts = (), ()
         self.of_teacher = FeatureExtractor(
-            teacher, cuts[0], loss.takes, whole=loss.takes == "logits"
+            teacher,
+            cuts[0],
+            loss.takes,
+            whole=loss.takes == "logits",
+            any_size=preprocess is not None,
         )
         self.of_student = FeatureExtractor(student, cuts[1], loss.takes)
         compared = self._logits or (self.of_teacher, self.of_student)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_hybrid.baselines.transfer_loss import TransferLoss
-from keras_hybrid.hybrid.adapters import resize
+from keras_hybrid.hybrid.adapters import may_differ, resize, supports_jit
 from keras_hybrid.training.types import Tensor
 
 
@@ -36,7 +36,9 @@ class AttentionTransfer(TransferLoss):
         teacher_maps_shape: Sequence[Sequence[int | None]],
         student_maps_shape: Sequence[Sequence[int | None]],
     ) -> None:
-        """Nothing to build: attention has no weights."""
+        """Builds nothing: attention has no weights."""
+        shapes = zip(teacher_maps_shape, student_maps_shape, strict=True)
+        self.supports_jit = supports_jit(any(may_differ(*pair) for pair in shapes))
 
     def call(
         self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_hybrid.hybrid.adapters import Adapter
+from keras_hybrid.hybrid.adapters import Adapter, may_differ
 from keras_hybrid.training.types import Tensor
 
 
@@ -15,11 +15,12 @@ class Connector(keras.layers.Layer):
 
     Args:
         channels: Number of channels of the teacher's feature map.
+        resizes: As for `Adapter`.
     """
 
-    def __init__(self, channels: int, **kwargs: Any) -> None:
+    def __init__(self, channels: int, resizes: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.adapter = Adapter(channels, dtype=self.dtype_policy, name="adapter")
+        self.adapter = Adapter(channels, resizes, dtype=self.dtype_policy, name="adapter")
         self.norm = keras.layers.BatchNormalization(dtype=self.dtype_policy, name="norm")
 
     def build(self, student_shape: Sequence[int | None]) -> None:
@@ -42,7 +43,10 @@ def build_connectors(
     connectors = []
     shapes = zip(teacher_shapes, student_shapes, strict=True)
     for i, (teacher_shape, student_shape) in enumerate(shapes, start=1):
-        connector = Connector(teacher_shape[-1], dtype=dtype, name=f"connector_{i}")
+        resizes = may_differ(teacher_shape, student_shape)
+        connector = Connector(
+            teacher_shape[-1], resizes, dtype=dtype, name=f"connector_{i}"
+        )
         connector.build(student_shape)
         connectors.append(connector)
     return connectors

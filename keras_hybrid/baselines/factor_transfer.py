@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from keras_hybrid.baselines.transfer_loss import TransferLoss
-from keras_hybrid.hybrid.adapters import resize
+from keras_hybrid.hybrid.adapters import may_differ, resize, supports_jit
 from keras_hybrid.training.types import Tensor
 
 # Channels of a factor per channel of the teacher's feature map, k in the paper.
@@ -40,6 +40,8 @@ class FactorTransfer(TransferLoss):
         teacher_maps_shape: Sequence[Sequence[int | None]],
         student_maps_shape: Sequence[Sequence[int | None]],
     ) -> None:
+        resizes = may_differ(teacher_maps_shape[-1], student_maps_shape[-1])
+        self.supports_jit = supports_jit(resizes)
         channels = teacher_maps_shape[-1][-1]
         factors = max(1, round(_RATE * channels))
         policy = self.dtype_policy

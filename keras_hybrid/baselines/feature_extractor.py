@@ -22,20 +22,27 @@ class FeatureExtractor:
             the feature maps there; anything else for these themselves.
         whole: Whether to run all of the network; if not, it ends at the last of these
             feature maps, and there are no predictions.
+        any_size: Whether images may have another size than in the graph.
 
     Attributes:
-        shapes: Shapes of the feature maps with None for the batch: (None, H, W, C).
+        shapes: Shapes of the feature maps with None for the batch: (None, H, W, C), and
+            for H and W with `any_size`.
     """
 
     def __init__(
-        self, network: Network, cuts: Sequence[Cut], takes: str, whole: bool = True
+        self,
+        network: Network,
+        cuts: Sequence[Cut],
+        takes: str,
+        whole: bool = True,
+        any_size: bool = False,
     ) -> None:
         self._graph, self._whole = network.graph, whole
         has_head = whole and has_backbone(network.model)
         self._head = network.model.head if has_head else None
         self._cuts = cuts
         self._symbols = [cut.symbol for cut in cuts]
-        self.shapes = [_shape(cut, network) for cut in cuts]
+        self.shapes = [_shape(cut, network, any_size) for cut in cuts]
         if takes == "before_activation":
             for i, symbol in enumerate(self._symbols):
                 self._graph, self._symbols[i] = before_activation(self._graph, symbol)
@@ -80,7 +87,9 @@ def _as_map(x, cut, image_size):
     return x if cut.prefix is None else to_map(x, cut.prefix, cut.size(image_size))
 
 
-def _shape(cut, network):
+def _shape(cut, network, any_size):
+    if any_size:
+        return None, None, None, cut.channels
     if cut.prefix is None:
         return tuple(cut.spec.shape)
     return None, *cut.size(network.graph.input_spec.shape[1:3]), cut.channels

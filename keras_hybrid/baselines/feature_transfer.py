@@ -101,7 +101,11 @@ class FeatureTransfer(TeacherStudent):
             of_teachers, of_students = zip(*switches)
             extractors = [
                 FeatureExtractor(
-                    of_teacher, of_teachers, transfer_loss.takes, whole=False
+                    of_teacher,
+                    of_teachers,
+                    transfer_loss.takes,
+                    whole=False,
+                    any_size=preprocess is not None,
                 ),
                 FeatureExtractor(of_student, of_students, transfer_loss.takes),
             ]

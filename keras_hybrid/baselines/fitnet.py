@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_hybrid.baselines.transfer_loss import TransferLoss
-from keras_hybrid.hybrid.adapters import Adapter
+from keras_hybrid.hybrid.adapters import Adapter, may_differ
 from keras_hybrid.training.types import Tensor
 
 
@@ -34,9 +34,15 @@ class FitNet(TransferLoss):
         student_maps_shape: Sequence[Sequence[int | None]],
     ) -> None:
         self._middle = (len(teacher_maps_shape) - 1) // 2
-        channels = teacher_maps_shape[self._middle][-1]
-        self.regressor = Adapter(channels, dtype=self.dtype_policy, name="regressor")
-        self.regressor.build(student_maps_shape[self._middle])
+        teacher_shape = teacher_maps_shape[self._middle]
+        student_shape = student_maps_shape[self._middle]
+        self.regressor = Adapter(
+            teacher_shape[-1],
+            may_differ(teacher_shape, student_shape),
+            dtype=self.dtype_policy,
+            name="regressor",
+        )
+        self.regressor.build(student_shape)
 
     def call(
         self, teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor]

@@ -38,7 +38,7 @@ class KnowledgeDistillation(TransferLoss):
         (teacher_shape,), (student_shape,) = teacher_logits_shape, student_logits_shape
         if teacher_shape != student_shape or student_shape[-1] < 2:
             raise ValueError(
-                '`method="kd"` must have a teacher and a student of the same classes, at '
+                "KD must have a teacher and a student of the same classes, at "
                 f"least two. Received: outputs of shape {teacher_shape} of the teacher "
                 f"and {student_shape} of the student. With a single class use a sigmoid"
             )

@@ -101,7 +101,7 @@ def logits_of(
     kinds = {student_end[0], teacher_end[0]}
     if kinds == {SOFTMAX, SIGMOID}:
         raise ValueError(
-            '`method="kd"` must have two networks that end alike: in a softmax over '
+            "KD must have two networks that end alike: in a softmax over "
             "classes, or in a sigmoid for each class. Received: "
             f"teacher={teacher.name!r} with a {teacher_end[0]} and "
             f"student={student.name!r} with a {student_end[0]}. End one of them in logits"

@@ -53,7 +53,7 @@ def _run(model, argument, images, state):
         ) from error
     if len(outputs) != 1 or len(outputs[0].shape) < 2:
         raise ValueError(
-            '`method="kd"` compares outputs, and must have networks of one output '
+            "KD compares outputs, and must have networks of one output "
             "(B, ..., classes), without a `.head` that makes several. Received: "
             f"{argument}={model.name!r} with outputs of shapes "
             f"{[tuple(x.shape) for x in outputs]}"

@@ -33,8 +33,7 @@ class Adapter(keras.layers.Layer):
         self.convolution = keras.layers.Conv2D(
             channels, 1, dtype=self.dtype_policy, name="convolution"
         )
-        # XLA has no gradient of TensorFlow's bilinear resize.
-        self.supports_jit = not resizes or keras.backend.backend() != "tensorflow"
+        self.supports_jit = supports_jit(resizes)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.convolution.build(input_shape)
@@ -168,6 +167,7 @@ def run(
     x: Tensor,
     source: tuple[Cut, Sequence[int | Tensor]],
     target: tuple[Cut, Sequence[int | Tensor]],
+    training: bool,
 ) -> Tensor:
     """Runs an adapter from one cut to another.
 
@@ -175,11 +175,24 @@ def run(
         adapter: The adapter.
         x: The map or the tokens at `source`.
         source, target: Each the cut, and (height, width) of the images of its network.
+        training: Whether the adapter trains.
     """
     sizes = [cut.size(image_size) for cut, image_size in (source, target)]
     if isinstance(adapter, TokenAdapter):
-        return adapter(x, size=sizes[1], source_size=sizes[0])
-    return adapter(x, size=sizes[1])
+        size = {"size": sizes[1], "source_size": sizes[0]}
+        return adapter(x, **size, training=training)
+    return adapter(x, size=sizes[1], training=training)
+
+
+def supports_jit(resizes: bool) -> bool:
+    """Whether XLA can train a layer: it has no gradient of TensorFlow's `resize`."""
+    return not resizes or keras.backend.backend() != "tensorflow"
+
+
+def may_differ(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether maps of two shapes (B, H, W, C) can differ in height or width."""
+    sizes = tuple(shape[1:3]), tuple(other[1:3])
+    return sizes[0] != sizes[1] or None in sizes[0]
 
 
 def resize(x: Tensor, size: tuple[int | Tensor, ...]) -> Tensor:

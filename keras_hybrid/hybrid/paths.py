@@ -102,10 +102,10 @@ class Path:
         return first.run(x, _sizes(inputs), training)
 
     def begun(
-        self, inputs: Mapping[str, Tensor], values: Mapping[int, Tensor]
+        self, inputs: Mapping[str, Tensor], values: Mapping[int, Tensor], training: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Returns what `begin` does, of the tensors `values` of a run of its network."""
-        return self.segments[0].results(values, _sizes(inputs))
+        return self.segments[0].results(values, _sizes(inputs), training)
 
     def finish(
         self,
@@ -117,14 +117,14 @@ class Path:
         x, sizes = begun[0], _sizes(inputs)
         features = self.head.with_images(begun[1], inputs[STUDENT], training)
         for before, segment in itertools.pairwise(self.segments):
-            adapted = before.hand_over(x, sizes)
+            adapted = before.hand_over(x, sizes, training)
             features[before.student_end.symbol] = (
                 x if before.owner == STUDENT else adapted
             )
             x, more = segment.run(adapted, sizes, training)
             features.update(more)
         last = self.segments[-1]
-        features[last.student_end.symbol] = last.hand_over(x, sizes)
+        features[last.student_end.symbol] = last.hand_over(x, sizes, training)
         return self.head(features, training)
 
     def __repr__(self):
@@ -168,7 +168,7 @@ class Segment:
         Args:
             x: The map at `start` (B, H, W, C).
             sizes: Owner -> (height, width) of the images.
-            training: Whether the student trains.
+            training: Whether the student and the adapters train.
 
         Returns:
             The map at `end`, and the maps for the student's head by symbol.
@@ -182,26 +182,30 @@ class Segment:
             training=training and self.owner == STUDENT,
             wanted=wanted if self.owner == TEACHER else None,
         )
-        return self.results(values, sizes)
+        return self.results(values, sizes, training)
 
     def results(
         self,
         values: Mapping[int, Tensor],
         sizes: Mapping[str, Sequence[int | Tensor]],
+        training: bool,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Returns what `run` does, of the network's tensors by symbol."""
         return values[self.end.symbol], {
-            feature.wanted.symbol: feature(values, sizes) for feature in self.features
+            feature.wanted.symbol: feature(values, sizes, training)
+            for feature in self.features
         }
 
-    def hand_over(self, x: Tensor, sizes: Mapping[str, Sequence[int | Tensor]]) -> Tensor:
+    def hand_over(
+        self, x: Tensor, sizes: Mapping[str, Sequence[int | Tensor]], training: bool
+    ) -> Tensor:
         """Adapts the map at `end` to the network that runs next."""
         if self.adapter is None:
             return x
         other = TEACHER if self.owner == STUDENT else STUDENT
         source = self.end, sizes[self.owner]
         target: Any = (self.target, sizes[other])
-        return adapters.run(self.adapter, x, source, target)
+        return adapters.run(self.adapter, x, source, target, training)
 
     @property
     def adapters(self) -> list[keras.layers.Layer]:
@@ -228,12 +232,13 @@ class Feature:
         self,
         values: Mapping[int, Tensor],
         sizes: Mapping[str, Sequence[int | Tensor]],
+        training: bool,
     ) -> Tensor:
         x = values[self.found.symbol]
         if self.adapter is None:
             return x
         ends = (self.found, sizes[TEACHER]), (self.wanted, sizes[STUDENT])
-        return adapters.run(self.adapter, x, *ends)
+        return adapters.run(self.adapter, x, *ends, training)
 
 
 class Head:

@@ -97,10 +97,10 @@ class TeacherStudent(GradientStep, AsStudent):
     def _run_again(self, functions, keeps=(), index=0):
         """Returns what one of `functions` returns, which run the student's layers again.
 
-        Of the variables that it would update, only `keeps` and the student's random state
-        are updated. The other functions are not run; `index` may be a tensor.
+        Of the variables that it would update, only `keeps` and the random state are
+        updated. The other functions are not run; `index` may be a tensor.
         """
-        variables = [*keeps, *random_state(self.student)]
+        variables = [*keeps, *self._random_state]
         if len(functions) == 1:
             result, values = self._run_stateless(functions[0], variables)
         else:
@@ -133,11 +133,15 @@ class TeacherStudent(GradientStep, AsStudent):
             for variable, value in zip(keeps, values, strict=True)
         ]
 
+    @property
+    def _replica_count(self):
+        if keras.backend.backend() != "tensorflow":
+            return 1
+        return self.distribute_strategy.num_replicas_in_sync
+
     def _sum_over_replicas(self, losses):
         """Losses of the global batch; Keras has divided each by the replica count."""
-        if keras.backend.backend() != "tensorflow":
-            return losses
-        if self.distribute_strategy.num_replicas_in_sync == 1:
+        if self._replica_count == 1:
             return losses
         import tensorflow as tf
 
@@ -182,12 +186,16 @@ class TeacherStudent(GradientStep, AsStudent):
         finally:
             self._logs_paths = before
 
+    @property
+    def _random_state(self):
+        return random_state(self.student)
+
     def save_own_variables(self, store: Any) -> None:
-        for i, variable in enumerate(random_state(self.student)):
+        for i, variable in enumerate(self._random_state):
             store[f"random_state_{i}"] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        for i, variable in enumerate(random_state(self.student)):
+        for i, variable in enumerate(self._random_state):
             variable.assign(store[f"random_state_{i}"])
 
     def get_config(self) -> dict[str, Any]:
@@ -255,7 +263,7 @@ def check_pair(teacher: keras.Model, student: keras.Model) -> None:
     _check_methods(student)
 
 
-def random_state(model: keras.Model) -> list[keras.Variable]:
+def random_state(model: keras.Layer) -> list[keras.Variable]:
     """The seeds of random layers, which Keras counts as variables but not as weights."""
     weights = {id(weight) for weight in model.weights}
     metrics = {id(variable) for variable in model.metrics_variables}

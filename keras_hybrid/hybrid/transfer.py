@@ -1,6 +1,7 @@
 """`HybridTransfer`: a student that trains with the help of a frozen teacher."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,11 +103,11 @@ class HybridTransfer(TeacherStudent):
         adapter: Class or function that makes the adapters, from one network's feature
             maps to the other network's next stage. It is called as `adapter(channels,
             resizes, dtype=dtype, name=name)` and returns a layer, which is called as
-            `layer(x, size=(height, width))` and returns maps (B, height, width,
-            channels); `resizes` says whether the size can change at all. By default it is
-            the class `Adapter` of `keras_hybrid.hybrid.adapters`, the paper's 1x1
-            convolution and bilinear resizing. It is saved by its name, as a function is
-            for `teacher_preprocessing`.
+            `layer(x, size=(height, width), training=training)` and returns maps (B,
+            height, width, channels); `resizes` says whether the size can change at all.
+            By default it is the class `Adapter` of `keras_hybrid.hybrid.adapters`, the
+            paper's 1x1 convolution and bilinear resizing. It is saved by its name, as a
+            function is for `teacher_preprocessing`.
         name: Name of the model.
 
     Raises:
@@ -143,7 +144,10 @@ class HybridTransfer(TeacherStudent):
         ]
         _check(student_batch_norm, paths_per_step, plus, teachers)
         balance = balances.get(balance)
-        points = _for_each(teachers, "switch_points", switch_points)
+        # For one teacher, a list has the pairs of layers.
+        points = [switch_points]
+        if len(teachers) > 1:
+            points = _for_each(teachers, "switch_points", switch_points)
         given = _for_each(teachers, "teacher_preprocessing", teacher_preprocessing)
         given = [preprocessing.get(each) for each in given]
         switches = [
@@ -229,6 +233,11 @@ class HybridTransfer(TeacherStudent):
         finally:
             self.hybrid = before
 
+    @property
+    def _random_state(self):
+        of_adapters = (teacher_student.random_state(layer) for layer in self.adapters)
+        return [*super()._random_state, *itertools.chain(*of_adapters)]
+
     def _variables_of_step(self):
         return (
             self.trainable_variables if self.hybrid else self.student.trainable_variables
@@ -243,6 +252,7 @@ class HybridTransfer(TeacherStudent):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
+        self._check_one_path()
         scales = self.teacher_dtype == "float16" and kwargs.get("auto_scale_loss", True)
         if scales and optimizer is not None:
             # Keras does so for a student in float16. Gradients pass through the teacher.
@@ -260,13 +270,30 @@ class HybridTransfer(TeacherStudent):
         if self.track_paths and self._compile_metrics is not None:
             self._path_logs.compile(self._compile_metrics, metrics, weighted_metrics)
 
+    def _check_one_path(self):
+        """Refuses sums over replicas in a path that is taken by turns.
+
+        TensorFlow has none inside a condition.
+        """
+        if self.paths_per_step == 2 or self._replica_count == 1:
+            return
+        trained = (self.student, *self.adapters)
+        layers = (layer for each in trained for layer in each._flatten_layers())
+        names = [layer.name for layer in layers if getattr(layer, "synchronized", False)]
+        if names:
+            raise ValueError(
+                "`paths_per_step` must be 2 for a student with synchronized batch "
+                "normalization on several replicas, or its layers have "
+                f"`synchronized=False`. Received: paths_per_step=1 and {names[:5]}"
+            )
+
     def _training_loss(self, x, y, sample_weight):
         images, plain, values = self._images(x), self._paths[-1], None
         inputs = plain.inputs(images)
         if self._addition and self.hybrid:
             extractor = self._addition.of_student
             values = extractor.run(images, training=True)
-            begun = plain.begun(inputs, values)
+            begun = plain.begun(inputs, values, training=True)
             y_pred = extractor.outputs(values, training=True)
         else:
             begun = plain.begin(inputs, training=True)
@@ -354,6 +381,7 @@ class HybridTransfer(TeacherStudent):
         all_paths = self.student_batch_norm == "all"
         keeps = [
             *(self.student.non_trainable_variables if all_paths else ()),
+            *(w for layer in self.adapters for w in layer.non_trainable_weights),
             *self._path_logs.variables_of_paths,
         ]
         if self.paths_per_step == 2:
@@ -394,7 +422,7 @@ class HybridTransfer(TeacherStudent):
         if shares:
             start = begun
         elif of_teacher is not None and path.segments[0].owner == TEACHER:
-            start = path.begun(inputs, _Constants(of_teacher))
+            start = path.begun(inputs, _Constants(of_teacher), training=True)
         else:
             start = path.begin(inputs, training=True)
         y_pred = path.finish(inputs, start, training=True)
@@ -515,7 +543,7 @@ def _is_eager():
 
 def _for_each(teachers, argument, value):
     """The value for each teacher: of a list for several, or else the same for all."""
-    if len(teachers) == 1 or not isinstance(value, list):
+    if not isinstance(value, list):
         return [value] * len(teachers)
     if len(value) != len(teachers):
         raise ValueError(

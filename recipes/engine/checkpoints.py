@@ -51,13 +51,24 @@ class Checkpoints(keras.callbacks.Callback):
         )
 
     def restore(self) -> int:
-        """Restores the last checkpoint, if any; returns the number of finished epochs."""
+        """Restores the last checkpoint, if any; returns the number of finished epochs.
+
+        Raises:
+            ValueError: It does not fit the networks.
+        """
         latest = self._manager.latest_checkpoint
         if self._writes:
             self._delete_unfinished(latest)
         if latest is None:
             return 0
-        self._checkpoint.restore(latest).assert_consumed()
+        try:
+            self._checkpoint.restore(latest).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(
+                "--workdir must be a new directory, or that of a run with the same "
+                "networks: has the file of --teacher or --student changed since? "
+                f"Received: {self._directory} with weights that do not fit"
+            ) from error
         return int(latest.rpartition("-")[2])
 
     def _delete_unfinished(self, latest):

@@ -159,6 +159,31 @@ def test_boxes_that_rounding_decides_on_may_differ():
             require_agreement(detector, file(by), images)
 
 
+def test_one_box_that_rounding_decides_on_excuses_no_others():
+    """A fifth of all scores belongs to it, and the file moves the other box by 10."""
+    image = keras.Input((8, 8, 3), batch_size=1)
+    dark = keras.ops.cast(keras.ops.max(image, (1, 2, 3))[:, None] < 200, "float32")
+    on_edge, other = 0 * dark, 100 + 0 * dark
+    rows = [[on_edge + 8 * dark, on_edge, on_edge + 40 + 8 * dark, on_edge + 40]]
+    rows += [[other, other, other + 40, other + 40]]
+    outputs = {
+        "boxes": keras.ops.stack([keras.ops.stack(row, -1)[:, 0] for row in rows], 1),
+        "scores": keras.ops.concatenate([0.2 + 0 * dark, 0.8 + 0 * dark], 1),
+        "classes": 1 + keras.ops.concatenate([0 * dark, 0 * dark], 1),
+        "count": 2 + 0 * dark[:, 0],
+    }
+    detector = keras.Model(image, outputs)
+
+    def file(*by):
+        moved = np.array([(x, 0, x, 0) for x in by], "float32")
+        return lambda x: {**(found := detector(x)), "boxes": found["boxes"] + moved}
+
+    images = np.full((1, 1, 8, 8, 3), 200, "float32")
+    assert require_agreement(detector, file(8, 0), images).max_abs_error == 8
+    with pytest.raises(RuntimeError, match="boxes up to 10 pixels"):
+        require_agreement(detector, file(8, 10), images)
+
+
 def test_a_file_must_find_half_of_what_the_model_finds():
     """Also if the model itself finds something else in an image that is a bit darker."""
     image = keras.Input((8, 8, 3), batch_size=1)

@@ -121,6 +121,18 @@ def test_every_teacher_has_its_own_preprocessing_and_switch_points():
             transfer(**{argument: value})
 
 
+def test_a_list_of_one_teacher_takes_a_list_of_one_preprocessing():
+    model = HybridTransfer(
+        [tiny.teacher()],
+        tiny.student(),
+        teacher_preprocessing=["tf"],
+        switch_points=[("out1", "out1"), ("out3", "out3")],
+    )
+    images = tiny.batch(2)[0]
+    seen = model.paths[0].inputs(images)["teacher"]
+    np.testing.assert_allclose(seen, images / 127.5 - 1, rtol=1e-5)
+
+
 def test_teachers_stay_frozen_and_a_saved_model_trains_on(tmp_path, eager):
     model = transfer(teacher_preprocessing=[None, layers.Rescaling(0.5)])
     model.compile(keras.optimizers.Adam(0.01), CROSS_ENTROPY)

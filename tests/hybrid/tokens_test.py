@@ -76,7 +76,7 @@ def test_a_picture_passes_through_the_tokens_of_another_network(size):
     ):
         layer = adapters.make(adapters.Adapter, source, target, False, dtype, name)
         layer.adapter.convolution.set_weights([np.eye(4)[None, None], np.zeros(4)])
-        x = adapters.run(layer, x, (source, size), (target, size))
+        x = adapters.run(layer, x, (source, size), (target, size), training=False)
     np.testing.assert_allclose(x, picture, rtol=1e-6)
 
 

@@ -51,6 +51,23 @@ def test_two_replicas_equal_one_device(options):
             assert a[name] == pytest.approx(b[name], abs=1e-5), name
 
 
+def test_synchronized_batch_normalization_on_two_replicas():
+    with strategy(2).scope():
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(image)
+        x = keras.layers.BatchNormalization(synchronized=True, name="norm")(x)
+        x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        student = keras.Model(image, keras.layers.Dense(4)(x))
+        model = HybridTransfer(tiny.teacher(), student)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss)
+        one_path = HybridTransfer(tiny.teacher(), student, paths_per_step=1)
+        with pytest.raises(ValueError, match="`paths_per_step` must be 2 .*'norm'"):
+            one_path.compile("sgd", loss)
+    assert np.isfinite(model.fit(*tiny.batch(8), verbose=0).history["loss"])
+
+
 def test_two_replicas_equal_one_device_with_sample_weights():
     weights = np.linspace(0.1, 2, 40)
     (one, _), (two, _) = (train(n, sample_weight=weights) for n in (1, 2))

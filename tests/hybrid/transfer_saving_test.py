@@ -30,19 +30,21 @@ def dropout_student():
 
 @keras.saving.register_keras_serializable("tests")
 class WithNorm(Adapter):
-    """An adapter with batch normalization."""
+    """An adapter with batch normalization and dropout."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.norm = layers.BatchNormalization(name="norm")
+        self.dropout = layers.Dropout(0.5, name="dropout")
 
     def call(self, x, size):
-        return self.norm(super().call(x, size), training=True)
+        return self.dropout(self.norm(super().call(x, size)))
 
 
 OPTIONS = {
     "defaults": {},
     "adapter": {"adapter": WithNorm},
+    "adapter, one path": {"adapter": WithNorm, "paths_per_step": 1},
     "options": {
         "switch_points": (2,),
         "balance": 0.3,

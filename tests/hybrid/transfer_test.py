@@ -14,6 +14,8 @@ from keras import layers
 import equations
 import tiny
 from keras_hybrid import FixedBalance, HybridTransfer, find_stages
+from keras_hybrid.baselines import AttentionTransfer
+from keras_hybrid.hybrid.adapters import Adapter
 from runs import PATH
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
@@ -498,6 +500,32 @@ def test_each_path_draws_its_own_dropout_mask():
     before = state.numpy()
     model.train_on_batch(*tiny.batch())
     assert (state.numpy() - before).tolist() == [0, 3]
+
+
+class NormAndDropout(Adapter):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.norm = layers.BatchNormalization(name="norm")
+        self.dropout = layers.Dropout(0.5, seed=1, name="dropout")
+
+    def call(self, x, size):
+        return self.dropout(self.norm(super().call(x, size)))
+
+
+@pytest.mark.parametrize("plus", [None, "at"])
+def test_layers_in_adapters_train(plus, eager):
+    plus = plus and AttentionTransfer(1.0)
+    model = HybridTransfer(
+        tiny.teacher(), tiny.student(), adapter=NormAndDropout, plus=plus
+    )
+    model.compile("sgd", loss=CROSS_ENTROPY)
+    drawn = [layer.dropout.seed_generator.state for layer in model.adapters]
+    before = [state.numpy() for state in drawn]
+    model.train_on_batch(*tiny.batch())
+    after = [state.numpy() for state in drawn]
+    assert np.subtract(after, before).tolist() == [[0, 1]] * len(drawn)
+    # Of a batch whose mean is m, the moving mean is 0.01 m.
+    assert all(np.any(layer.norm.moving_mean.numpy()) for layer in model.adapters)
 
 
 def test_terminate_on_nan_stops_training():

@@ -137,6 +137,21 @@ def test_a_workdir_with_other_flags_is_rejected(files, tmp_path, end_in_epoch, e
         imagenet.main(config(files, tmp_path, seed=1))
 
 
+def test_a_teacher_of_other_channels_at_resuming_is_one_line(
+    files, tmp_path, end_in_epoch, eager
+):
+    settings = {"teacher": str(tmp_path / "teacher.keras")}
+    tiny.teacher().save(settings["teacher"])
+    end_in_epoch(1)
+    with pytest.raises(KeyboardInterrupt):
+        imagenet.main(config(files, tmp_path / "run", **settings))
+    tiny.teacher(channels=(6, 8, 11)).save(settings["teacher"])
+    with pytest.raises(
+        ValueError, match="has the file of --teacher or --student changed"
+    ):
+        imagenet.main(config(files, tmp_path / "run", **settings))
+
+
 def test_temporary_files_of_a_killed_process_are_deleted(files, tmp_path, eager):
     (tmp_path / ".unfinished-abc").mkdir()
     (tmp_path / "checkpoints" / "epoch-1_temp").mkdir(parents=True)
