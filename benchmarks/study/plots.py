@@ -1,6 +1,7 @@
-"""Plots of docs/results.md, from benchmarks/study/*.jsonl alone."""
+"""Plots of the pages of `report`, from benchmarks/study/*.jsonl alone."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.study import plan
+from benchmarks.study import gains, plan
 from benchmarks.study.plan import NONE, OURS
 from benchmarks.study.tables import TABLES
 
@@ -117,8 +118,53 @@ def draw_people(path: str | os.PathLike) -> None:
     figure.savefig(path, dpi=100)
 
 
-PICTURES = {"cifar10": draw_cifar10, "camvid": draw_camvid, "people": draw_people}
-"""Function that plots each picture; its name is also that of the table."""
+def draw_which_method(path: str | os.PathLike) -> None:
+    """Plots each method's gain over its cost, a panel a situation."""
+    figure = Figure(figsize=(16, 8), layout="constrained")
+    known = [s for s in gains.SITUATIONS if _points(s)]
+    methods = [*dict.fromkeys(method for s in known for method in s.rows)]
+    columns = -(-len(known) // 2)
+    axes = figure.subplots(2, columns, sharex=True).ravel()
+    for axis in axes[len(known) :]:
+        axis.remove()
+    for axis, situation in zip(axes, known):
+        for method, cost, gain, half in _points(situation):
+            colour = _COLOURS[methods.index(method) % len(_COLOURS)]
+            style = {"fmt": "o", "capsize": 4, "color": colour}
+            axis.errorbar(cost, gain, half, label=method, **style)
+        axis.axhline(0, color="black", lw=1)
+        axis.plot(1, 0, "s", color="black", label="the student alone")
+        axis.set(xscale="log", xlim=(0.8, 10))
+        axis.set_title(textwrap.fill(situation.title, 42), fontsize=10)
+        axis.set_xticks([1, 2, 3, 5, 8], [1, 2, 3, 5, 8])
+        axis.set_xticks([], minor=True)
+        axis.tick_params(labelbottom=True)
+        axis.grid(alpha=0.3)
+    labelled = [axis.get_legend_handles_labels() for axis in axes[: len(known)]]
+    styles = {label: style for of_axis in labelled for style, label in zip(*of_axis)}
+    figure.legend(styles.values(), styles.keys(), loc="outside right center")
+    figure.supxlabel("seconds of training, in those of the student alone")
+    figure.supylabel("points better than the student alone, with 95 % intervals")
+    figure.savefig(path, dpi=100)
+
+
+def _points(situation):
+    """(method, cost, gain, half of its interval) of each method that has been run."""
+    found = []
+    for method, row in situation.rows.items():
+        gain = gains.interval(gains.gains(situation.tables, row))
+        if gain is not None:
+            found.append((method, gains.cost(situation.tables, row), *gain))
+    return found
+
+
+PICTURES = {
+    "cifar10": draw_cifar10,
+    "camvid": draw_camvid,
+    "people": draw_people,
+    "which_method": draw_which_method,
+}
+"""Function that plots each picture, by the name of its file."""
 
 
 def draw_rows(axis: Axes, tables: Sequence[str], title: str) -> None:

@@ -1,8 +1,8 @@
-"""Tables and plots of docs/results.md, from benchmarks/study/*.jsonl alone.
+"""Tables and plots of the pages in `PAGES`, from benchmarks/study/*.jsonl alone.
 
     python -m benchmarks.study.report
 
-It replaces the text between `<!-- NAME -->` and `<!-- end -->` on the page by what
+It replaces the text between `<!-- NAME -->` and `<!-- end -->` on a page by what
 `BLOCKS[NAME]` returns, and keeps all other text.
 """
 
@@ -13,18 +13,17 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
-from benchmarks.study import plan, plots
+from benchmarks.study import gains, plan, plots
 from benchmarks.study.plan import NONE, OURS
 from benchmarks.study.tables import TABLES
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
+PAGES = DOCS / "results.md", DOCS / "which_method.md"
 
 
 def main() -> None:
-    page = DOCS / "results.md"
-    page.write_text(rendered(page.read_text()))
+    for page in PAGES:
+        page.write_text(rendered(page.read_text()))
     for name, draw in plots.PICTURES.items():
         draw(DOCS / f"{name}.png")
 
@@ -57,7 +56,8 @@ def table(
     """
     spec = TABLES[name]
     figure = figure or spec.result
-    parts = [plan.read(part) for part in (name, also) if part]
+    tables = [part for part in (name, also) if part]
+    parts = [plan.read(part) for part in tables]
     lines = [
         f"| | at seed 0, 1, ... | mean | s.d. | better than `{control}` by | s/epoch |",
         "|---" * 6 + "|",
@@ -73,13 +73,8 @@ def table(
         ]
         cells = [" / ".join(" ".join(f"{v:.2f}" for v in part) for part in values)]
         cells += _mean_and_deviation(sum(values, []))
-        gains = [
-            spec.better * (value - figure(runs[control, seed]["results"]))
-            for runs, *part in zip(parts, seeds, values)
-            for seed, value in zip(*part)
-            if row != control and (control, seed) in runs
-        ]
-        cells += [_interval(gains), _seconds(name, row) if values[0] else ""]
+        gained = "" if row == control else _gain(tables, row, control, figure)
+        cells += [gained, _seconds(name, row) if values[0] else ""]
         lines.append(f"| {_label(row, parts)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -96,13 +91,10 @@ def _mean_and_deviation(values):
     return [f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}"]
 
 
-def _interval(gains):
+def _gain(tables, row, control=NONE, figure=None):
     """Formats the mean of paired differences and its 95 % confidence interval."""
-    if len(gains) < 2:
-        return ""
-    student_t = stats.t.ppf(0.975, len(gains) - 1)
-    half = student_t * statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{statistics.mean(gains):+.2f} ± {half:.2f}"
+    found = gains.interval(gains.gains(tables, row, control, figure))
+    return "" if found is None else f"{found[0]:+.2f} ± {found[1]:.2f}"
 
 
 def _seconds(name, row):
@@ -134,6 +126,23 @@ def _at_weight(name, row, runs):
 def reasonable(results: Mapping[str, Any]) -> float:
     """Returns MR^-2 on the reasonable subset."""
     return results["miss_rate"]["reasonable"]
+
+
+def situations() -> str:
+    """Returns a table with a row per situation and method: its gain and its cost."""
+    lines = [
+        "| you have | method | better than the student alone by | times its seconds |",
+        "|---" * 4 + "|",
+    ]
+    for situation in gains.SITUATIONS:
+        title = situation.title
+        for method, row in situation.rows.items():
+            gained = _gain(situation.tables, row)
+            if gained:
+                cost = gains.cost(situation.tables, row)
+                lines.append(f"| {title} | {method} | {gained} | {cost:.1f} |")
+                title = ""
+    return "\n".join(lines)
 
 
 def machines() -> str:
@@ -195,6 +204,7 @@ BLOCKS = {
     "people_reasonable": functools.partial(
         table, "people", figure=reasonable, also="people_gpu"
     ),
+    "situations": situations,
     "machines": machines,
 }
 

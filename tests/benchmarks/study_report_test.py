@@ -1,4 +1,4 @@
-"""docs/results.md has the figures of the committed lines, and the lines their runs."""
+"""The pages have the figures of the committed lines, and the lines their runs."""
 
 import pathlib
 
@@ -24,12 +24,12 @@ def lines(module, monkeypatch, tmp_path):
     return write
 
 
-def test_the_page_is_what_the_lines_say(module):
+def test_the_pages_are_what_the_lines_say(module):
     report = module("study.report")
-    page = (ROOT / "docs" / "results.md").read_text()
-    assert report.rendered(page) == page, "run benchmarks.study.report"
+    pages = [path.read_text() for path in report.PAGES]
+    assert list(map(report.rendered, pages)) == pages, "run benchmarks.study.report"
     for name in report.BLOCKS:
-        assert f"<!-- {name} -->" in page
+        assert f"<!-- {name} -->" in "".join(pages)
 
 
 def test_a_block_is_replaced_and_prose_stays(module, monkeypatch):
@@ -66,6 +66,24 @@ def test_figures_of_two_machines_are_paired_on_each(module, lines):
     assert "| pose, ours | 21.00 / 33.00 | 27.00 | 8.49 | +2.00 ± 12.71 | 10 |" in rows
     assert "| none | 20.00 / 30.00 | 25.00 | 7.07 |  | 2 |" in rows
     assert "| VGG16, ours |  / 29.00 |  |  |  |  |" in rows
+
+
+def test_a_cost_is_that_of_all_epochs(module, lines):
+    gains = module("study.gains")
+    lines(
+        ("none", 0, 20.0, [3, 5, 7]),  # epochs of 2 s
+        ("pose, ours", 0, 21.0, [9, 19, 29]),
+        ("longer", 0, 21.0, [3, 5, 7, 9, 11, 13]),
+    )
+    assert gains.cost(["camvid"], "pose, ours") == 5
+    assert gains.cost(["camvid_gpu", "camvid"], "longer") == 2
+
+
+def test_situations_have_rows_of_their_tables(module):
+    tables = module("study.tables").TABLES
+    for situation in module("study.gains").SITUATIONS:
+        for name in situation.tables:
+            assert set(situation.rows.values()) <= tables[name].rows().keys()
 
 
 def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
