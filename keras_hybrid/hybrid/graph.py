@@ -200,11 +200,21 @@ def flatten(model: keras.Model, opens_layers: bool = True) -> Graph:
 
 
 def last_operations(model: keras.Model) -> list[keras.Operation]:
-    """Returns what makes the outputs of a model; none of one without a graph."""
+    """Returns what makes the outputs of a model, from the last layers with weights on.
+
+    None of a model without a graph.
+    """
     if functional(model) is None:
         return []
     graph = flatten(model, opens_layers=False)
-    return [s.operation for s in graph.steps if set(s.outputs) & set(graph.outputs)]
+    wanted, found = set(graph.outputs), []
+    for step in reversed(graph.steps):
+        if wanted.isdisjoint(step.outputs):
+            continue
+        found.append(step.operation)
+        if not getattr(step.operation, "weights", None):
+            wanted.update(step.inputs.values())
+    return found
 
 
 def functional(model: keras.Operation) -> Functional | None:

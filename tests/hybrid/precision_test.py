@@ -153,6 +153,27 @@ def test_the_teacher_of_a_baseline(method, fast, eager):
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+def test_probabilities_of_a_teacher_in_bfloat16_are_in_full_precision(fast, eager):
+    """Also if a reshape follows. In bfloat16, sigmoid(7) is 1, whose logit is infinite."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    logits = keras.layers.Dense(
+        4, "sigmoid", bias_initializer=keras.initializers.Constant(7)
+    )(x)
+    losses = []
+    for outputs in (logits, keras.layers.Reshape((4,))(logits)):
+        teacher = keras.Model(image, outputs)
+        student = tiny.student()
+        student.set_weights([np.zeros(w.shape) for w in student.weights])
+        student.layers[-1].activation = keras.activations.sigmoid
+        model = FeatureTransfer(teacher, student, "kd", teacher_dtype="bfloat16")
+        model.compile("sgd", "binary_crossentropy")
+        images, _ = tiny.batch()
+        logs = model.train_on_batch(images, np.ones((8, 4)), return_dict=True)
+        losses.append(logs["transfer_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_list_of_one_teacher_and_a_baseline(fast, eager):
     plus = AttentionTransfer(1.0)
     settings = {"plus": plus, "teacher_dtype": "bfloat16"}
