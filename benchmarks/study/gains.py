@@ -33,7 +33,10 @@ SITUATIONS = (
         ["cifar10"],
         {
             "the student alone, longer": "none, as many seconds",
-            "KD": "kd", "FitNet": "fitnet", "AT": "at", "ours": OURS,
+            "KD": "kd",
+            "FitNet": "fitnet",
+            "AT": "at",
+            "ours": OURS,
             "ours, teacher at random": "ours, teacher at random",
         },
     ),
@@ -41,7 +44,9 @@ SITUATIONS = (
         "The same for 45 epochs",
         ["cifar10_gpu"],
         {
-            "KD": "kd", "AT": "at", "ours": OURS,
+            "KD": "kd",
+            "AT": "at",
+            "ours": OURS,
             "ours, teacher at random": "ours, teacher at random",
         },
     ),

@@ -13,6 +13,8 @@ from typing import Any
 
 LINES = pathlib.Path(__file__).parent
 """Folder of the files TABLE.jsonl, which have a line per run."""
+COSTS = "costs"
+"""Name of the file of what steps cost."""
 SEEDS = 0, 1, 2
 MORE_SEEDS = *SEEDS, 3, 4, 5
 MANY_SEEDS = tuple(range(20))
@@ -88,10 +90,14 @@ def settings_of(table: Table, row: Row, seed: int) -> dict[str, Any]:
 
 def read(table: str) -> dict[tuple[str, int], dict[str, Any]]:
     """Reads the lines of a table, by row and seed."""
-    path = LINES / f"{table}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    runs = map(json.loads, lines)
-    return {(run["row"], run["seed"]): run for run in runs}
+    return {(run["row"], run["seed"]): run for run in lines(table)}
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Returns the content of the lines of a file NAME.jsonl; none if there is none."""
+    path = LINES / f"{name}.jsonl"
+    texts = path.read_text().splitlines() if path.exists() else []
+    return list(map(json.loads, texts))
 
 
 def results(table: Table) -> dict[str, list[float]]:

@@ -145,6 +145,27 @@ def situations() -> str:
     return "\n".join(lines)
 
 
+def costs() -> str:
+    """Returns a table of what a training step of each row costs."""
+    lines = [
+        "| table | | GFLOPs an image | images/s | times the student alone |",
+        "|---" * 5 + "|",
+    ]
+    of_tables = {}
+    for cost in plan.lines(plan.COSTS):  # of one row, the last line counts
+        of_tables.setdefault(cost["table"], {})[cost["row"]] = cost
+    for table, of_rows in of_tables.items():
+        for row, cost in of_rows.items():
+            images = cost["batch_size"] / cost["seconds"]
+            flops = cost["flops"] / cost["batch_size"] / 1e9
+            times = cost["seconds"] / of_rows[NONE]["seconds"]
+            lines.append(
+                f"| {table} | {row} | {flops:.2f} | {images:.1f} | {times:.1f} |"
+            )
+            table = ""
+    return "\n".join(lines)
+
+
 def machines() -> str:
     """Returns a list of the processors and versions of all runs."""
     kinds = {}
@@ -205,6 +226,7 @@ BLOCKS = {
         table, "people", figure=reasonable, also="people_gpu"
     ),
     "situations": situations,
+    "costs": costs,
     "machines": machines,
 }
 

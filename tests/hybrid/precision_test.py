@@ -154,7 +154,7 @@ def test_the_teacher_of_a_baseline(method, fast, eager):
 
 
 def test_probabilities_of_a_teacher_in_bfloat16_are_in_full_precision(fast, eager):
-    """Also if a reshape follows. In bfloat16, sigmoid(7) is 1, whose logit is infinite."""
+    """Also if a reshape follows. In bfloat16, sigmoid(7) is 1, of an infinite logit."""
     image = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
     logits = keras.layers.Dense(
