@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_hybrid.hybrid.paths import PLAIN, STUDENT_FIRST, TEACHER_FIRST
 from keras_hybrid.hybrid.transfer import HybridTransfer
@@ -108,7 +109,9 @@ class TransferCurves(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         seconds = round(time.monotonic() - self._started, 3)
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        # A metric may have a value for each class.
+        numbers = {k: v for k, v in (logs or {}).items() if np.ndim(v) == 0}
+        values = {name: float(value) for name, value in numbers.items()}
         self._rows.append({"epoch": epoch, "seconds": seconds, **values})
         _write_rows(self._directory / "metrics.csv", self._rows)
         self._events.write(epoch, values)

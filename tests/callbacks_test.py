@@ -148,6 +148,17 @@ def test_curves_with_nan_are_plotted(tmp_path):
     assert (tmp_path / "curves.png").exists()
 
 
+def test_a_metric_with_a_value_for_each_class_is_left_out(tmp_path):
+    model = tiny.student()
+    f1 = keras.metrics.F1Score(name="f1")  # of each class
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy", f1])
+    images, labels = tiny.batch(8)
+    curves = callbacks.TransferCurves(tmp_path)
+    model.fit(images, np.eye(4)[labels], callbacks=[curves], verbose=0)
+    (row,) = callbacks.read_rows(tmp_path / "metrics.csv")
+    assert row.keys() == {"epoch", "seconds", "accuracy", "loss"}
+
+
 def test_a_fit_without_epochs_writes_nothing(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

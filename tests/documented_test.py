@@ -45,6 +45,7 @@ _SMALLER = {
     "-m keras_hybrid.recipes.citypersons": "--steps=1 --batch_size=2 --crop_height=64 "
     "--crop_width=64 --learning_rate=0.02",
     "--balance=0.1,0.3,1,3,dynamic": "--balance=1,dynamic",
+    "-m benchmarks.study.cost": "--rounds=1",
 }
 _CONFIGS = {
     c.__module__: c for c in (imagenet.Config, cityscapes.Config, citypersons.Config)

@@ -66,7 +66,8 @@ def vit(size=(32, 32), patch=8, channels=8, depth=4, prefix=1, classes=4, name="
     x = layers.Reshape((-1, channels), name="tokens")(x)
     if prefix:
         x = Prefix(prefix, name="prefix")(x)
-    x = PositionEmbedding(name="positions")(x)
+    if None not in size:
+        x = PositionEmbedding(name="positions")(x)
     for i in range(depth):
         x = block(x, f"block{i}")
     x = layers.LayerNormalization(name="norm")(x)

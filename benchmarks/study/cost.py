@@ -154,3 +154,7 @@ def _of_op(op):
     result = inputs[2] if "Backprop" in op.type else outputs[0]
     kernel = outputs[0] if op.type.endswith("BackpropFilter") else inputs[1]
     return 2 * math.prod(result[:-1]) * math.prod(kernel)
+
+
+if __name__ == "__main__":
+    main()

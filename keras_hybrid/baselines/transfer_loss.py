@@ -27,7 +27,7 @@ class TransferLoss(keras.layers.Layer):
     takes: str
 
     def __init__(self, weight: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         if not is_number(weight) or not math.isfinite(weight) or weight < 0:
             raise ValueError(
                 "`weight` must be a finite number of at least 0. Received: "

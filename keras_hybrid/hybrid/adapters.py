@@ -152,7 +152,14 @@ def _of_maps(adapter, channels, resizes, dtype, name):
         raise TypeError(f"{wanted}. Received: adapter={adapter!r}, which made {layer!r}")
     size = (3, 3) if resizes else (2, 2)
     maps = keras.KerasTensor((1, 2, 2, channels[0]), dtype.compute_dtype)
-    shape = tuple(layer(maps, size=size).shape)
+    try:
+        shape = tuple(layer(maps, size=size, training=True).shape)
+    except Exception as error:  # whatever a layer raises
+        raise TypeError(
+            f"{wanted}, which is called as `layer(x, size=(height, width), "
+            f"training=training)`. Received: adapter={adapter!r}, whose layer fails "
+            f"with: {' '.join(str(error).split())}"
+        ) from error
     if shape != (1, *size, channels[1]):
         raise ValueError(
             f"{wanted} to maps (B, *size, channels). Received: adapter={adapter!r}, "

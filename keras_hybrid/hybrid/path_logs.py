@@ -46,7 +46,12 @@ class PathLogs:
         """
         new_metrics = type(compiled_metrics)
         self.compiled = {
-            name: new_metrics(_copy(metrics), _copy(weighted_metrics), name=name)
+            name: new_metrics(
+                _copy(metrics),
+                _copy(weighted_metrics),
+                name=name,
+                output_names=compiled_metrics.output_names,
+            )
             for name in self.paths
         }
 
@@ -54,6 +59,10 @@ class PathLogs:
         for metrics in self.compiled.values():
             if not metrics.built:
                 metrics.build(y, y_pred)
+                # Some metrics, such as F1Score, create their variables when they are
+                # first updated.
+                with keras.StatelessScope():
+                    metrics.update_state(y, y_pred)
 
     def update(self, values: Sequence[Tensor], counts: Sequence[int | Tensor]) -> None:
         """Adds a batch to the running means.

@@ -280,7 +280,7 @@ class Head:
         """
         if not self.joint.prefix or self.module or self.features != {self.joint.symbol}:
             return False
-        count = self.joint.spec.shape[1]
+        count = self.joint.spec.shape[1] or self.joint.prefix + 16
         tokens = np.random.default_rng(0).normal(size=(2, 1, count, self.joint.channels))
         tokens[:, :, : self.joint.prefix] = 1.0
         outputs = [

@@ -20,8 +20,8 @@ from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.training.gradient_step import GradientStep
 from keras_hybrid.training.types import Tensor
 
-# Height and width with which `teacher_preprocessing` is tried if the student takes any.
-_UNKNOWN_IMAGE_SIZE = 64
+UNKNOWN_IMAGE_SIZE = 64
+"""Height and width of the images on which a student is tried that takes any."""
 
 
 class TeacherStudent(GradientStep, AsStudent):
@@ -88,7 +88,8 @@ class TeacherStudent(GradientStep, AsStudent):
             return keras.tree.flatten(x)[0]
         if isinstance(x, dict):
             x = x[trunk.inputs[0].name]
-        return trunk._adjust_input_rank(keras.tree.flatten(x)[:1])[0]
+        (images,) = trunk._adjust_input_rank(keras.tree.flatten(x)[:1])
+        return ops.cast(images, trunk.inputs[0].dtype)
 
     def _additional_loss(self):
         losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
@@ -392,7 +393,7 @@ def images_of_teacher(
     )
     teacher_size, preprocess = size, function_of(preprocessing)
     if preprocess is not None:
-        probe = tuple(n or _UNKNOWN_IMAGE_SIZE for n in size)
+        probe = tuple(n or UNKNOWN_IMAGE_SIZE for n in size)
         shape = ops.shape(preprocess(ops.zeros((1, *probe, channels[1]))))
         channels = channels[0], shape[-1]
         received = f"Received images of shape {tuple(shape)} from it"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from absl import logging
 from keras import ops
 
@@ -23,7 +24,7 @@ from keras_hybrid.hybrid.paths import (
     Path,
     build_paths,
 )
-from keras_hybrid.hybrid.stages import Network
+from keras_hybrid.hybrid.stages import Network, has_backbone
 from keras_hybrid.hybrid.teacher_student import TeacherStudent
 from keras_hybrid.training.types import Tensor
 
@@ -94,7 +95,8 @@ class HybridTransfer(TeacherStudent):
             while the optimizer's count of iterations is even, the teacher-first one while
             it is odd. With its loss Li, a step then minimises 2 * alpha * Li + L3, with
             alpha = L3 / Li. Several teachers take turns too: of T teachers a step
-            minimises 2 * T * alpha * Li + L3.
+            minimises 2 * T * alpha * Li + L3. The logged loss of a path that no step of
+            an epoch has taken is 0.
         plus: A loss of `keras_hybrid.baselines`, such as `AttentionTransfer(1000.0)`. It
             is added to the hybrid loss, outside of alpha, and compares the teacher with
             the plain path at the points where paths change network, or the outputs for
@@ -105,9 +107,10 @@ class HybridTransfer(TeacherStudent):
             resizes, dtype=dtype, name=name)` and returns a layer, which is called as
             `layer(x, size=(height, width), training=training)` and returns maps (B,
             height, width, channels); `resizes` says whether the size can change at all.
-            By default it is the class `Adapter` of `keras_hybrid.hybrid.adapters`, the
-            paper's 1x1 convolution and bilinear resizing. It is saved by its name, as a
-            function is for `teacher_preprocessing`.
+            Losses that it adds by `add_loss` do not count. By default it is the class
+            `Adapter` of `keras_hybrid.hybrid.adapters`, the paper's 1x1 convolution and
+            bilinear resizing. It is saved by its name, as a function is for
+            `teacher_preprocessing`.
         name: Name of the model.
 
     Raises:
@@ -158,12 +161,29 @@ class HybridTransfer(TeacherStudent):
             teacher_student.images_of_teacher(network, of_student, *each)
             for network, *each in zip(of_teachers, switches, given, strict=True)
         ]
-        addition = plus and plus.between(
-            of_teachers[0], of_student, switches[0], preprocess[0]
-        )
         numbers = [f"_{i}" for i in range(1, len(teachers) + 1)]
         suffixes = numbers if len(teachers) > 1 else [""]
         names = [f"{kind}{suffix}" for suffix in suffixes for kind in _KINDS]
+        policy = keras.dtype_policies.get(kwargs.get("dtype", student.dtype_policy))
+        paths = []
+        for i, network in enumerate(of_teachers):
+            *hybrid, plain = build_paths(
+                network,
+                of_student,
+                switches[i],
+                policy,
+                preprocess[i],
+                adapter,
+                suffixes[i],
+            )
+            paths += hybrid
+            if plain.head.takes_prefix_only():
+                _tell_of_prefix(of_student, switches[i])
+        _check_call(student, plain)
+        # Last of what may be refused: it builds `plus`, and then the teacher is frozen.
+        addition = plus and plus.between(
+            of_teachers[0], of_student, switches[0], preprocess[0]
+        )
         losses = (f"{name}_loss" for name in names)
         of_plus = ("transfer_loss",) if plus else ()
         logs = PathLogs(("student_loss", *losses, "balance", *of_plus), names)
@@ -187,21 +207,7 @@ class HybridTransfer(TeacherStudent):
         self._addition = addition
         self._iterations_on_jax: Tensor | None = None
         self._hybrid = True
-        self._paths = []
-        for i, network in enumerate(of_teachers):
-            *hybrid, plain = build_paths(
-                network,
-                of_student,
-                switches[i],
-                self.dtype_policy,
-                preprocess[i],
-                adapter,
-                suffixes[i],
-            )
-            self._paths += hybrid
-            if plain.head.takes_prefix_only():
-                _tell_of_prefix(of_student, switches[i])
-        self._paths.append(plain)
+        self._paths = [*paths, plain]
         self.adapter = adapter
         self.adapters = [layer for path in self._paths for layer in path.adapters]
 
@@ -338,7 +344,7 @@ class HybridTransfer(TeacherStudent):
         batch_size = ops.shape(self._images(x))[0]
         if not self.hybrid:
             self._path_logs.update(self._sum_over_replicas([l3]), [batch_size])
-            return l3 + additional + self._zero_of_adapters()
+            return l3 + additional + self._zero_of_others()
         self._path_logs.build(y, y_pred)
         inputs = self._inputs_of_paths(x)
         added, of_teacher = self._added_loss(inputs[0], y_pred, values)
@@ -388,7 +394,7 @@ class HybridTransfer(TeacherStudent):
             losses = self._run_again([lambda: [run() for run in runs]], keeps)
             return losses, [1] * len(runs)
         turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
-        loss = self._run_again(runs, keeps, turn) + self._zero_of_adapters()
+        loss = self._run_again(runs, keeps, turn) + self._zero_of_others()
         return [loss], [ops.cast(turn == i, "int32") for i in range(len(runs))]
 
     def _added_loss(self, inputs, y_pred, values):
@@ -429,15 +435,16 @@ class HybridTransfer(TeacherStudent):
         self._path_logs.update_path(path.name, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight)
 
-    def _zero_of_adapters(self):
-        """0, whose gradient to all adapters is 0.
+    def _zero_of_others(self):
+        """0, whose gradient to all adapters, and to the weights of `plus`, is 0.
 
-        In eager mode, those of paths that are not taken would otherwise have no gradient,
+        In eager mode, those that a step does not use would otherwise have no gradient,
         so that optimizers with momentum leave them alone; in a graph they have.
         """
         if not _is_eager():
             return 0.0
-        weights = [w for layer in self.adapters for w in layer.trainable_weights]
+        of_student = {id(weight) for weight in self.student.trainable_weights}
+        weights = [w for w in self.trainable_weights if id(w) not in of_student]
         return sum(ops.sum(0.0 * ops.cast(weight, "float32")) for weight in weights)
 
     def _count_of_steps(self):
@@ -530,6 +537,37 @@ def _check(student_batch_norm, paths_per_step, plus, teachers):
         raise TypeError(
             "`plus` must be a new loss of keras_hybrid.baselines, such as "
             f"AttentionTransfer(1000.0). Received: plus={plus!r}"
+        )
+
+
+def _check_call(student, plain):
+    """Refuses a `call` that does more than run the head on the backbone's features.
+
+    Both run on an image of noise; one that is too small for the student tells nothing.
+    """
+    if not has_backbone(student):
+        return
+    spec = plain.segments[0].network.graph.input_spec
+    shape = [n or teacher_student.UNKNOWN_IMAGE_SIZE for n in spec.shape[1:]]
+    image = np.random.default_rng(0).uniform(0, 255, (1, *shape))
+    image = ops.cast(image, spec.dtype)
+    try:
+        outputs = [run(image, training=False) for run in (student, plain)]
+    except Exception:  # whatever a layer raises
+        return
+    whole, parts = (
+        [ops.convert_to_numpy(ops.cast(x, "float32")) for x in keras.tree.flatten(y)]
+        for y in outputs
+    )
+    same = len(whole) == len(parts) and all(
+        a.shape == b.shape and np.allclose(a, b, 1e-2, 1e-2, equal_nan=True)
+        for a, b in zip(whole, parts)
+    )
+    if not same:
+        raise ValueError(
+            "`student` must be only its `.head` on the features of its `.backbone`: move "
+            "what its `call` does besides into one of the two. Received: "
+            f"student={student.name!r} ({type(student).__name__})"
         )
 
 

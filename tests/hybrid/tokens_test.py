@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import equations
+import tiny
 import token_networks
 from keras_hybrid import HybridTransfer, describe, export, find_stages
 from keras_hybrid.baselines import FeatureTransfer
@@ -386,3 +387,12 @@ def test_a_head_that_takes_only_a_class_token_is_told_of(caplog):
 def test_a_head_that_takes_the_other_tokens_is_not_told_of(caplog):
     HybridTransfer(cnn((32, 32)), token_networks.vit(prefix=0))
     assert not caplog.messages
+
+
+def test_a_student_with_a_class_token_takes_images_of_any_size(eager):
+    student = token_networks.vit(size=(None, None), prefix=1)
+    model = HybridTransfer(tiny.teacher(None, channels=(4, 5, 6, 7)), student)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for size in (32, 48):
+        images, labels = tiny.batch(2, size=size)
+        assert np.isfinite(model.train_on_batch(images, labels))

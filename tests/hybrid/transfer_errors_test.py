@@ -6,6 +6,7 @@ from keras import layers
 
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import AttentionTransfer
 from keras_hybrid.hybrid.adapters import Adapter
 
 
@@ -239,6 +240,34 @@ def test_an_adapter_with_wrong_output_channels_or_size():
     assert_rejected(r"with size=\(3, 3\)", teacher=teacher, adapter=unresized)
 
 
+def test_an_adapter_that_is_called_otherwise():
+    assert_rejected(
+        "`adapter` must be .* whose layer fails with: .*'size'",
+        adapter=lambda channels, resizes, **kwargs: layers.Conv2D(channels, 1, **kwargs),
+        error=TypeError,
+    )
+
+
+class Rescaled(keras.Model):
+    """Its `call` does more than its parts."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.rescaling = layers.Rescaling(factor)
+        self.backbone = convolutional(2, 2)
+        self.head = layers.Dense(2)
+        self(keras.Input((64, 64, 3)))
+
+    def call(self, x, training=None):
+        features = self.backbone(self.rescaling(x), training=training)
+        return self.head(features, training=training)
+
+
+def test_a_student_whose_call_does_more_than_its_parts():
+    assert_rejected("move what its `call` does besides", student=Rescaled(1 / 255))
+    HybridTransfer(convolutional(2, 2), Rescaled(1.0))
+
+
 def test_images_that_are_too_small():
     x = image = keras.Input((None, None, 3))
     for _ in range(3):
@@ -247,9 +276,13 @@ def test_images_that_are_too_small():
 
 
 def test_the_teacher_of_a_rejected_pair_is_not_frozen():
-    teacher = tiny.teacher()
+    teacher, plus = tiny.teacher(), AttentionTransfer(1.0)
     assert_rejected("`balance` must be", teacher=teacher, balance="x")
+    assert_rejected(
+        "`adapter` must be", teacher=teacher, adapter=3, plus=plus, error=TypeError
+    )
     assert teacher.trainable
+    HybridTransfer(teacher, tiny.student(), plus=plus)  # which is not used up
 
 
 def test_a_network_with_few_cuts_triggers_a_warning():

@@ -528,6 +528,55 @@ def test_layers_in_adapters_train(plus, eager):
     assert all(np.any(layer.norm.moving_mean.numpy()) for layer in model.adapters)
 
 
+def test_bytes_are_preprocessed_as_floats_are(eager):
+    """A function such as Keras's own subtracts means in the dtype of the images."""
+    model = HybridTransfer(
+        tiny.teacher(),
+        tiny.student(batch_norm=False),
+        teacher_preprocessing=keras.applications.resnet50.preprocess_input,
+    )
+    model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))
+    losses = [
+        model.train_on_batch(images.astype(dtype), np.arange(4), return_dict=True)
+        for dtype in ("uint8", "float32")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_metrics_that_start_with_their_first_batch(run_eagerly):
+    student = tiny.student(batch_norm=False)
+    model = HybridTransfer(tiny.teacher(), student, track_paths=True)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        "categorical_crossentropy",
+        metrics=[keras.metrics.F1Score(average="macro", name="f1")],
+        run_eagerly=run_eagerly,
+    )
+    images, labels = tiny.batch(8)
+    truth = np.eye(4, dtype="float32")[labels]
+    logs = model.fit(images, truth, batch_size=4, shuffle=False, verbose=0).history
+    expected = keras.metrics.F1Score(average="macro")
+    expected.update_state(truth, model.paths[0](images))
+    assert logs["student_first_f1"][0] == pytest.approx(float(expected.result()))
+
+
+def test_metrics_of_paths_are_named_as_those_of_the_student(eager):
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same")(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, strides=2)(x))
+    outputs = layers.Dense(4, "softmax", name="kind"), layers.Dense(1, name="size")
+    student = keras.Model(image, [layer(x) for layer in outputs])
+    model = HybridTransfer(tiny.teacher(), student, track_paths=True)
+    metrics = {"kind": ["accuracy"], "size": ["mae"]}
+    model.compile("sgd", {"kind": CROSS_ENTROPY, "size": "mse"}, metrics=metrics)
+    images, labels = tiny.batch(4)
+    targets = {"kind": labels, "size": np.ones((4, 1))}
+    logs = model.train_on_batch(images, targets, return_dict=True)
+    assert {"kind_accuracy", "student_first_kind_accuracy"} <= logs.keys()
+
+
 def test_terminate_on_nan_stops_training():
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss=lambda y, y_pred: y_pred * np.nan)
