@@ -32,7 +32,7 @@ SITUATIONS = (
         "CIFAR-10, 5000 images, 9 epochs, from scratch; a VGG16 of the same classes",
         ["cifar10"],
         {
-            "the student alone, longer": "none, as many seconds",
+            "student alone, longer": "none, as many seconds",
             "KD": "kd",
             "FitNet": "fitnet",
             "AT": "at",
@@ -41,7 +41,7 @@ SITUATIONS = (
         },
     ),
     Situation(
-        "The same for 45 epochs",
+        "The same for 45 epochs, the teacher fine-tuned anew",
         ["cifar10_gpu"],
         {
             "KD": "kd",
@@ -53,10 +53,10 @@ SITUATIONS = (
     Situation(
         "CIFAR-10, 5000 images, from scratch; transformers of the same classes",
         ["transformers"],
-        {"ours, ViT": "ours, ViT", "ours, PVT v2": "ours, PVT"},
+        {"ours, ViT": "ours, ViT", "ours, PVT": "ours, PVT"},
     ),
     Situation(
-        "Caltech-101, 30 images a class, from scratch; networks of ImageNet",
+        "Caltech-101, 30 images a class, from scratch; teachers with ImageNet weights",
         ["caltech101_several"],
         {
             "ours, VGG16": "VGG16",

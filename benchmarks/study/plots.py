@@ -129,7 +129,7 @@ def draw_which_method(path: str | os.PathLike) -> None:
         axis.remove()
     for axis, situation in zip(axes, known):
         for method, cost, gain, half in _points(situation):
-            colour = _COLOURS[methods.index(method) % len(_COLOURS)]
+            colour = matplotlib.color_sequences["tab20"][methods.index(method)]
             style = {"fmt": "o", "capsize": 4, "color": colour}
             axis.errorbar(cost, gain, half, label=method, **style)
         axis.axhline(0, color="black", lw=1)

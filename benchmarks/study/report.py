@@ -131,8 +131,8 @@ def reasonable(results: Mapping[str, Any]) -> float:
 def situations() -> str:
     """Returns a table with a row per situation and method: its gain and its cost."""
     lines = [
-        "| you have | method | better than the student alone by | times its seconds |",
-        "|---" * 4 + "|",
+        "| you have | method | better than the student alone by | seeds | its time |",
+        "|---" * 5 + "|",
     ]
     for situation in gains.SITUATIONS:
         title = situation.title
@@ -140,7 +140,10 @@ def situations() -> str:
             gained = _gain(situation.tables, row)
             if gained:
                 cost = gains.cost(situation.tables, row)
-                lines.append(f"| {title} | {method} | {gained} | {cost:.1f} |")
+                seeds = len(gains.gains(situation.tables, row))
+                lines.append(
+                    f"| {title} | {method} | {gained} | {seeds} | {cost:.1f} times |"
+                )
                 title = ""
     return "\n".join(lines)
 
