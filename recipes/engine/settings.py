@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -16,6 +17,7 @@ METHODS = "hybrid", "none", *keras_hybrid.baselines.METHODS
 _WITHOUT_WEIGHT = {"hybrid", "none"}
 EXPORTS = "saved_model", "tflite"
 """Formats that a student is exported to."""
+_NETWORKS = "teacher", "student", "student_backbone", "student_weights"
 REDO = "evaluate", "export"
 """Parts of a finished run that can be done again."""
 
@@ -87,6 +89,12 @@ class Config:
             if getattr(self, name) is None:
                 value = with_data if self.data_dir else without_data
                 object.__setattr__(self, name, value)  # the dataclass is frozen
+        for name in _NETWORKS:
+            # A shell leaves the ~ of --flag=~/file to the program.
+            names = str(getattr(self, name, "")).split(",")
+            if any(one.startswith("~") for one in names):
+                names = [os.path.expanduser(one) for one in names]
+                object.__setattr__(self, name, ",".join(names))
         check_numbers(self, ("batch_size",))
         check_numbers(self, ("teacher_epsilon",), "at least 0")
         teachers_of(self)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -30,6 +31,10 @@ def run(recipe: Recipe) -> None:
 
     def parse(argv):
         with _mistakes_in_one_line():
+            if words := _words(argv):
+                raise flags.Error(
+                    f"Only flags are taken, as --name=value. Received: {' '.join(words)}"
+                )
             config = eapp.make_flags_parser(recipe.config, allow_abbrev=False)(argv)
         with startup.without_banners():
             tf.config.list_physical_devices()
@@ -44,6 +49,15 @@ def run(recipe: Recipe) -> None:
 
     gc.freeze()  # The collector then skips imported objects, also when Python exits.
     app.run(main, flags_parser=parse)
+
+
+def _words(argv):
+    """Arguments that are neither flags nor values of a flag, which absl would ignore."""
+    return [
+        word
+        for before, word in itertools.pairwise(argv)
+        if not word.startswith("-") and not (before[:2] == "--" and "=" not in before)
+    ]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ def check(config: Config) -> None:
 
     It leaves no file behind.
     """
+    if not config.workdir:
+        refuse("workdir", "a directory", config.workdir)
     _check_writable(config)
     path = path_of(config)
     if not (path / "checkpoints").exists() and not (path / "results.json").exists():

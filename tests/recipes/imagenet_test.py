@@ -250,6 +250,10 @@ def test_the_gradient_norm_is_clipped_to_10():
 
 MISTAKES = {
     "unknown flag": (["--epoch=3"], "epoch"),
+    "stray word": (["stray", "--epochs=1"], "--name=value. Received: stray"),
+    "second value": (["--export", "tflite", "saved_model"], "Received: saved_model"),
+    "no workdir": (["--workdir="], "--workdir must be a directory"),
+    "home": (["--teacher=~/no.keras", "--method=at"], os.path.expanduser("~/no.keras")),
     "unknown value": (["--method=magic"], "magic"),
     "no number": (["--epochs=many"], "many"),
     "negative": (["--epochs=-1"], "--epochs must be above 0. Received: --epochs=-1"),

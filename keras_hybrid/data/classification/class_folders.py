@@ -39,6 +39,11 @@ def open_at(path: pathlib.Path) -> ClassificationDataset:
             f"Received: {listed(empty)} without any"
         )
     names = tuple(train_files)
+    if odd := [name for name in names if not _is_label(name)]:
+        raise ValueError(
+            f"Class folders of {path / 'train'} must have names in UTF-8, each of one "
+            f"line. Received: {listed(odd)}"
+        )
     if len(names) < 2:
         raise ValueError(
             f"{path / 'train'} must hold folders of at least two classes. Received: "
@@ -62,6 +67,14 @@ def _class_files(folder):
         name: [os.path.join(folder, name, file) for file in files]
         for name, files in zip(names, found)
     }
+
+
+def _is_label(name):
+    """Whether a name can be a line of a text file."""
+    try:
+        return name.encode().decode().splitlines() == [name]
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return False
 
 
 def _in_order(names):

@@ -1,5 +1,8 @@
 """Classification data on disk: class folders, tensorflow-datasets and broken files."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -254,6 +257,16 @@ def test_reading_stops_when_most_images_are_broken(folder):
 def assert_rejected(data_dir, message, error=FileNotFoundError):
     with pytest.raises(error, match=message):
         open_dataset(data_dir)
+
+
+@pytest.mark.parametrize("name", [b"k\xe4fer", b"one\ntwo"])
+def test_a_class_that_is_no_line_of_a_text_file_is_rejected(name, folder):
+    """As folders of old archives are, in Latin-1."""
+    path = os.path.join(os.fsencode(folder / "train"), name)
+    os.mkdir(path)
+    shutil.copy(folder / "train" / CLASSES[0] / "0.jpg", os.path.join(path, b"0.jpg"))
+    with pytest.raises(ValueError, match="must have names in UTF-8, each of one line"):
+        open_dataset(folder)
 
 
 def test_a_missing_folder_is_rejected(tmp_path):
