@@ -33,8 +33,8 @@ class Config:
     """Directory for the config, metrics, pictures, student and exports."""
     teacher: str = ""
     """Keras Applications network with ImageNet weights, a .keras file, or a .pth, .npz or
-    .safetensors file of torchvision's ResNet or MobileNetV2; several with commas, which
-    teach together by hybrid forward."""
+    .safetensors file of torchvision's ResNet or MobileNetV2 or of OpenPifPaf's ResNet;
+    several with commas, which teach together by hybrid forward."""
     teacher_preprocessing: str = "inside"
     """Preprocessing that a .keras file of a teacher needs: tf, torch, clip, caffe or bgr,
     or inside if it takes raw RGB; one for each of several teachers, with commas."""
