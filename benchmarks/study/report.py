@@ -166,7 +166,12 @@ def costs() -> str:
                 f"| {table} | {row} | {flops:.2f} | {images:.1f} | {times:.1f} |"
             )
             table = ""
-    return "\n".join(lines)
+    measured = [cost for of_rows in of_tables.values() for cost in of_rows.values()]
+    machines = dict.fromkeys(
+        f"{m['processor']}, cores used: {m['cores']}, TensorFlow {m['tensorflow']}"
+        for m in (cost["machine"] for cost in measured)
+    )
+    return "\n".join([*lines, "", f"Measured on {'; '.join(machines)}."])
 
 
 def machines() -> str:
