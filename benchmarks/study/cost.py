@@ -12,12 +12,10 @@ benchmarks/study/costs.jsonl, from which `report` makes its table.
 import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
 
 # isort: split
-import argparse
 import dataclasses
 import importlib
 import math
 import os
-import pathlib
 import statistics
 import tempfile
 import time
@@ -43,11 +41,7 @@ _COUNTED = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    tables = [name for name, table in TABLES.items() if not table.gpu]
-    parser.add_argument("tables", nargs="+", choices=tables)
-    parser.add_argument("--materials", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser = run.parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     materials.prepare(options.materials.resolve(), options.work)

@@ -38,11 +38,7 @@ from keras_hybrid.metrics import miss_rate_curve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    tables = [name for name, table in TABLES.items() if not table.gpu]
-    parser.add_argument("tables", nargs="+", choices=tables)
-    parser.add_argument("--materials", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
         "--cell", nargs=2, metavar=("ROW", "SEED"), help="run one cell in this process"
@@ -58,6 +54,16 @@ def main() -> None:
         if name.startswith("cifar10") and not has_teacher:
             run_table(cifar10.TEACHER.name, options, again=True)
         run_table(name, options)
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of names of tables, --materials and --work."""
+    parser = argparse.ArgumentParser(description=description)
+    tables = [name for name, table in TABLES.items() if not table.gpu]
+    parser.add_argument("tables", nargs="+", choices=tables)
+    parser.add_argument("--materials", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    return parser
 
 
 def run_table(name: str, options: argparse.Namespace, again: bool = False) -> None:
