@@ -108,15 +108,14 @@ class Case:
         return found
 
     def _rows(self, rates, weights):
-        rate, at = best_weight(rates, NONE), best_weight(weights, "at")
-        if at is None:
+        best_rate = best_weight(rates, NONE)
+        if best_rate is None:
             return {}
-        rate, length = {"learning_rate": rate}, self.settings[self.budget]
+        rate, length = {"learning_rate": best_rate}, self.settings[self.budget]
 
         def ours(teacher=self.teacher, **settings):
             return Row({"method": "hybrid", **teacher, **rate, **settings})
 
-        with_at = {"plus": "at", "plus_weight": at}
         found = {NONE: Row({"method": "none", **rate})}
         for n in (2, 4):
             longer = {"method": "none", **rate, self.budget: n * length}
@@ -126,12 +125,14 @@ class Case:
             OURS: ours(),
             "ours, one path": ours(paths_per_step=1),
             "ours, then alone": ours(hybrid_epochs=self.hybrid_epochs),
-            "ours + at": ours(**with_at),
-            "ours + at, one path": ours(**with_at, paths_per_step=1),
             "ours, teacher in float32": ours(teacher_dtype=""),
         }
         found |= {f"ours, {name}": ours(of_it) for name, of_it in self.others.items()}
-        kd = best_weight(weights, "kd")
+        at, kd = (best_weight(weights, name) for name in ("at", "kd"))
+        if at is not None:
+            with_at = {"plus": "at", "plus_weight": at}
+            found["ours + at"] = ours(**with_at)
+            found["ours + at, one path"] = ours(**with_at, paths_per_step=1)
         if kd is not None:
             found |= baselines(weights, _KD, {**self.tuned_teacher, **rate})
             found["ours + kd"] = ours(self.tuned_teacher, plus="kd", plus_weight=kd)

@@ -41,6 +41,7 @@ from keras_hybrid.training.types import Tensor
 # that none waits for the slowest image or for one of TensorFlow's few threads.
 _PARALLEL_CALLS = 2 * os.cpu_count()
 _PARALLEL = {"num_parallel_calls": _PARALLEL_CALLS, "deterministic": True}
+_CHECKED = 8  # images that may be tried before training starts
 _CHUNK = 64  # examples that are searched for unreadable images together
 # AutoGraph has nothing to convert here, and takes a second to find this out.
 _without_autograph = tf.autograph.experimental.do_not_convert
@@ -170,6 +171,25 @@ class EncodedSource:
 
         return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
+    def check_readable(self) -> None:
+        """Reads one image, or a few until one can be read.
+
+        Raises:
+            ValueError: If none of them can be read.
+        """
+        failures = {}
+        spread = self._examples(None).shard(max(1, len(self) // _CHECKED), 0)
+        for name, data, _ in spread.take(_CHECKED):
+            failure = self._failure(data)
+            if failure is None:
+                return
+            failures[os.fsdecode(name.numpy())] = failure
+        name, failure = next(iter(failures.items()))
+        raise ValueError(
+            f"{len(failures)} of {len(self)} images were tried, and none can be read, "
+            f"such as {name}: {failure}"
+        )
+
     def _load(self, examples, transform, seed):
         def load(index, position, data, label):
             seeds = tf.stack([seed, position])
@@ -213,7 +233,8 @@ class EncodedSource:
             name = name.decode(errors="surrogateescape")
             if name not in self.skipped:
                 self.skipped.append(name)
-                logging.warning("Skipping image %s: %s", name, self._failure(one))
+                reason = self._failure(one) or "only the second attempt succeeded"
+                logging.warning("Skipping image %s: %s", name, reason)
         if 2 * len(self.skipped) > len(self):
             raise ValueError(
                 f"More than half of the {len(self)} images cannot be read, such as "
@@ -222,12 +243,13 @@ class EncodedSource:
         return True
 
     def _failure(self, data):
+        """Why an image cannot be read; None if it can."""
         try:
             self._decode_part(self._read(data), lambda size: whole(size, None, None))
         except (tf.errors.OpError, ValueError, OSError) as error:
             message = getattr(error, "message", str(error))
             return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
-        return "only the second attempt succeeded"
+        return None
 
 
 def _end(index, spec):

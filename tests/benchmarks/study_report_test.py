@@ -106,9 +106,17 @@ def test_rows_of_a_case_wait_for_its_rates_and_weights(module, monkeypatch):
     assert [bool(t.rows()) for case in cases.CASES for t in case.tables] == [
         *(True, False, False) * len(cases.CASES)
     ]
-    monkeypatch.setattr(
-        plan, "results", lambda table: {row: [50.0] for row in table.rows()}
-    )
+    done = "_rates"
+
+    def results(table):
+        return {row: [50.0] for row in table.rows()} if done in table.name else {}
+
+    monkeypatch.setattr(plan, "results", results)
+    for case in cases.CASES:
+        rows = case.tables[2].rows()
+        assert {"none", "ours", "ours, one path"} <= rows.keys()
+        assert not {"at", "kd", "ours + at", "ours + kd"} & rows.keys()
+    done = ""
     for case in cases.CASES:
         rates, weights, table = case.tables
         rows = table.rows()

@@ -25,7 +25,11 @@ def is_at(path: pathlib.Path) -> bool:
 
 
 def open_at(path: pathlib.Path) -> ClassificationDataset:
-    """Opens a folder of this layout; images are not read yet."""
+    """Opens a folder of this layout; of the images only a few are read.
+
+    Raises:
+        OSError, ValueError: It cannot be used; the message says why.
+    """
     test = next(path / name for name in _TEST_FOLDERS if (path / name).is_dir())
     train_files, test_files = _class_files(path / "train"), _class_files(test)
     if unknown := sorted(test_files.keys() - train_files.keys()):
@@ -101,4 +105,6 @@ def _source(classes, names):
             order = order.shuffle(len(pairs), seed)
         return order.map(lambda index: (files[index], files[index], labels[index]))
 
-    return EncodedSource(examples, len(pairs), tf.io.read_file)
+    source = EncodedSource(examples, len(pairs), tf.io.read_file)
+    source.check_readable()
+    return source

@@ -193,6 +193,7 @@ def source_of_files(
 
     Raises:
         FileNotFoundError: If none of the files exists.
+        ValueError: If none of a few files can be read.
     """
     there = [path.is_file() for path in paths]
     if not any(there):
@@ -219,6 +220,7 @@ def source_of_files(
         return order.map(lambda i: (files[i], files[i], tf.cast(i, "int32")))
 
     source = EncodedSource(examples, len(names), tf.io.read_file)
+    source.check_readable()
     return DetectionSource(
         source, names, people, min_height=min_height, left_out=left_out
     )

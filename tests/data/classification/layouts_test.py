@@ -247,11 +247,21 @@ def test_a_batch_size_not_divisible_by_devices_is_rejected(folder):
 
 
 def test_reading_stops_when_most_images_are_broken(folder):
-    for path in (folder / "train").glob("*/*.jpg"):
+    for path in sorted((folder / "train").glob("*/*.jpg"))[1:]:
         path.write_bytes(b"no image")
     train = open_dataset(folder).train
     with pytest.raises(tf.errors.InvalidArgumentError, match="More than half of the 6"):
         levels(evaluation_batches(train))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_images_of_which_none_can_be_read_are_rejected_before_training(part, folder):
+    for path in (folder / part).glob("*/*"):
+        path.write_bytes(b"no image")
+    count = {"train": 6, "val": 2}[part]
+    tried = f"{count} of {count} images were tried, and none can be read"
+    message = rf"^{tried}, such as .*/{part}/.*/0\.\w+: The image is not [^\n]*$"
+    assert_rejected(folder, message, ValueError)
 
 
 def assert_rejected(data_dir, message, error=FileNotFoundError):

@@ -210,6 +210,15 @@ def test_missing_and_broken_images_are_skipped(tmp_path):
     assert data.train.names[truth["index"][0]][-5:] not in left
 
 
+def test_images_of_which_none_can_be_read_are_rejected_before_training(tmp_path):
+    names = [f"{i}.png" for i in range(20)]
+    save_coco(tmp_path, [annotation([10, 5, 20, 60])], names)
+    for name in names:
+        (tmp_path / "train" / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="8 of 20 images were tried, and none can be"):
+        open_dataset(tmp_path)
+
+
 def test_images_with_300_boxes_and_without_boxes(tmp_path):
     records = [annotation([i / 2 - 10, 5, 20, 60]) for i in range(300)]
     data = open_dataset(save_coco(tmp_path, records))
