@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_export(options))
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing was written.", file=sys.stderr)
+        sys.exit(128 + 2)  # a shell's exit status for SIGINT
 
 
 def _parser():
@@ -76,17 +79,12 @@ def _parser():
 
 
 def _export(options):
+    _check_flags(options)
     model = load(options.model, "MODEL")
     student = at_image_size(getattr(model, "student", model), _size(options))
     if options.label_map:
         student = _with_label_map(student)
     if not options.out.endswith(".tflite"):
-        for_tflite = options.quantization, options.calibration_data, options.labels
-        if any(for_tflite):
-            raise ValueError(
-                "OUT must end in .tflite with --quantization, --calibration_data or "
-                f"--labels. Received: {options.out}"
-            )
         return to_saved_model(student, options.out)
     shape = tuple(image_input(student).shape)
     if None in shape[1:]:
@@ -102,6 +100,23 @@ def _export(options):
         calibration_data=data and photographs(data, shape[1:], IMAGES),
         labels=options.labels and _labels(options.labels),
     )
+
+
+def _check_flags(options):
+    """Refuses flags that do not go together, before anything is loaded."""
+    for_tflite = options.quantization, options.calibration_data, options.labels
+    suffix = pathlib.PurePath(options.out).suffix
+    if suffix != ".tflite" and (any(for_tflite) or suffix[1:].isalpha()):
+        raise ValueError(
+            "OUT must end in .tflite, or be a directory for a SavedModel, which has no "
+            "suffix and takes no --quantization, --calibration_data or --labels. "
+            f"Received: {options.out}"
+        )
+    if options.quantization == "int8" and not options.calibration_data:
+        raise ValueError(
+            "--quantization=int8 must come with --calibration_data=FOLDER, about 100 "
+            "photographs as the student will see them"
+        )
 
 
 def _size(options):
@@ -134,7 +149,7 @@ def _with_label_map(student):
 def _labels(path):
     try:
         return pathlib.Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"--labels must be a text file in UTF-8. Received: --labels={path}, {error}"
         ) from None

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.student import float32_student, forward, image_input
-from keras_hybrid.training.atomic_write import staged
+from keras_hybrid.training.atomic_write import is_full_disk, staged
 
 # Height and width at which a student of any image size is checked.
 CHECKED_SIZE = 224
@@ -36,6 +36,7 @@ def to_saved_model(model: keras.Model, filepath: str | os.PathLike) -> ExportRep
             size and has none; or `filepath` is neither new nor empty nor a SavedModel.
         TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written SavedModel does not compute what Keras computes.
+        OSError: `filepath` cannot be written.
 
     Example:
 
@@ -80,10 +81,8 @@ def write_saved_model(
     archive.add_endpoint("serve", lambda images: forward(student, images), [image])
     try:
         archive.write_out(os.fspath(directory), verbose=False)
-    except OSError:
-        raise
     except Exception as error:  # layers and TensorFlow raise different types
-        if None not in shape[1:]:
+        if None not in shape[1:] or isinstance(error, OSError) or is_full_disk(error):
             raise
         raise ValueError(
             "`model` must have an image size, since one of its layers does not work in a "

@@ -18,12 +18,13 @@ def load(path: str | os.PathLike, argument: str) -> keras.Model:
         argument: Name of the user's argument, such as `"--student"`.
 
     Raises:
-        FileNotFoundError: The file does not exist.
+        FileNotFoundError: The file does not exist or cannot be read.
         ValueError: The file contains no model; the message is one line.
     """
-    if not os.path.isfile(path):
+    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
         raise FileNotFoundError(
-            f"{argument} must be a file that exists. Received: {argument}={path}"
+            f"{argument} must be a file that exists and can be read. Received: "
+            f"{argument}={path}"
         )
     try:
         return keras.saving.load_model(path, compile=False)

@@ -1,12 +1,14 @@
 """Writes a file or directory completely, or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
 
 PREFIX = ".unfinished-"  # of temporary directories, which a killed process leaves
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @contextlib.contextmanager
@@ -15,6 +17,9 @@ def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Missing parent directories are created. If the block raises an exception, an existing
     file or directory stays as it was, and new parent directories are removed.
+
+    Raises:
+        OSError: The disk is full, whatever the library that writes raised.
     """
     filepath = pathlib.Path(filepath).absolute()
     new_parents = [path for path in filepath.parents if not path.exists()]
@@ -24,11 +29,22 @@ def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
             new, old = pathlib.Path(work, "new"), pathlib.Path(work, "old")
             yield new
             _replace(filepath, new, old)
-    except BaseException:
+    except BaseException as error:
         for path in new_parents:
             with contextlib.suppress(OSError):
                 path.rmdir()
+        if is_full_disk(error):
+            number = errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(filepath)) from error
         raise
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, such as one of TensorFlow or h5py, says that the disk is full."""
+    reasons = map(os.strerror, _DISK_FULL)
+    return isinstance(error, Exception) and any(
+        reason in str(error) for reason in reasons
+    )
 
 
 def _replace(filepath, new, old):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -99,7 +99,8 @@ class Recipe:
         if not parts:
             logging.info("This run has already finished, see %s", config.workdir)
             return lambda: results
-        return functools.partial(self.finish, config, self.open_data(config), parts)
+        data, student = self.open_data(config), self._trained(config)
+        return functools.partial(self.finish, config, data, student, parts)
 
     def prepare(self, config: Config) -> tuple[Any, keras.Model, keras.Model]:
         """Returns (data set, compiled model, student) for `train`."""
@@ -153,18 +154,26 @@ class Recipe:
             )
         if not writes:
             return {}
-        workdir.save_model(student, directory / "student.keras")
+        workdir.save_model(student, workdir.student_of(config))
         workdir.write_labels(directory / "labels.txt", data.class_names)
-        return self.finish(config, data)
+        return self.finish(config, data, self._trained(config))
+
+    def _trained(self, config):
+        """The student in the workdir."""
+        with devices.settings_of(config):
+            return networks.load(str(workdir.student_of(config)), "--workdir")
 
     def finish(
-        self, config: Config, data: Any, parts: tuple[str, ...] = settings.REDO
+        self,
+        config: Config,
+        data: Any,
+        student: keras.Model,
+        parts: Sequence[str] = settings.REDO,
     ) -> Results:
-        """Evaluates, exports or both, from student.keras; returns the results."""
+        """Evaluates a trained student, exports it or both; returns the results."""
         directory = workdir.path_of(config)
         results = workdir.results_of(config) or {}
         with devices.settings_of(config):
-            student = networks.load(str(directory / "student.keras"), "--workdir")
             if "evaluate" in parts:
                 scores = self.evaluate(config, data, student, directory)
                 skipped = skipped_images(directory / "checkpoints", data.train)

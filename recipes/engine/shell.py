@@ -1,7 +1,6 @@
 """Runs a recipe from the command line: its flags, and how it ends."""
 
 import contextlib
-import errno
 import gc
 import itertools
 import os
@@ -14,11 +13,10 @@ from absl import app, flags, logging
 from etils import eapp
 
 from keras_hybrid.recipes.engine.recipe import Recipe
-from keras_hybrid.training import startup
+from keras_hybrid.training import atomic_write, startup
 
 _MISTAKES = ValueError, TypeError, OSError, flags.Error
 _LOST_MACHINE = tf.errors.UnavailableError, tf.errors.AbortedError
-_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def run(recipe: Recipe) -> None:
@@ -71,7 +69,9 @@ def _mistakes_in_one_line():
 @contextlib.contextmanager
 def _endings_in_one_line(directory):
     """Says in one line why a run that had started ends, and how to resume it."""
-    how_to_resume = f"The same command resumes from the last checkpoint in {directory}."
+    how_to_resume = (
+        f"The same command resumes after the last finished epoch, if any, in {directory}."
+    )
     interrupted = threading.Event()
     try:
         with _ctrl_c_ends_the_run(interrupted):
@@ -82,7 +82,7 @@ def _endings_in_one_line(directory):
             sys.exit(128 + 2)  # a shell's exit status for SIGINT
         if isinstance(error, FloatingPointError):
             sys.exit(f"{type(error).__name__}: {error}")
-        if _is_full_disk(error):
+        if atomic_write.is_full_disk(error):
             sys.exit(f"The disk is full. Make room on it. {how_to_resume}")
         if isinstance(error, _LOST_MACHINE):
             sys.exit(
@@ -123,9 +123,3 @@ def _ctrl_c_ends_the_run(interrupted):
     finally:
         signal.signal(signal.SIGINT, handler)
         sys.unraisablehook = hook
-
-
-def _is_full_disk(error):
-    if isinstance(error, tf.errors.OpError):
-        return any(os.strerror(number) in error.message for number in _DISK_FULL)
-    return isinstance(error, OSError) and error.errno in _DISK_FULL

@@ -21,6 +21,11 @@ def path_of(config: Config) -> pathlib.Path:
     return pathlib.Path(config.workdir).expanduser()
 
 
+def student_of(config: Config) -> pathlib.Path:
+    """Returns the path of the trained student."""
+    return path_of(config) / "student.keras"
+
+
 def check(config: Config) -> None:
     """Raises a one-line error if the workdir cannot be written or holds another run.
 
@@ -111,9 +116,21 @@ def _write_config(config):
 
 
 def results_of(config: Config) -> dict[str, Any] | None:
-    """Returns the content of results.json if the run has already finished, else None."""
+    """Returns the content of results.json if the run has already finished, else None.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = path_of(config) / "results.json"
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(
+            f"--workdir must be a new directory, or that of a run. Received: --workdir="
+            f"{config.workdir}, whose results.json cannot be read: {error}"
+        ) from error
 
 
 def with_earlier_exports(config: Config) -> Config:
@@ -128,7 +145,7 @@ def parts_to_do(config: Config) -> list[str]:
     """Returns what a finished run lacks or --redo names: "evaluate", "export" or both.
 
     Raises:
-        FileNotFoundError: The student that these parts need is missing.
+        FileNotFoundError: A file that these parts need is missing.
         ValueError: There is no format to export to again.
     """
     there, now = settings_there(config), dataclasses.asdict(config)
@@ -139,12 +156,15 @@ def parts_to_do(config: Config) -> list[str]:
         parts.add("export")
     if "export" in parts and not config.export:
         refuse("redo", "evaluate for a run without --export", config.redo)
-    student = path_of(config) / "student.keras"
-    if parts and not student.exists():
-        raise FileNotFoundError(
-            f"--workdir must hold the student.keras of the run to {' and '.join(parts)}. "
-            f"Received: --workdir={config.workdir}"
-        )
+    needed = [student_of(config)] if parts else []
+    if "evaluate" in parts:
+        needed.append(path_of(config) / "metrics.csv")  # has the time of training
+    for file in needed:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"--workdir must hold the {file.name} of the run to "
+                f"{' and '.join(sorted(parts))}. Received: --workdir={config.workdir}"
+            )
     return sorted(parts)
 
 

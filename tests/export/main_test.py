@@ -16,6 +16,7 @@ from PIL import Image
 import keras_hybrid
 import tiny
 from detectors import FasterRCNN, backbone
+from keras_hybrid.export import saved_model
 from keras_hybrid.export.__main__ import main
 from keras_hybrid.models.detection.faster_rcnn import with_detections
 from keras_hybrid.models.segmentation.deeplab_v2 import (
@@ -169,11 +170,15 @@ def test_the_student_of_a_transfer(detector, tmp_path, monkeypatch):
     [
         (
             ["missing.keras", "out.tflite"],
-            "MODEL must be a file that exists. Received: MODEL=missing",
+            "MODEL must be a file that exists and can be read. Received: MODEL=missing",
         ),
         (["student.keras", "out", "--quantization=int8"], "OUT must end in .tflite"),
-        (["student.keras", "out.tflite", "--quantization=int8"], "`calibration_data`"),
-        (["student.keras", "out.tflite", "--labels=none.txt"], "none.txt"),
+        (["student.keras", "student.onnx"], "OUT must end in .tflite, or be a directory"),
+        (
+            ["student.keras", "out.tflite", "--quantization=int8"],
+            "--calibration_data=FO",
+        ),
+        (["student.keras", "out.tflite", "--labels=none.txt"], "--labels must be a text"),
         (["labels.txt", "out.tflite"], "MODEL must be a model saved as .keras"),
         (["student.keras", "out", "--label_map"], "--label_map is for a segmenter"),
     ],
@@ -182,6 +187,20 @@ def test_a_mistake_is_one_line(saved, tmp_path, monkeypatch, arguments, message)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("ant\n")
     assert_refused(arguments, message)
+
+
+def test_ctrl_c_ends_an_export_without_traceback(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved_model, "require_agreement", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["student.keras", "new/student"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith("Interrupted. Nothing was written.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["student.keras"]
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

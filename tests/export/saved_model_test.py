@@ -1,6 +1,7 @@
 """`to_saved_model`: inference alone, checked after loading it back."""
 
 import pathlib
+import resource
 import types
 
 import keras
@@ -99,6 +100,20 @@ def test_a_wrong_file_is_not_handed_over(tmp_path, monkeypatch):
     )
     with pytest.raises(RuntimeError, match="must reproduce the model"):
         to_saved_model(small_student(), filepath)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, size):
+    image = keras.Input((size, size, 3))
+    student = keras.Model(image, keras.layers.Conv2D(4, 3)(image))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left on device.*new/student"):
+            to_saved_model(student, tmp_path / "new" / "student")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,7 +75,8 @@ def test_parts_to_do_after_a_finished_run(changes, parts, tmp_path):
     done = cityscapes.Config(workdir=str(tmp_path), export="tflite")
     directory = workdir.create(done)
     workdir.write_results(done, {})
-    (directory / "student.keras").touch()
+    for name in ("student.keras", "metrics.csv"):
+        (directory / name).touch()
     now = dataclasses.replace(done, **changes)
     workdir.check(now)
     assert workdir.parts_to_do(workdir.with_earlier_exports(now)) == parts
@@ -92,6 +93,27 @@ def test_adding_an_export_needs_the_student_file(finished, tmp_path):
     (tmp_path / "run" / "student.keras").unlink()
     with pytest.raises(FileNotFoundError, match="must hold the student.keras .* export"):
         imagenet.main(dataclasses.replace(done, export="tflite"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"student.keras": "not a model"}, "student.keras, for which Keras reports"),
+        ({"metrics.csv": None}, "must hold the metrics.csv of the run to evaluate"),
+        ({"results.json": "{"}, "whose results.json cannot be read"),
+    ],
+)
+def test_a_damaged_run_is_refused_before_it_is_evaluated(
+    finished, tmp_path, damage, message
+):
+    done, _ = finished
+    for name, content in damage.items():
+        path = tmp_path / "run" / name
+        path.unlink()
+        if content:
+            path.write_text(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        imagenet.RECIPE.start(dataclasses.replace(done, redo="evaluate"))
 
 
 def test_a_list_of_methods_and_balances_runs_a_sweep(files, tmp_path, eager, rendering):

@@ -174,7 +174,7 @@ def test_ctrl_c_explains_how_to_resume(files, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
-    assert "Interrupted. The same command resumes from the last checkpoint" in stderr
+    assert "Interrupted. The same command resumes after the last finished epoch" in stderr
     assert "Traceback" not in stderr
 
 
