@@ -150,7 +150,7 @@ _PRETRAINED = Case(
     {**_CALTECH_SETTINGS, "student": PRETRAINED, "epochs": 10},
     "epochs",
     {"data_dir": CALTECH_VALIDATION},
-    (0.03, 0.1, 0.3),
+    (0.003, 0.01, 0.03, 0.1),
     XCEPTION,
     {"VGG16": VGG16, "VGG16 at random": _AT_RANDOM},
     _FEATURES,
@@ -164,6 +164,7 @@ CASES = (
         _PRETRAINED,
         name="caltech101_scratch",
         settings={**_CALTECH_SETTINGS, "student": SCRATCH, "epochs": 30},
+        rates=(0.03, 0.1, 0.3),
         hybrid_epochs=15,
     ),
     Case(

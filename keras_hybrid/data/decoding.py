@@ -5,6 +5,7 @@ Annotators see the upright image, so boxes and label maps refer to that one.
 """
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -37,7 +38,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         tf.io.is_jpeg(encoded) | is_png,
         lambda: _by_tensorflow(encoded, is_png),
-        lambda: of_bytes(_by_pillow, encoded, "uint8"),
+        lambda: of_bytes(_by_pillow, "uint8", encoded),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
@@ -134,22 +135,44 @@ def _orientation(encoded, is_png):
     head = tf.strings.substr(encoded, 0, _HEAD)
     return tf.cond(
         is_png | tf.strings.regex_full_match(head, MARKED),
-        lambda: of_bytes(_by_marks, encoded, "int32"),
+        lambda: of_bytes(_by_marks, "int32", encoded),
         lambda: 1,
     )
 
 
 def of_bytes(
-    function: Callable[[bytes], np.ndarray | np.generic], encoded: tf.Tensor, dtype: str
+    function: Callable[..., np.ndarray | np.generic], dtype: str, *encoded: tf.Tensor
 ) -> tf.Tensor:
-    """Applies a Python function of bytes to a scalar string tensor."""
+    """Applies a Python function of bytes to scalar string tensors.
 
-    def of_numpy(encoded):
-        # In eager mode TensorFlow passes an array of objects.
-        return function(np.asarray(encoded, object).item())
+    A `ValueError` of the function becomes TensorFlow's, since TensorFlow writes the
+    traceback of each exception of a Python function to standard error.
 
-    encoded = tf.convert_to_tensor(encoded)
-    return tf.numpy_function(of_numpy, [encoded], dtype, stateful=False)
+    Raises:
+        tf.errors.InvalidArgumentError: The function raised a `ValueError`; see `message`.
+    """
+
+    def of_numpy(*encoded):
+        try:
+            # In eager mode TensorFlow passes arrays of objects.
+            return function(*(np.asarray(one, object).item() for one in encoded)), b""
+        except ValueError as error:
+            return np.zeros((), dtype), str(error).encode()
+
+    encoded = [tf.convert_to_tensor(one) for one in encoded]
+    result, failure = tf.numpy_function(
+        of_numpy, encoded, [dtype, "string"], stateful=False
+    )
+    passed = tf.raw_ops.Assert(condition=failure == b"", data=[failure])
+    with tf.control_dependencies([passed] if passed else []):
+        return tf.identity(result)
+
+
+def message(error: tf.errors.OpError) -> str:
+    """What went wrong, without the names of TensorFlow's operators."""
+    text = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message).strip()
+    failed = re.fullmatch(r"assertion failed: \[(.*)\]", text, re.DOTALL)
+    return failed[1] if failed else text
 
 
 def _by_pillow(encoded):

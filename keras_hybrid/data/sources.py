@@ -26,14 +26,13 @@ read.
 """
 
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
-from keras_hybrid.data.decoding import decode_part
+from keras_hybrid.data.decoding import decode_part, message
 from keras_hybrid.data.transforms import Transform, whole
 from keras_hybrid.training.types import Tensor
 
@@ -246,9 +245,8 @@ class EncodedSource:
         """Why an image cannot be read; None if it can."""
         try:
             self._decode_part(self._read(data), lambda size: whole(size, None, None))
-        except (tf.errors.OpError, ValueError, OSError) as error:
-            message = getattr(error, "message", str(error))
-            return re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", message).strip()
+        except tf.errors.OpError as error:
+            return message(error)
         return None
 
 

@@ -123,7 +123,7 @@ def _crop_classes(label_map, class_of, box):
 
 def _classes_by_pillow(label_map, class_of):
     classes = decoding.of_bytes(
-        lambda encoded: classes_of(decode_labels(encoded), class_of), label_map, "uint8"
+        lambda encoded: classes_of(decode_labels(encoded), class_of), "uint8", label_map
     )
     return tf.ensure_shape(classes, (None, None))
 
@@ -132,8 +132,10 @@ def decode_whole_pair(
     pair: tf.Tensor, class_of: np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode_pair` in a graph: from strings (2,) to uint8 (H, W, 3) and uint8 (H, W)."""
-    both = tf.numpy_function(
-        lambda pair: decode_pair(*pair, class_of), [pair], "uint8", stateful=False
+    both = decoding.of_bytes(
+        lambda image, labels: decode_pair(image, labels, class_of),
+        "uint8",
+        *tf.unstack(pair),
     )
     both = tf.ensure_shape(both, (None, None, 4))
     return both[..., :3], both[..., 3]
