@@ -91,6 +91,13 @@ def _tokens(cut):
     return f" (tokens, {cut.prefix} in front)" if cut.prefix else " (tokens)"
 
 
+def are_strides(switch_points: object) -> bool:
+    """Whether `switch_points` are numbers, which they can be for all teachers at once."""
+    return isinstance(switch_points, list | tuple) and all(
+        isinstance(point, int) for point in switch_points
+    )
+
+
 def _are_pairs(switch_points):
     return isinstance(switch_points, list | tuple) and any(
         isinstance(point, list | tuple) for point in switch_points

@@ -147,9 +147,8 @@ class HybridTransfer(TeacherStudent):
         ]
         _check(student_batch_norm, paths_per_step, plus, teachers)
         balance = balances.get(balance)
-        # For one teacher, a list has the pairs of layers.
-        points = [switch_points]
-        if len(teachers) > 1:
+        points = [switch_points] * len(teachers)
+        if len(teachers) > 1 and not switches_lib.are_strides(switch_points):
             points = _for_each(teachers, "switch_points", switch_points)
         given = _for_each(teachers, "teacher_preprocessing", teacher_preprocessing)
         given = [preprocessing.get(each) for each in given]

@@ -121,6 +121,18 @@ def test_every_teacher_has_its_own_preprocessing_and_switch_points():
             transfer(**{argument: value})
 
 
+def test_strides_in_a_list_are_for_all_teachers():
+    teachers = [tiny.teacher(), tiny.teacher()]
+    of_list, of_tuple, other = (
+        [
+            [segment.end.layer_name for segment in path.segments]
+            for path in HybridTransfer(teachers, tiny.student(), switch_points=p).paths
+        ]
+        for p in ([2, 4], (2, 4), (4,))
+    )
+    assert of_list == of_tuple != other
+
+
 def test_a_list_of_one_teacher_takes_a_list_of_one_preprocessing():
     model = HybridTransfer(
         [tiny.teacher()],
