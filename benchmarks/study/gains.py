@@ -65,6 +65,17 @@ SITUATIONS = (
         },
     ),
     Situation(
+        "The same images, a MobileNetV2 of ImageNet; an Xception of ImageNet",
+        ["caltech101_pretrained"],
+        {
+            "student alone, twice as long": "none, 2 times as long",
+            "student alone, four times": "none, 4 times as long",
+            "ours": OURS,
+            "ours, one path": "ours, one path",
+            "ours, then alone": "ours, then alone",
+        },
+    ),
+    Situation(
         "A segmenter on CamVid, from scratch; a VGG16 of ImageNet",
         ["camvid", "camvid_gpu"],
         {"FitNet": "VGG16, fitnet", "AT": "VGG16, at", "ours": "VGG16, ours"},

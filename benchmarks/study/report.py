@@ -102,10 +102,15 @@ def _seconds(name, row):
     return f"{seconds:.0f}" if seconds >= 2 else f"{seconds:.1f}"
 
 
-def weights(name: str) -> str:
-    """Returns a table with a row per method: its validation figure at each weight."""
+def weights(name: str, tuned: str = "weight") -> str:
+    """Returns a table with a row per method: its validation figure at each value.
+
+    Args:
+        name: Name of the table.
+        tuned: What is tuned.
+    """
     runs = plan.read(name)
-    lines = ["| | weight: figure | chosen |", "|---|---|---|"]
+    lines = [f"| | {tuned}: figure | chosen |", "|---|---|---|"]
     methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
     for method in methods:
         rows = [r for r in TABLES[name].rows() if r.rpartition(" ")[0] == method]
@@ -226,6 +231,10 @@ BLOCKS = {
     "transformers_teacher": functools.partial(teacher, "transformers_teacher"),
     "transformers": functools.partial(table, "transformers"),
     "caltech101_several": functools.partial(table, "caltech101_several"),
+    "caltech101_pretrained_rates": functools.partial(
+        weights, "caltech101_pretrained_rates", tuned="learning rate"
+    ),
+    "caltech101_pretrained": functools.partial(table, "caltech101_pretrained"),
     "camvid_weights": functools.partial(weights, "camvid_weights"),
     "camvid": functools.partial(table, "camvid", also="camvid_gpu"),
     "people_weights": functools.partial(weights, "people_weights"),
