@@ -125,6 +125,9 @@ class Case:
             OURS: ours(),
             "ours, one path": ours(paths_per_step=1),
             "ours, then alone": ours(hybrid_epochs=self.hybrid_epochs),
+            "ours, adapters' rate times 10": dataclasses.replace(
+                ours(), adapter_rate=10.0
+            ),
             "ours, teacher in float32": ours(teacher_dtype=""),
         }
         found |= {f"ours, {name}": ours(of_it) for name, of_it in self.others.items()}

@@ -214,15 +214,17 @@ def varied(model: keras.Model, row: plan.Row) -> keras.Model:
     return changed
 
 
-def columns(path: str | os.PathLike) -> dict[str, list[float]]:
-    """Returns the columns of a metrics.csv, by name."""
+def columns(path: str | os.PathLike) -> dict[str, list[float | None]]:
+    """Returns the columns of a metrics.csv, by name, with None where they are empty."""
     rows = read_rows(path)
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: [row.get(name) for row in rows] for name in rows[0]}
 
 
-def in_five_digits(columns: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def in_five_digits(
+    columns: Mapping[str, Sequence[float | None]],
+) -> dict[str, list[float | None]]:
     """Rounds columns to five significant digits."""
-    return {k: [float(f"{value:.5g}") for value in v] for k, v in columns.items()}
+    return {k: [v and float(f"{v:.5g}") for v in of_k] for k, of_k in columns.items()}
 
 
 def miss_rate_curves(

@@ -79,6 +79,24 @@ def test_a_cost_is_that_of_all_epochs(module, lines):
     assert gains.cost(["camvid_gpu", "camvid"], "longer") == 2
 
 
+def test_epochs_without_hybrid_paths_count_with_their_own_time(module, monkeypatch):
+    plan = module("study.plan")
+    # Hybrid epochs of 9, 10 and 8 s, plain ones of 3 and 2 s.
+    epochs = {"seconds": [9, 19, 27, 30, 32], "balance": [0.0, 1.0, 1.0, None, None]}
+    monkeypatch.setattr(plan, "read", lambda table: {("row", 0): {"epochs": epochs}})
+    assert plan.epoch_seconds("camvid", "row") == (3 * 8 + 2 * 2) / 5
+
+
+def test_columns_of_epochs_with_and_without_hybrid_paths(module, tmp_path):
+    run, path = module("study.run"), tmp_path / "metrics.csv"
+    path.write_text("epoch,balance,loss\n0,0.0,1.234567\n1,,2\n")
+    assert run.in_five_digits(run.columns(path)) == {
+        "epoch": [0, 1],
+        "balance": [0, None],
+        "loss": [1.2346, 2],
+    }
+
+
 def test_situations_have_rows_of_their_tables(module):
     tables = module("study.tables").TABLES
     for situation in module("study.gains").SITUATIONS:
