@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tiny
 from keras_hybrid import HybridTransfer
+from keras_hybrid.baselines import AttentionTransfer
 
 
 @pytest.fixture
@@ -39,6 +40,19 @@ def test_arguments_of_the_model(stepped):
         ("teacher", "student"),
         ("student", "student"),
     ]
+
+
+def test_a_row_keeps_the_other_settings_of_its_recipe(module):
+    run, plan = module("study.run"), module("study.plan")
+    settings = {"switch_points": (4,), "balance": 0.5, "paths_per_step": 1}
+    settings |= {"teacher_dtype": "bfloat16", "plus": AttentionTransfer(2.0)}
+    model = HybridTransfer(tiny.teacher(), tiny.student(), **settings)
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    changed = run.varied(model, plan.Row({}, adapter_rate=10.0))
+    assert changed.plus.get_config() == settings.pop("plus").get_config()
+    for name in settings:
+        assert getattr(changed, name) == getattr(model, name), name
+    assert changed.fit(*tiny.batch(), verbose=0).history["transfer_loss"][0] > 0
 
 
 def test_the_loss_and_its_gradients_are_scaled(stepped):
