@@ -65,7 +65,7 @@ SITUATIONS = (
         },
     ),
     Situation(
-        "The same images, a MobileNetV2 of ImageNet; an Xception of ImageNet",
+        "Caltech-101, 30 images a class, a student of ImageNet; an Xception of ImageNet",
         ["caltech101_pretrained"],
         {
             "student alone, twice as long": "none, 2 times as long",
