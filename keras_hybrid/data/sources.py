@@ -171,7 +171,7 @@ class EncodedSource:
         return _epochs(images_of, batch_size, len(self), seed, epochs, context)
 
     def check_readable(self) -> None:
-        """Reads one image, or a few until one can be read.
+        """Tries up to eight images, spread over all, until one can be read.
 
         Raises:
             ValueError: If none of them can be read.

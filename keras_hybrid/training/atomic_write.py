@@ -41,9 +41,8 @@ def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error, such as one of TensorFlow or h5py, says that the disk is full."""
-    reasons = map(os.strerror, _DISK_FULL)
-    return isinstance(error, Exception) and any(
-        reason in str(error) for reason in reasons
+    return getattr(error, "errno", None) in _DISK_FULL or any(
+        os.strerror(number) in str(error) for number in _DISK_FULL
     )
 
 
