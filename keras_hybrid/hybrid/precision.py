@@ -13,13 +13,15 @@ DTYPES = None, "bfloat16", "float16"
 # parts of the values of ONEDNN_MAX_CPU_ISA that allow them.
 _FLAGS = {"avx512_bf16", "amx_bf16"}
 _ALLOWING = "BF16", "FP16", "AMX", "AVX10", "DEFAULT"
+# Compute capabilities of the first NVIDIA GPUs with tensor cores for it.
+_CAPABILITIES = {"bfloat16": (8, 0), "float16": (7, 0)}
 
 
 def resolve(teacher_dtype: str | None) -> str | None:
     """Returns what a teacher computes in: `teacher_dtype`, if it is no slower for it.
 
-    Without instructions for it, a CPU takes two to a hundred times as long: then it is
-    None, and one line says so.
+    Without instructions for it, a CPU takes two to a hundred times as long, and a GPU
+    without tensor cores for it is no faster: then it is None, and one line says so.
 
     Raises:
         ValueError: `teacher_dtype` is not one of `DTYPES`.
@@ -32,7 +34,7 @@ def resolve(teacher_dtype: str | None) -> str | None:
     if teacher_dtype is None or _is_fast(teacher_dtype):
         return teacher_dtype
     logging.warning(
-        "The teacher computes as without teacher_dtype=%r, since this CPU would take "
+        "The teacher computes as without teacher_dtype=%r, since this machine would take "
         "longer with it",
         teacher_dtype,
     )
@@ -44,8 +46,11 @@ def _is_fast(dtype):
         return True
     import tensorflow as tf
 
-    if tf.config.list_physical_devices("GPU"):
-        return True
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = map(tf.config.experimental.get_device_details, gpus)
+        known = [d["compute_capability"] for d in details if "compute_capability" in d]
+        return all(capability >= _CAPABILITIES[dtype] for capability in known)
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
     return (
         dtype == "bfloat16"

@@ -140,6 +140,27 @@ def test_instructions(flags, most, onednn, is_fast, monkeypatch):
     assert not precision._is_fast("float16")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [
+        ([(9, 0), (8, 0)], ["bfloat16", "float16"]),
+        ([(8, 6), (7, 5)], ["float16"]),
+        ([(6, 1)], []),
+        ([None], ["bfloat16", "float16"]),  # not NVIDIA's
+    ],
+)
+def test_a_gpu_has_tensor_cores_for_it(capabilities, fast, monkeypatch):
+    """Compute capabilities 8.0 and 7.0, as Keras's guide to mixed precision has them."""
+
+    def details(capability):
+        return {"compute_capability": capability} if capability else {}
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: capabilities)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+    found = [dtype for dtype in ("bfloat16", "float16") if precision._is_fast(dtype)]
+    assert found == fast
+
+
 @pytest.mark.parametrize("method", ["at", "kd"])
 def test_the_teacher_of_a_baseline(method, fast, eager):
     losses = []
