@@ -164,7 +164,7 @@ def of_bytes(
         of_numpy, encoded, [dtype, "string"], stateful=False
     )
     passed = tf.raw_ops.Assert(condition=failure == b"", data=[failure])
-    with tf.control_dependencies([passed] if passed else []):
+    with tf.control_dependencies([passed]):
         return tf.identity(result)
 
 

@@ -25,7 +25,12 @@ Together they see the batches that a single device would see, as long as all ima
 read.
 """
 
+import atexit
+import contextlib
+import gc
 import os
+import re
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +47,7 @@ _PARALLEL_CALLS = 2 * os.cpu_count()
 _PARALLEL = {"num_parallel_calls": _PARALLEL_CALLS, "deterministic": True}
 _CHECKED = 8  # images that may be tried before training starts
 _CHUNK = 64  # examples that are searched for unreadable images together
+_TOO_MANY = re.compile(r"More than half of the \d+ images cannot be read[^\]\n]*")
 # AutoGraph has nothing to convert here, and takes a second to find this out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -211,10 +217,12 @@ class EncodedSource:
 
                 def skip():
                     gap = names[expected:index], data[expected:index]
-                    return tf.ensure_shape(tf.py_function(self._skip, gap, "bool"), ())
+                    return tf.ensure_shape(tf.py_function(self._skip, gap, "string"), ())
 
-                is_named = tf.cond(index > expected, skip, lambda: True)
-                return index + 1, (is_named & (index < count), image)
+                failure = tf.cond(index > expected, skip, lambda: "")
+                passed = tf.raw_ops.Assert(condition=failure == "", data=[failure])
+                with tf.control_dependencies([passed]):
+                    return index + 1, (index < count, image)
 
             named = loaded.scan(tf.constant(0, "int64"), skip_gap)
             return named.filter(lambda is_image, image: is_image)
@@ -227,19 +235,20 @@ class EncodedSource:
         return chunks.flat_map(readable).map(finish, **_PARALLEL)
 
     def _skip(self, names, data):
-        """Records images as skipped; returns True."""
+        """Records images as skipped; returns an error if there are too many of them."""
+        limit = len(self) // 2
         for name, one in zip(names.numpy(), data):
             name = name.decode(errors="surrogateescape")
-            if name not in self.skipped:
+            if name not in self.skipped and len(self.skipped) <= limit:
                 self.skipped.append(name)
                 reason = self._failure(one) or "only the second attempt succeeded"
                 logging.warning("Skipping image %s: %s", name, reason)
-        if 2 * len(self.skipped) > len(self):
-            raise ValueError(
+        if len(self.skipped) > limit:
+            return (
                 f"More than half of the {len(self)} images cannot be read, such as "
                 f"{self.skipped[0]}. Are they JPEG, PNG or a similar format?"
             )
-        return True
+        return ""
 
     def _failure(self, data):
         """Why an image cannot be read; None if it can."""
@@ -248,6 +257,12 @@ class EncodedSource:
         except tf.errors.OpError as error:
             return message(error)
         return None
+
+
+def too_many_unreadable(error: BaseException) -> str | None:
+    """Returns the message of a source that stopped, if that is what an error says."""
+    found = _TOO_MANY.search(str(error))
+    return found and found[0]
 
 
 def _end(index, spec):
@@ -317,3 +332,20 @@ def _check_batch_size(batch_size):
         raise ValueError(
             f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
         )
+
+
+@atexit.register
+def _end_pipelines():
+    """Deletes the iterators that are left when Python exits, as after Ctrl-C.
+
+    A pipeline reads ahead, and some images take it into Python. It can no longer enter
+    that once Python has begun to exit, and the process would wait for it forever.
+    """
+    iterators = tf.data.Iterator, tf.distribute.DistributedIterator
+    for one in gc.get_objects():
+        # `isinstance` would ask a proxy for the class of what it stands for.
+        if issubclass(type(one), iterators):
+            vars(one).clear()
+        elif type(one) is types.TracebackType:
+            with contextlib.suppress(RuntimeError):  # its function has not ended
+                one.tb_frame.clear()

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from etils import eapp
 
+from keras_hybrid.data import sources
 from keras_hybrid.recipes.engine.recipe import Recipe
 from keras_hybrid.training import atomic_write, startup
 
@@ -82,6 +83,8 @@ def _endings_in_one_line(directory):
             sys.exit(128 + 2)  # a shell's exit status for SIGINT
         if isinstance(error, FloatingPointError):
             sys.exit(f"{type(error).__name__}: {error}")
+        if message := sources.too_many_unreadable(error):
+            sys.exit(f"{message} {how_to_resume}")
         if atomic_write.is_full_disk(error):
             sys.exit(f"The disk is full. Make room on it. {how_to_resume}")
         if isinstance(error, _LOST_MACHINE):

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import ExifTags, Image
 
+import runs
 from keras_hybrid.data import sources
 from keras_hybrid.data.classification import augment
 from keras_hybrid.data.classification.layouts import open_dataset
@@ -250,8 +253,61 @@ def test_reading_stops_when_most_images_are_broken(folder):
     for path in sorted((folder / "train").glob("*/*.jpg"))[1:]:
         path.write_bytes(b"no image")
     train = open_dataset(folder).train
-    with pytest.raises(tf.errors.InvalidArgumentError, match="More than half of the 6"):
+    with pytest.raises(tf.errors.InvalidArgumentError) as stopped:
         levels(evaluation_batches(train))
+    assert len(train.skipped) == 4
+    assert sources.too_many_unreadable(stopped.value) == (
+        f"More than half of the 6 images cannot be read, such as {train.skipped[0]}. "
+        "Are they JPEG, PNG or a similar format?"
+    )
+    assert sources.too_many_unreadable(ValueError("another")) is None
+
+
+_READING = """
+import sys
+import keras_hybrid
+import tensorflow as tf
+from keras_hybrid.data.classification import augment
+from keras_hybrid.data.sources import EncodedSource
+
+photograph = tf.io.read_file(sys.argv[1])
+examples = tf.data.Dataset.from_tensors((b"", photograph, 0)).repeat(512)
+source = EncodedSource(lambda seed: examples, 512)
+
+def read():
+    batches = iter(source.batches(64, augment.resize_center_crop(8)))
+    next(batches)
+    resource = tf.nest.flatten(batches, expand_composites=True)  # as in a step of `fit`
+"""
+_IN_A_VARIABLE = """
+    return batches
+
+batches = read()
+"""
+_IN_A_TRACEBACK = """
+    raise ValueError("while reading")
+
+read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("iterator_is", "status"),
+    [(_IN_A_VARIABLE, 0), (_IN_A_TRACEBACK, 1)],
+    ids=["variable", "traceback"],
+)
+def test_python_exits_while_photographs_are_being_read(iterator_is, status, tmp_path):
+    """Those with EXIF data enter Python, and TensorFlow's threads would wait for it."""
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1500, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "photograph.jpg", exif=turned)
+    run = subprocess.run(
+        [sys.executable, "-c", _READING + iterator_is, tmp_path / "photograph.jpg"],
+        env={**os.environ, **runs.PATH},
+        timeout=120,
+    )
+    assert run.returncode == status
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

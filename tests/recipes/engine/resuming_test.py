@@ -1,7 +1,9 @@
 """Resuming of interrupted runs."""
 
 import functools
+import re
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import tiny
+import trees
 from keras_hybrid.callbacks import read_rows
 from keras_hybrid.recipes import imagenet
 from keras_hybrid.recipes.engine import recipe, run, workdir
@@ -230,6 +233,34 @@ def test_a_full_disk_explains_how_to_resume(files, tmp_path, end_in_epoch, eager
     assert "Traceback" not in stderr
     imagenet.main(settings)
     assert_same_weights_and_curves(tmp_path / "alone", tmp_path / "ended")
+
+
+def test_too_many_unreadable_images_end_a_run_in_one_line(files, tmp_path, monkeypatch):
+    for i in range(16):
+        path = tmp_path / f"data/train/{i % 4}/{i}.png"
+        trees.save(path, np.zeros((8, 8, 3), "uint8"))
+        shutil.copytree(
+            tmp_path / "data/train", tmp_path / "data/val", dirs_exist_ok=True
+        )
+        if i > 3:
+            path.write_bytes(b"no image")
+    tiny.student(size=224).save(tmp_path / "student.keras")
+    settings = config(
+        files,
+        tmp_path / "run",
+        data_dir=str(tmp_path / "data"),
+        student=str(tmp_path / "student.keras"),
+        teacher="",
+        method="none",
+    )
+    monkeypatch.setattr(sys, "argv", ["recipe", *flags(settings)])
+    with pytest.raises(SystemExit) as end:
+        shell_lib.run(imagenet.RECIPE)
+    assert re.fullmatch(
+        r"More than half of the 16 images cannot be read, such as \S+\.png\. Are they "
+        r"JPEG, .* The same command resumes after the last finished epoch, .*/run\.",
+        end.value.code,
+    )
 
 
 def test_two_machines_resume_after_one_is_killed(files, tmp_path):
