@@ -97,6 +97,8 @@ class Config:
                 object.__setattr__(self, name, ",".join(names))
         check_numbers(self, ("batch_size",))
         check_numbers(self, ("teacher_epsilon",), "at least 0")
+        if not 0 <= self.seed < 2**32:
+            refuse("seed", f"from 0 to {2**32 - 1}", self.seed)
         teachers_of(self)
         if (self.teacher_dtype or None) not in precision.DTYPES:
             refuse("teacher_dtype", "bfloat16 or float16", self.teacher_dtype)

@@ -257,6 +257,7 @@ MISTAKES = {
     "unknown value": (["--method=magic"], "magic"),
     "no number": (["--epochs=many"], "many"),
     "negative": (["--epochs=-1"], "--epochs must be above 0. Received: --epochs=-1"),
+    "seed": (["--seed=-1"], "--seed must be from 0 to 4294967295. Received: --seed=-1"),
     "balance": (["--balance=often"], "--balance must be"),
     "weight": (["--method_weight=2"], "--method_weight must be left out with"),
     "negative weight": (["--method=at", "--method_weight=-2"], "--method_weight must be"),
