@@ -101,6 +101,10 @@ def by_name(
     **kwargs: Any,
 ) -> keras.Model:
     """Returns `make(name, **kwargs)`, of Keras Applications; errors name the flag."""
+    if pathlib.Path(name).suffix or os.path.exists(name):
+        endings = ", ".join([".keras", *FILES])
+        rule = f"a network of Keras Applications, or a file whose name ends in {endings}"
+        settings.refuse(flag, rule, name)
     try:
         return make(name, **kwargs)
     except ConnectionError as error:
