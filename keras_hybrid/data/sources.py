@@ -30,6 +30,7 @@ import contextlib
 import gc
 import os
 import re
+import signal
 import types
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,7 @@ _PARALLEL_CALLS = 2 * os.cpu_count()
 _PARALLEL = {"num_parallel_calls": _PARALLEL_CALLS, "deterministic": True}
 _CHECKED = 8  # images that may be tried before training starts
 _CHUNK = 64  # examples that are searched for unreadable images together
-_TOO_MANY = re.compile(r"More than half of the \d+ images cannot be read[^\]\n]*")
+_TOO_MANY = re.compile(r"More than half of the \d+ images cannot .* a similar format\?")
 # AutoGraph has nothing to convert here, and takes a second to find this out.
 _without_autograph = tf.autograph.experimental.do_not_convert
 
@@ -247,8 +248,8 @@ class EncodedSource:
             return (
                 f"More than half of the {len(self)} images cannot be read, such as "
                 f"{self.skipped[0]}. Are they JPEG, PNG or a similar format?"
-            )
-        return ""
+            ).encode(errors="replace")  # TensorFlow's errors are UTF-8
+        return b""
 
     def _failure(self, data):
         """Why an image cannot be read; None if it can."""
@@ -336,16 +337,17 @@ def _check_batch_size(batch_size):
 
 @atexit.register
 def _end_pipelines():
-    """Deletes the iterators that are left when Python exits, as after Ctrl-C.
+    """Deletes all iterators that are left when Python exits, as after Ctrl-C.
 
     A pipeline reads ahead, and some images take it into Python. It can no longer enter
     that once Python has begun to exit, and the process would wait for it forever.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave some
     iterators = tf.data.Iterator, tf.distribute.DistributedIterator
     for one in gc.get_objects():
         # `isinstance` would ask a proxy for the class of what it stands for.
-        if issubclass(type(one), iterators):
+        if any(type.__subclasscheck__(kind, type(one)) for kind in iterators):
             vars(one).clear()
         elif type(one) is types.TracebackType:
-            with contextlib.suppress(RuntimeError):  # its function has not ended
+            with contextlib.suppress(RuntimeError):  # its function is running
                 one.tb_frame.clear()

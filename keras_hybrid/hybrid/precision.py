@@ -46,7 +46,7 @@ def _is_fast(dtype):
         return True
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = map(tf.config.experimental.get_device_details, gpus)
         known = [d["compute_capability"] for d in details if "compute_capability" in d]

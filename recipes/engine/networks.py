@@ -101,10 +101,6 @@ def by_name(
     **kwargs: Any,
 ) -> keras.Model:
     """Returns `make(name, **kwargs)`, of Keras Applications; errors name the flag."""
-    if pathlib.Path(name).suffix or os.path.exists(name):
-        endings = ", ".join([".keras", *FILES])
-        rule = f"a network of Keras Applications, or a file whose name ends in {endings}"
-        settings.refuse(flag, rule, name)
     try:
         return make(name, **kwargs)
     except ConnectionError as error:
@@ -116,6 +112,10 @@ def by_name(
             f"{remedy}. The download failed with: {reason}"
         ) from error
     except ValueError as error:
+        if pathlib.Path(name).suffix or os.path.exists(name):  # meant as a file
+            endings = ", ".join([".keras", *FILES])
+            rule = f"a network of Keras Applications, or a file that ends in {endings}"
+            settings.refuse(flag, rule, name)
         raise ValueError(f"--{flag}={name}: {error}") from error
 
 

@@ -155,7 +155,7 @@ def test_a_gpu_has_tensor_cores_for_it(capabilities, fast, monkeypatch):
     def details(capability):
         return {"compute_capability": capability} if capability else {}
 
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: capabilities)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: capabilities)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
     found = [dtype for dtype in ("bfloat16", "float16") if precision._is_fast(dtype)]
     assert found == fast

@@ -14,6 +14,7 @@ from keras_hybrid.models.segmentation.dilation import dilate
 
 RATES = 6, 12, 18, 24
 _VGG_STRIDE = 32
+_SIDE = 256  # pixels of an image to try
 
 
 def deeplab_v2(
@@ -48,9 +49,11 @@ def deeplab_v2(
         A Functional model from images to float32 logits (B, H, W, num_classes).
 
     Raises:
-        ValueError: `backbone` has no such stride.
+        ValueError: `backbone` has no such stride, or takes images of any size and loses
+            their borders, as Inception networks do.
     """
     base = dilate(backbone, output_stride)
+    _check_borders(base, output_stride)
     x = base.output
     if base.name.startswith("vgg"):
         for name in ("fc6", "fc7"):
@@ -85,6 +88,22 @@ def with_label_map(model: keras.Model) -> keras.Model:
     _, labels = ops.top_k(model.output, k=1)
     labels = ops.cast(ops.squeeze(labels, axis=-1), "uint8")
     return keras.Model(model.input, labels, name=model.name)
+
+
+def _check_borders(backbone, output_stride):
+    """Refuses a backbone for images of any size whose last map does not cover them."""
+    if None not in backbone.input_shape[1:3]:
+        return  # the logits are resized to the one size
+    image = keras.KerasTensor((1, _SIDE, _SIDE, backbone.input_shape[-1]))
+    try:
+        side = backbone.compute_output_spec(image).shape[1]
+    except ValueError:  # its branches differ in size
+        side = None
+    if side != _SIDE // output_stride:
+        raise ValueError(
+            f"`backbone` must pad its convolutions. Those of {backbone.name!r} lose the "
+            "borders of the images. Take one such as MobileNetV2 or ResNet50"
+        )
 
 
 def _convolution(channels, dilation, name, **kwargs):

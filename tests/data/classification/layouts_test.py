@@ -252,12 +252,14 @@ def test_a_batch_size_not_divisible_by_devices_is_rejected(folder):
 def test_reading_stops_when_most_images_are_broken(folder):
     for path in sorted((folder / "train").glob("*/*.jpg"))[1:]:
         path.write_bytes(b"no image")
+        path.rename(os.fsdecode(os.fsencode(path.with_suffix("")) + b"]\xff.jpg"))
     train = open_dataset(folder).train
     with pytest.raises(tf.errors.InvalidArgumentError) as stopped:
         levels(evaluation_batches(train))
     assert len(train.skipped) == 4
     assert sources.too_many_unreadable(stopped.value) == (
-        f"More than half of the 6 images cannot be read, such as {train.skipped[0]}. "
+        "More than half of the 6 images cannot be read, such as "
+        f"{train.skipped[0].encode(errors='replace').decode()}. "
         "Are they JPEG, PNG or a similar format?"
     )
     assert sources.too_many_unreadable(ValueError("another")) is None
@@ -270,21 +272,30 @@ import tensorflow as tf
 from keras_hybrid.data.classification import augment
 from keras_hybrid.data.sources import EncodedSource
 
+(cpu,) = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
 photograph = tf.io.read_file(sys.argv[1])
 examples = tf.data.Dataset.from_tensors((b"", photograph, 0)).repeat(512)
 source = EncodedSource(lambda seed: examples, 512)
 
-def read():
-    batches = iter(source.batches(64, augment.resize_center_crop(8)))
-    next(batches)
-    resource = tf.nest.flatten(batches, expand_composites=True)  # as in a step of `fit`
+def batches(context=None):
+    return source.batches(64, augment.resize_center_crop(8))
 """
 _IN_A_VARIABLE = """
-    return batches
-
-batches = read()
+iterator = iter(batches())
+next(iterator)
+"""
+_ON_TWO_DEVICES = """
+strategy = tf.distribute.MirroredStrategy()
+iterator = iter(strategy.distribute_datasets_from_function(batches))
+next(iterator)
 """
 _IN_A_TRACEBACK = """
+def read():
+    iterator = iter(batches())
+    next(iterator)
+    resource = tf.nest.flatten(iterator, expand_composites=True)  # as in a step of `fit`
     raise ValueError("while reading")
 
 read()
@@ -292,11 +303,15 @@ read()
 
 
 @pytest.mark.parametrize(
-    ("iterator_is", "status"),
-    [(_IN_A_VARIABLE, 0), (_IN_A_TRACEBACK, 1)],
-    ids=["variable", "traceback"],
+    ("iterator_is", "message"),
+    [
+        (_IN_A_VARIABLE, ""),
+        (_ON_TWO_DEVICES, ""),
+        (_IN_A_TRACEBACK, "ValueError: while reading\n"),
+    ],
+    ids=["variable", "devices", "traceback"],
 )
-def test_python_exits_while_photographs_are_being_read(iterator_is, status, tmp_path):
+def test_python_exits_while_photographs_are_being_read(iterator_is, message, tmp_path):
     """Those with EXIF data enter Python, and TensorFlow's threads would wait for it."""
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
@@ -306,8 +321,11 @@ def test_python_exits_while_photographs_are_being_read(iterator_is, status, tmp_
         [sys.executable, "-c", _READING + iterator_is, tmp_path / "photograph.jpg"],
         env={**os.environ, **runs.PATH},
         timeout=120,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert run.returncode == status
+    assert run.stderr.endswith(message)
+    assert run.returncode == bool(message)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

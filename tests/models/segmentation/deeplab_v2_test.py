@@ -43,6 +43,15 @@ def test_segmenter_accepts_images_of_any_size():
     assert small(size=(45, 60))(images(45, 60)).shape == (2, 45, 60, 3)
 
 
+def test_a_backbone_that_loses_the_borders_of_images_is_rejected():
+    """Its branches differ in size at stride 16; at 32 they are all too small."""
+    size = None, None, 3
+    backbone = applications.load("InceptionV3", weights=None, input_shape=size)
+    for output_stride in (16, 32):
+        with pytest.raises(ValueError, match="Those of 'inception_v3' lose the borders"):
+            deeplab_v2(backbone, 4, output_stride=output_stride)
+
+
 def test_aspp_sums_branches_of_all_four_rates():
     """A branch reaches the pixels at a distance of its rate; the sum reaches them all."""
     x = keras.Input((64, 64, 1))

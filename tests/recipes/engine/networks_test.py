@@ -59,8 +59,8 @@ def test_a_failed_download_suggests_flags(load, advice, tmp_path, monkeypatch):
         (lambda: networks.backbone(config(student="VGG"), "student"), "--student=VGG: "),
         (
             lambda: networks.teacher(config(teacher="a.h5"), None),
-            "--teacher must be a network of Keras Applications, or a file whose name "
-            "ends in .keras, .npz, .safetensors, .pth, .pt. Received: --teacher=a.h5",
+            "--teacher must be a network of Keras Applications, or a file that ends in "
+            ".keras, .npz, .safetensors, .pth, .pt. Received: --teacher=a.h5",
         ),
         (
             lambda: networks.backbone(config(student_weights="Random"), "student"),

@@ -236,14 +236,12 @@ def test_a_full_disk_explains_how_to_resume(files, tmp_path, end_in_epoch, eager
 
 
 def test_too_many_unreadable_images_end_a_run_in_one_line(files, tmp_path, monkeypatch):
-    for i in range(16):
-        path = tmp_path / f"data/train/{i % 4}/{i}.png"
+    paths = [tmp_path / f"data/train/{i % 4}/{i}.png" for i in range(16)]
+    for path in paths:
         trees.save(path, np.zeros((8, 8, 3), "uint8"))
-        shutil.copytree(
-            tmp_path / "data/train", tmp_path / "data/val", dirs_exist_ok=True
-        )
-        if i > 3:
-            path.write_bytes(b"no image")
+    shutil.copytree(tmp_path / "data/train", tmp_path / "data/val")
+    for path in paths[4:]:
+        path.write_bytes(b"no image")
     tiny.student(size=224).save(tmp_path / "student.keras")
     settings = config(
         files,
