@@ -94,10 +94,7 @@ def open_data(config: Config) -> Data:
     if config.also_evaluate == "dusk" and not config.data_dir:
         other = engine.synthetic.streets_with_labels("dusk")
     elif config.also_evaluate:
-        try:
-            other = segmentation.open_dataset(config.also_evaluate)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"--also_evaluate: {error}") from error
+        other = engine.settings.opened(config, "also_evaluate", segmentation.open_dataset)
         if other.class_names != data.class_names:
             rule = f"a data set of the classes {', '.join(data.class_names)}"
             engine.settings.refuse("also_evaluate", rule, config.also_evaluate)

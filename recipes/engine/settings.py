@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
 import keras
@@ -154,6 +154,14 @@ class CropConfig(Config):
 def refuse(flag: str, rule: str, value: object) -> NoReturn:
     """Raises the ValueError for a flag that breaks a rule."""
     raise ValueError(f"--{flag} must be {rule}. Received: --{flag}={value}")
+
+
+def opened(config: Config, flag: str, open_dataset: Callable[[str], Any]) -> Any:
+    """Returns the data set in the folder of a flag, which its errors name."""
+    try:
+        return open_dataset(getattr(config, flag))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--{flag}: {error}") from error
 
 
 def check_numbers(config: Config, names: Iterable[str], rule: str = "above 0") -> None:
