@@ -242,6 +242,7 @@ BLOCKS = {
     "people_reasonable": functools.partial(
         table, "people", figure=reasonable, also="people_gpu"
     ),
+    "people_several": functools.partial(table, "people_several"),
     "situations": situations,
     "costs": costs,
     "machines": machines,
