@@ -90,6 +90,15 @@ SITUATIONS = (
         ["people", "people_gpu"],
         {"FitNet": "fitnet", "AT": "at", "ours": OURS},
     ),
+    Situation(
+        "The same for half as many steps; a pose network and an Xception of ImageNet",
+        ["people_several"],
+        {
+            "ours, pose network": "pose",
+            "ours, Xception": "Xception",
+            "ours, both": "pose and Xception",
+        },
+    ),
 )
 
 

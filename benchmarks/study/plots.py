@@ -120,11 +120,11 @@ def draw_people(path: str | os.PathLike) -> None:
 
 def draw_which_method(path: str | os.PathLike) -> None:
     """Plots each method's gain over its cost, a panel a situation."""
-    figure = Figure(figsize=(16, 8), layout="constrained")
     known = [s for s in gains.SITUATIONS if _points(s)]
     methods = [*dict.fromkeys(method for s in known for method in s.rows)]
-    columns = -(-len(known) // 2)
-    axes = figure.subplots(2, columns, sharex=True).ravel()
+    rows = -(-len(known) // 3)
+    figure = Figure(figsize=(14, 3.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, sharex=True).ravel()
     for axis in axes[len(known) :]:
         axis.remove()
     for axis, situation in zip(axes, known):
