@@ -33,8 +33,8 @@ class HybridEpochs(keras.callbacks.Callback):
     """Trains the student of a `HybridTransfer` alone after the first epochs of a `fit`.
 
     From then on a step costs what one of the student costs: the hybrid paths are not
-    computed, and their logs end. What the optimizer knows of the student's weights is
-    kept.
+    computed, and their logs end, so that their lists in the history are shorter. What
+    the optimizer knows of the student's weights is kept.
 
     Example:
 

@@ -86,6 +86,7 @@ class FeatureTransfer(TeacherStudent):
         **kwargs: Any,
     ) -> None:
         transfer_loss = _loss_of(method, weight)
+        dtype_of_teacher = precision.resolve(teacher_dtype)
         teacher_preprocessing = preprocessing.get(teacher_preprocessing)
         if transfer_loss.takes == "logits":
             preprocess = preprocessing.function_of(teacher_preprocessing)
@@ -118,13 +119,15 @@ class FeatureTransfer(TeacherStudent):
         self.transfer_loss = transfer_loss
         self.switch_points = switch_points
         self.teacher_dtype = teacher_dtype
-        self._dtype_of_teacher = precision.resolve(teacher_dtype)
+        self._dtype_of_teacher = dtype_of_teacher
         # A softmax in bfloat16 has no logits: all probabilities near 1 are 1.
         self._in_full = last_operations(teacher) if method == "kd" else []
         self._preprocess = preprocess
         self._teacher_extractor, self._student_extractor = extractors
 
     def _training_loss(self, x, y, sample_weight):
+        if type(self).compute_loss is not FeatureTransfer.compute_loss:
+            return super()._training_loss(x, y, sample_weight)
         y_pred, maps = self._student_extractor(self._images(x), training=True)
         return self._sum_of_losses(x, y, y_pred, sample_weight, maps), y_pred
 

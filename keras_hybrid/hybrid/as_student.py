@@ -101,7 +101,7 @@ class AsStudent(MultiWorkerFit, keras.Model):
 
         There `_additional_loss` adds them.
         """
-        nothing = [np.zeros((), "float32")]
+        nothing = [np.zeros((), keras.config.floatx())]
         return {"_losses_override": nothing if training else self._losses_override}
 
     @contextlib.contextmanager

@@ -56,9 +56,15 @@ class TeacherStudent(GradientStep, AsStudent):
         self._logs_paths = True
         self.built = True
 
-    def _training_loss(self, x, y, sample_weight):
-        """The loss of a step, a float32 scalar, and the student's predictions."""
-        raise NotImplementedError
+    @property
+    def trainable(self) -> bool:
+        """Whether the student is trained; the teacher never is."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Model.trainable.fset(self, value)
+        self._freeze_teacher()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         self._freeze_teacher()
@@ -112,7 +118,7 @@ class TeacherStudent(GradientStep, AsStudent):
                 constants=self.non_trainable_variables,
             )
             branches = [functools.partial(run, function) for function in functions]
-            result, values = ops.switch(index, branches)
+            result, values = _switch(index, branches)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return result
@@ -221,6 +227,22 @@ class TeacherStudent(GradientStep, AsStudent):
                 if value is not None
             }
         )
+
+
+def _switch(index, functions):
+    """What the function at a place returns; only that one is run.
+
+    `ops.switch` ends the process in XLA on TensorFlow 2.21, if the size of the batch is
+    unknown.
+    """
+    if len(functions) == 1:
+        return functions[0]()
+    half = len(functions) // 2
+    return ops.cond(
+        index < half,
+        lambda: _switch(index, functions[:half]),
+        lambda: _switch(index - half, functions[half:]),
+    )
 
 
 def as_list(value: Any) -> list[Any]:

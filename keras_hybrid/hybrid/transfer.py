@@ -245,9 +245,10 @@ class HybridTransfer(TeacherStudent):
         return [*super()._random_state, *itertools.chain(*of_adapters)]
 
     def _variables_of_step(self):
-        return (
-            self.trainable_variables if self.hybrid else self.student.trainable_variables
-        )
+        # A MultiOptimizer takes all variables or none.
+        takes_all = isinstance(self.optimizer, keras.optimizers.MultiOptimizer)
+        trained = self if self.hybrid or takes_all else self.student
+        return trained.trainable_variables
 
     def compile(
         self,
@@ -294,6 +295,8 @@ class HybridTransfer(TeacherStudent):
             )
 
     def _training_loss(self, x, y, sample_weight):
+        if type(self).compute_loss is not HybridTransfer.compute_loss:
+            return super()._training_loss(x, y, sample_weight)
         images, plain, values = self._images(x), self._paths[-1], None
         inputs = plain.inputs(images)
         if self._addition and self.hybrid:
@@ -360,6 +363,7 @@ class HybridTransfer(TeacherStudent):
         # The means of L1 and of L2 over the teachers, or for both the one loss there is.
         of_kinds = of_paths[::2], of_paths[1::2] or of_paths
         alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
+        alpha = ops.stop_gradient(ops.convert_to_tensor(alpha))  # Eq. 2
         logged = of_paths
         if self.paths_per_step == 1:  # a loss may be infinite, and 0 times that is NaN
             logged = [ops.where(n > 0, of_paths[0], 0.0) for n in taken]
@@ -394,7 +398,11 @@ class HybridTransfer(TeacherStudent):
             losses = self._run_again([lambda: [run() for run in runs]], keeps)
             return losses, [1] * len(runs)
         turn = ops.cast(ops.mod(self._count_of_steps(), len(runs)), "int32")
-        loss = self._run_again(runs, keeps, turn) + self._zero_of_others()
+        loss = self._run_again(runs, keeps, turn)
+        if _is_eager():
+            # Weights that a step does not use would have no gradient, so that optimizers
+            # with momentum leave them alone; in a graph they have.
+            loss += self._zero_of_others()
         return [loss], [ops.cast(turn == i, "int32") for i in range(len(runs))]
 
     def _added_loss(self, inputs, y_pred, values):
@@ -436,13 +444,7 @@ class HybridTransfer(TeacherStudent):
         return self._task_loss(x, y, y_pred, sample_weight)
 
     def _zero_of_others(self):
-        """0, whose gradient to all adapters, and to the weights of `plus`, is 0.
-
-        In eager mode, those that a step does not use would otherwise have no gradient,
-        so that optimizers with momentum leave them alone; in a graph they have.
-        """
-        if not _is_eager():
-            return 0.0
+        """0, whose gradient to all adapters, and to the weights of `plus`, is 0."""
         of_student = {id(weight) for weight in self.student.trainable_weights}
         weights = [w for w in self.trainable_weights if id(w) not in of_student]
         return sum(ops.sum(0.0 * ops.cast(weight, "float32")) for weight in weights)

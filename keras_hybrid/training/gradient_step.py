@@ -34,7 +34,8 @@ class GradientStep:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._clear_losses()
         if not self.optimizer.built:  # until then the loss scale is a constant
-            self.optimizer.build(self.trainable_variables)
+            with tf.init_scope():  # some optimizers set the values of their variables
+                self.optimizer.build(self.trainable_variables)
         variables = self._variables_of_step()
         # Record only what depends on a trainable weight: not the teacher's first stage,
         # nor frozen first stages of the student.

@@ -61,6 +61,20 @@ def test_the_teacher_is_not_computed_afterwards(eager):
     assert counting.count == 2  # teacher-first in each of two steps
 
 
+def test_an_optimizer_for_each_part_of_the_student():
+    """It takes the gradients of all variables at once."""
+    sgd, adam = keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam()
+    by_name = keras.optimizers.OptimizerMap(sgd, {"classifier/.*": adam})
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    model.compile(
+        keras.optimizers.MultiOptimizer(by_name), "sparse_categorical_crossentropy"
+    )
+    classifier = model.student.get_layer("classifier").kernel
+    before = classifier.numpy()
+    model.fit(*tiny.batch(), epochs=2, callbacks=[HybridEpochs(0)], **FIT)
+    assert not np.array_equal(classifier.numpy(), before)
+
+
 def test_logs_of_the_paths_end_with_them(tmp_path, eager):
     images, labels = tiny.batch(16)
     model = transfer(track_paths=True)

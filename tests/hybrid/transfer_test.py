@@ -13,7 +13,7 @@ from keras import layers
 
 import equations
 import tiny
-from keras_hybrid import FixedBalance, HybridTransfer, find_stages
+from keras_hybrid import DynamicBalance, FixedBalance, HybridTransfer, find_stages
 from keras_hybrid.baselines import AttentionTransfer
 from keras_hybrid.hybrid.adapters import Adapter
 from runs import PATH
@@ -125,9 +125,15 @@ def test_training_step_follows_equations_1_and_2(
         )
 
 
-def test_alpha_is_constant_in_the_gradient():
+class OwnBalance(DynamicBalance):
+    def __call__(self, student_first_loss, teacher_first_loss, student_loss):
+        return 2 * student_loss / (student_first_loss + teacher_first_loss)
+
+
+@pytest.mark.parametrize("balance", ["dynamic", OwnBalance()], ids=["ours", "own"])
+def test_alpha_is_constant_in_the_gradient(balance):
     # L3 = 2 w^2, and L1 = 1 and L2 = 3 do not depend on w.
-    model = HybridTransfer(tiny.teacher(), tiny.student())
+    model = HybridTransfer(tiny.teacher(), tiny.student(), balance=balance)
     model.compile("sgd", loss=CROSS_ENTROPY)
     images, labels = tiny.batch()
     weight = tf.Variable(1.0)
@@ -262,14 +268,17 @@ def test_training_on_any_image_size(size):
     model.fit(data, shuffle=False, verbose=0)
 
 
-def test_teacher_is_bit_identical_after_fit():
+@pytest.mark.parametrize("compiles", [True, False])
+def test_teacher_is_bit_identical_after_fit(compiles, eager):
     teacher, student = tiny.teacher(), tiny.student()
     model = HybridTransfer(teacher, student)
+    model.compile("adam", loss=CROSS_ENTROPY)
     before = [weight.numpy() for weight in teacher.weights]
     assert any("moving" in weight.path for weight in teacher.weights)
     model.trainable = False
     model.trainable = True  # unfreezes all layers, the teacher's too
-    model.compile("adam", loss=CROSS_ENTROPY)
+    if compiles:
+        model.compile("adam", loss=CROSS_ENTROPY)
     images, labels = tiny.batch(16)
     trained = [weight.numpy() for weight in student.trainable_weights]
     model.fit(images, labels, batch_size=4, epochs=2, verbose=0)
@@ -575,6 +584,38 @@ def test_metrics_of_paths_are_named_as_those_of_the_student(eager):
     targets = {"kind": labels, "size": np.ones((4, 1))}
     logs = model.train_on_batch(images, targets, return_dict=True)
     assert {"kind_accuracy", "student_first_kind_accuracy"} <= logs.keys()
+
+
+def test_a_loss_of_a_subclass_is_trained_on():
+    class Model(HybridTransfer):
+        def compute_loss(self, *args, **kwargs):
+            return 3.0 * super().compute_loss(*args, **kwargs)
+
+    keras.utils.set_random_seed(1)
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    other = Model(keras.models.clone_model(model.teacher), tiny.student())
+    other.teacher.set_weights(model.teacher.get_weights())
+    for one, same in zip(model.trainable_weights, other.trainable_weights, strict=True):
+        same.assign(one)
+    losses = []
+    for each, rate in ((model, 0.3), (other, 0.1)):
+        each.compile(keras.optimizers.SGD(rate), CROSS_ENTROPY)
+        losses.append(each.train_on_batch(*tiny.batch(), return_dict=True)["loss"])
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+    for one, same in zip(model.trainable_weights, other.trainable_weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), same.numpy(), atol=1e-5)
+
+
+def test_training_in_float64(eager):
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = HybridTransfer(tiny.teacher(), tiny.student())
+        model.compile("sgd", loss=CROSS_ENTROPY)
+        assert np.isfinite(model.train_on_batch(*tiny.batch())).all()
+        assert {weight.dtype for weight in model.trainable_weights} == {"float64"}
+    finally:
+        keras.config.set_floatx("float32")
 
 
 def test_terminate_on_nan_stops_training():

@@ -34,6 +34,19 @@ def test_gradient_step_equals_keras_on_one_device_and_on_replicas(policy, argume
                     np.testing.assert_allclose(copy.numpy(), weight.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["nadam", "adafactor"])
+def test_optimizers_that_set_the_values_of_their_variables(name):
+    results = []
+    for model_class in (keras.Model, steps.Model):
+        model = steps.compiled(tf.distribute.get_strategy(), model_class, "float32", {})
+        model.compile(name, "mse")
+        x, y = steps.data("first")
+        model.fit(x, y, batch_size=steps.BATCH, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    for weight, value in zip(*results, strict=True):
+        np.testing.assert_allclose(weight, value, atol=1e-5)
+
+
 def test_loss_scale_is_a_variable_from_the_first_trace_on():
     """Keras alone traces a constant scale if the optimizer is not built yet."""
     case = tf.distribute.get_strategy(), "mixed_float16", {"clipnorm": 0.5}
