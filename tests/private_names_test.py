@@ -32,6 +32,7 @@ ATTRIBUTES = {
     "_losses_override": None,
     "_nodes_by_depth": None,
     "_outbound_nodes": None,
+    "_inputs_struct": None,
     "_outputs_struct": None,
     "_use_merge_call": tf.compat.v1.distribute.StrategyExtended,
 }
@@ -86,7 +87,7 @@ def test_private_attributes_of_compiled_models_exist():
         assert isinstance(getattr(model.layers[0], name), list)
     model.fit(np.zeros((2, 4)), np.zeros(2), verbose=0)
     assert hasattr(model, "_loss_tracker")
-    for name in ("_nodes_by_depth", "_outputs_struct"):
+    for name in ("_nodes_by_depth", "_inputs_struct", "_outputs_struct"):
         assert hasattr(model._functional, name)
 
 

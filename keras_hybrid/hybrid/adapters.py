@@ -31,7 +31,11 @@ class Adapter(keras.layers.Layer):
         self.channels = channels
         self.resizes = resizes
         self.convolution = keras.layers.Conv2D(
-            channels, 1, dtype=self.dtype_policy, name="convolution"
+            channels,
+            1,
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name="convolution",
         )
         self.supports_jit = supports_jit(resizes)
 
@@ -207,7 +211,7 @@ def resize(x: Tensor, size: tuple[int | Tensor, ...]) -> Tensor:
     if _is_static(size) and tuple(x.shape[1:3]) == size:
         return x
     if _is_static(size):
-        return ops.image.resize(x, size, interpolation="bilinear")
+        return ops.image.resize(x, size, "bilinear", data_format="channels_last")
     # Keras resizes to static sizes only, and only TensorFlow has dynamic ones.
     import tensorflow as tf
 

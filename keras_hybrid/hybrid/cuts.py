@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 from keras import ops
+from keras.src.layers.merging.base_merge import Merge
 
 from keras_hybrid.hybrid import feature_size, tokens
 from keras_hybrid.hybrid.feature_size import Scale
@@ -135,11 +136,17 @@ def _scales(graph, before, steps, symbol, spec):
     """
     if len(spec.shape) == 4 and before.prefix is None:
         found = feature_size.measure(steps, before.symbol, symbol, before.spec, spec)
-        return None if found is None else (*found, None)
+        if found is None:
+            return None
+        sizes = list(zip(before.spec.shape[1:3], spec.shape[1:3], strict=True))
+        is_fixed = before.is_weighted and any(each and not each.up for each in found)
+        if is_fixed and all(old and new and 1 < new <= old for old, new in sizes):
+            found = [feature_size.fit_one(*pair) for pair in sizes]
+        return (*found, None)
     batch, *shape = _shape(graph, before, steps, symbol, spec)
     if batch != feature_size.BATCH or len(shape) not in (2, 3) or None in shape:
         return None
-    size = before.size(_image_size(graph))
+    size = before.size(image_size(graph))
     if len(shape) == 3:
         fits = [feature_size.fit_one(*pair) for pair in zip(size, shape, strict=False)]
         return fits[0], fits[1], None
@@ -176,7 +183,7 @@ def _is_pooled(graph, before, steps, symbol, spec):
 
 def _shape(graph, before, steps, symbol, spec):
     """Shape of a tensor for a batch of a known size, if the layers can tell it."""
-    size = before.size(_image_size(graph))
+    size = before.size(image_size(graph))
     if before.prefix is not None:
         size = (before.prefix + size[0] * size[1],)
     source = (feature_size.BATCH, *size, before.channels)
@@ -186,26 +193,54 @@ def _shape(graph, before, steps, symbol, spec):
         return feature_size.BATCH, *spec.shape[1:]
 
 
-def _image_size(graph):
+def image_size(graph: Graph) -> tuple[int, ...]:
+    """Returns (height, width) of the images, or those of a probe where it takes any."""
     return tuple(n or _PROBE_SIZE for n in graph.input_spec.shape[1:3])
 
 
-def enlarged(graph: Graph) -> dict[int, int]:
+@dataclasses.dataclass(frozen=True)
+class Enlargement:
+    """A map that a network resizes to at least 1.5 times its size.
+
+    Attributes:
+        symbol: Symbol of the map.
+        step: Name of the layer that resizes it, the step at `position`.
+        before, after: (height, width) of the map and of the resized one.
+    """
+
+    symbol: int
+    position: int
+    step: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+
+def enlarged(graph: Graph) -> list[Enlargement]:
     """Finds the maps that a network resizes to at least 1.5 times their size.
 
-    Returns:
-        Symbol of the map -> position of the step that resizes it. The smallest maps come
-        first, and of equal ones the last.
+    A layer may resize one of several maps that it takes, and may do so in several steps,
+    through more than four dimensions. The smallest maps come first, and of equal ones the
+    last.
     """
-    shapes = _shapes(graph)
-    found = {}
+    shapes, origins, found = _shapes(graph), {}, {}
     for position, step in enumerate(graph.steps):
-        if len(set(step.inputs.values())) == len(step.outputs) == 1:
-            (source, *_), (target,) = step.inputs.values(), step.outputs
-            if _enlarges(step, source, target, shapes[source], shapes[target]):
-                found[source] = position
-    latest_first = sorted(found.items(), key=lambda item: -item[1])
-    return dict(sorted(latest_first, key=lambda item: shapes[item[0]][1:3]))
+        sources = {origins.get(source, source) for source in step.inputs.values()}
+        if len(sources) > 1 and _is_elementwise(step.operation):
+            continue  # a map with a vector, as in squeeze-and-excitation
+        for target in step.outputs:
+            if len(sources) == 1 and len(shapes[target]) > 4:
+                origins[target] = min(sources)
+            for source in sources:
+                before, after = shapes[source], shapes[target]
+                if _enlarges(step, source, target, before, after):
+                    sizes = before[1:3], after[1:3]
+                    found[source] = Enlargement(source, position, step.name, *sizes)
+    latest_first = sorted(found.values(), key=lambda each: -each.position)
+    return sorted(latest_first, key=lambda each: each.before)
+
+
+def _is_elementwise(operation):
+    return isinstance(operation, Merge) or not isinstance(operation, keras.Layer)
 
 
 def _enlarges(step, source, target, before, after):
@@ -213,10 +248,30 @@ def _enlarges(step, source, target, before, after):
         return False
     if any(after[axis] < 1.5 * before[axis] for axis in (1, 2)):
         return False
+    if set(step.inputs.values()) != {source}:
+        return True
     spec = keras.KerasTensor(before, step.specs[0].dtype)
-    scales = feature_size.measure([step], source, target, spec, step.specs[0])
+    of_target = step.specs[step.outputs.index(target)]
+    scales = feature_size.measure([step], source, target, spec, of_target)
     is_padding = scales is not None and all(scale and scale.up == 1 for scale in scales)
     return not is_padding
+
+
+def narrows(graph: Graph, cut: Cut) -> bool:
+    """Whether some map behind a cut has at most half of its height and width.
+
+    Maps of a single pixel are pooled, and do not count.
+    """
+    shapes = _shapes(graph)
+    size = shapes[cut.symbol][1:3]
+    after = [shapes[symbol] for s in graph.steps[cut.position :] for symbol in s.outputs]
+    return len(shapes[cut.symbol]) == 4 and any(
+        len(shape) == 4
+        and None not in (*shape[1:3], *size)
+        and max(shape[1:3]) > 1
+        and all(2 * n <= m for n, m in zip(shape[1:3], size, strict=True))
+        for shape in after
+    )
 
 
 def _shapes(graph):
@@ -225,7 +280,7 @@ def _shapes(graph):
     for step in graph.steps:
         specs.update(zip(step.outputs, step.specs, strict=True))
     if None in graph.input_spec.shape[1:3]:
-        size = _image_size(graph)
+        size = image_size(graph)
         shape = (feature_size.BATCH, *size, graph.input_spec.shape[-1])
         inferred = {graph.input: keras.KerasTensor(shape, graph.input_spec.dtype)}
         try:

@@ -187,7 +187,7 @@ def flatten(model: keras.Model, opens_layers: bool = True) -> Graph:
     model = functional(model)
     symbols = itertools.count()
     source = next(symbols)
-    steps, outputs = _flatten(model, source, symbols, opens_layers, prefix="")
+    steps, outputs = _flatten(model, [source], symbols, opens_layers, prefix="")
     if any(None in step.inputs.values() for step in steps) or None in outputs:
         return flatten(model, opens_layers=False)
     return Graph(
@@ -228,24 +228,24 @@ def functional(model: keras.Operation) -> Functional | None:
     return model if is_functional and type(model).call is Functional.call else None
 
 
-def _flatten(model, source, symbols, opens_layers, prefix):
-    image = model.inputs[0]
-    known = {id(image): source}
+def _flatten(model, sources, symbols, opens_layers, prefix):
+    dtypes = {id(tensor): tensor.dtype for tensor in model.inputs if prefix}
+    known = dict(zip(map(id, model.inputs), sources, strict=True))
     steps = []
     for node in in_order(model):
         tensors = node.arguments.keras_tensors
         inputs = {id(tensor): known[id(tensor)] for tensor in tensors}
         name = prefix + node.operation.name
-        inside = _inside(node, opens_layers) if len(tensors) == 1 else None
+        inside = _inside(node, opens_layers)
         if inside is not None:
             part, made = inside
-            (into,) = inputs.values()
+            into = [known[id(tensor)] for tensor in tensors]
             inner, ends = _flatten(part, into, symbols, opens_layers, name + "/")
             steps += inner
             outputs = tuple(None if end is None else ends[end] for end in made)
         else:
             outputs = tuple(next(symbols) for _ in node.outputs)
-            casts = {id(image): image.dtype} if prefix and id(image) in inputs else {}
+            casts = {tensor: dtypes[tensor] for tensor in inputs if tensor in dtypes}
             steps.append(
                 Step(
                     name,
@@ -266,10 +266,13 @@ def _inside(node, opens_layers):
 
     Comes with, for each output of the call, its index among those of the model.
     """
-    nested = functional(node.operation)
+    given, nested = node.arguments.keras_tensors, functional(node.operation)
     if nested is None:
-        return open_layer(node) if opens_layers else None
-    return (nested, range(len(node.outputs))) if len(nested.inputs) == 1 else None
+        return open_layer(node) if opens_layers and len(given) == 1 else None
+    structures = *node.arguments.args[:1], nested._inputs_struct
+    are_lists = all(isinstance(each, list | tuple) for each in structures)
+    fits = len(given) == len(nested.inputs) and (len(given) == 1 or are_lists)
+    return (nested, range(len(node.outputs))) if fits else None
 
 
 def _needed(steps, outputs):

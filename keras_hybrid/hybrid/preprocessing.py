@@ -128,6 +128,12 @@ def function_of(
             images = preprocessing(images)
         if size is None or tuple(images.shape[1:3]) == tuple(size):
             return images
-        return ops.image.resize(images, size, interpolation="bilinear", antialias=True)
+        return ops.image.resize(
+            images,
+            size,
+            interpolation="bilinear",
+            antialias=True,
+            data_format="channels_last",
+        )
 
     return preprocess

@@ -25,6 +25,9 @@ _PARTS = 4
 # of pyramid pooling.
 _LEAST_KERNELS = 2
 _LARGEST_STRIDE = 4
+_PROBABILITIES = {"softmax", "sigmoid"}
+# Of images.
+_CHANNELS = {1, 3, 4}
 # Pixels by which images are enlarged to try whether a network takes any size.
 _OTHER_SIZE = 32
 
@@ -124,8 +127,11 @@ class Network:
         widens = _widens(*encoder) if encoder else None
         if encoder and not widens:
             branches, (self.graph, self.cuts) = [], encoder
-        self.stage_cuts = [] if widens else _stage_cuts(self.graph, self.cuts, branches)
-        self.obstacle = _obstacle(self.graph, self.stage_cuts, widens)
+        ends = [] if widens else _ends(self.graph, self.cuts, branches)
+        if _has_head(model, argument):
+            ends = _before_head(self.graph, ends)
+        self.stage_cuts = _stage_cuts(self.graph, ends)
+        self.obstacle = _obstacle(self.graph, ends, self.stage_cuts, widens)
 
     @property
     def stages(self) -> list[Stage]:
@@ -218,24 +224,31 @@ def _encoder(graph, start, cuts):
 
     None where every route passes through the coarsest map, at the end of `cuts`.
     """
-    for symbol in cuts_lib.enlarged(graph):
+    is_known = {cut.symbol for cut in cuts}.__contains__
+    encoders = []
+    for symbol in (each.symbol for each in cuts_lib.enlarged(graph)):
         reordered, found = _chain(graph, start, symbol)
-        if _coarsest(found) <= _coarsest(cuts) or found[-1].symbol != symbol:
+        if not found or found[-1].symbol != symbol:
             continue
-        shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
+        if any(cut.prefix is not None for cut in found):
+            is_deeper = _depth(found) > _depth(cuts)
+            shared = [start, *(c for c in found if is_known(c.symbol))][-1]
+        else:
+            is_deeper = _coarsest(found) > _coarsest(cuts) and all(
+                b.stride <= _LARGEST_STRIDE * a.stride
+                for a, b in itertools.pairwise(found)
+            )
+            shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
         kernels = reordered.weighted_layers(
             shared.position, found[-1].position, shared.symbol, symbol
         )
-        strides = itertools.pairwise(c.stride for c in found)
-        if kernels >= _LEAST_KERNELS and all(
-            b <= _LARGEST_STRIDE * a for a, b in strides
-        ):
-            return reordered, found
-    return None
+        if is_deeper and kernels >= _LEAST_KERNELS:
+            encoders.append((reordered, found))
+    return max(encoders, key=lambda encoder: _depth(encoder[1]), default=None)
 
 
-def _stage_cuts(graph, cuts, branches):
-    """The cuts that end a stage, and lead to all branches down to the coarsest map."""
+def _ends(graph, cuts, branches):
+    """The cuts that may end a stage: those before all branches to the coarsest map."""
     coarsest = _coarsest(cuts)
     shared = {c.symbol for c in cuts}.intersection(
         *(
@@ -244,25 +257,78 @@ def _stage_cuts(graph, cuts, branches):
             if _coarsest(branch) == coarsest
         )
     )
-    ends = [c for c in cuts if c.symbol in shared and c.is_weighted and not c.is_padding]
+    return [c for c in cuts if c.symbol in shared and c.is_weighted and not c.is_padding]
+
+
+def _has_head(model, argument):
+    """Whether the layers behind the last weights make predictions of a feature map.
+
+    Those of a student do, unless it has its `.head` apart.
+    """
+    return (argument == "student" and not has_backbone(model)) or any(
+        getattr(getattr(operation, "activation", None), "__name__", "") in _PROBABILITIES
+        or type(operation).__name__.lower() in _PROBABILITIES
+        for operation in graph_lib.last_operations(model)
+    )
+
+
+def _before_head(graph, ends):
+    """Those of some cuts behind which there are weights, if they have two strides."""
+    before = [
+        cut
+        for cut in ends
+        if any(
+            graph.weighted_layers(cut.position, None, cut.symbol, output)
+            for output in graph.outputs
+        )
+    ]
+    return before if len({cut.stride for cut in before}) > 1 else ends
+
+
+def _stage_cuts(graph, ends):
+    """The cuts that end a stage, of those that may."""
     by_stride = {c.stride: c for c in ends}
-    parts = _parts(graph, ends) if len(by_stride) == 1 else []
-    return parts or list(by_stride.values())
+    is_plain = len(by_stride) == 1 and not cuts_lib.narrows(graph, ends[0])
+    return (_parts(graph, ends) if is_plain else []) or list(by_stride.values())
 
 
 def _widens(graph, cuts):
-    """Name of the layer at which the way to the last cut widens again, or None."""
-    positions = [p for p in cuts_lib.enlarged(graph).values() if p < cuts[-1].position]
-    return graph.steps[max(positions)].name if positions else None
+    """Name of the layer at which the way to the last cut widens again, or None.
+
+    The branches of pyramid pooling are resized to what they were pooled from only.
+    """
+    enlargements = cuts_lib.enlarged(graph)
+    (coarsest,) = [e.before for e in enlargements if e.symbol == cuts[-1].symbol]
+    image = cuts_lib.image_size(graph)
+    before = [
+        each
+        for each in enlargements
+        if each.position < cuts[-1].position
+        and each.after > coarsest
+        and each.before < image
+    ]
+    return max(before, key=lambda each: each.position).step if before else None
 
 
-def _obstacle(graph, stage_cuts, widens):
+def _obstacle(graph, ends, stage_cuts, widens):
     """Why a network can hardly be cut, and what to do about it; None if it can be."""
     if widens:
         return (
             f"it narrows, widens at {widens!r} and narrows again, as a stacked hourglass "
             "does, so that no part of it is its encoder: name the layers at which paths "
             "change network in `switch_points`"
+        )
+    if len(stage_cuts) == 1 and cuts_lib.narrows(graph, ends[0]):
+        return (
+            f"behind {ends[0].layer_name!r} it has maps of several sizes side by side, "
+            "and none is seen to be enlarged again: do so by layers such as "
+            "UpSampling2D or Conv2DTranspose that are called in the model itself"
+        )
+    shape = graph.input_spec.shape
+    if not stage_cuts and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:
+        return (
+            f"it takes images of shape {shape[1:]}, which seem to have their channels "
+            "first: build it with channels last"
         )
     hidden = [step for step in graph.steps if keeps_blocks(step.operation)]
     if hidden and len({cut.layer_name for cut in stage_cuts}) < 2:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 import equations
 import tiny
@@ -20,7 +20,12 @@ def double_conv(x, channels, name):
     return x
 
 
-def unet(size=(16, 16), channels=(4, 5, 6, 7), takes_image=False, classes=3):
+def joined(x, skip, width, name):
+    x = layers.Conv2DTranspose(width, 2, strides=2, name=f"{name}_wider")(x)
+    return layers.Concatenate(name=f"{name}_joined")([x, skip])
+
+
+def unet(size=(16, 16), channels=(4, 5, 6, 7), takes_image=False, classes=3, join=joined):
     """Strides 1, 2, 4 and 8 end at down0_out2 to down3_out2; all but the last skip."""
     x = image = keras.Input((*size, 3))
     x = layers.Rescaling(1.0, name="rescaling")(x)
@@ -31,8 +36,7 @@ def unet(size=(16, 16), channels=(4, 5, 6, 7), takes_image=False, classes=3):
         skips.append(x)
     skips.pop()
     for i, width in reversed(list(enumerate(channels[:-1]))):
-        x = layers.Conv2DTranspose(width, 2, strides=2, name=f"up{i}_wider")(x)
-        x = layers.Concatenate(name=f"up{i}_joined")([x, skips.pop()])
+        x = join(x, skips.pop(), width, f"up{i}")
         x = double_conv(x, width, f"up{i}")
     if takes_image:
         x = layers.Concatenate()([x, *skips])
@@ -52,6 +56,155 @@ STAGES = [(f"down{i}_out2", 2**i, 4 + i) for i in range(4)]
 def test_the_stages_of_a_unet_lead_to_its_coarsest_map(size, takes_image):
     found = find_stages(unet(size, takes_image=takes_image))
     assert [(s.layer_name, s.stride, s.channels) for s in found] == STAGES
+
+
+class Join(layers.Layer):
+    """Enlarges the first of two maps."""
+
+    def call(self, maps):
+        x, skip = maps
+        return ops.concatenate([ops.repeat(ops.repeat(x, 2, 1), 2, 2), skip], -1)
+
+
+def in_a_model(x, skip, width, name):
+    inputs = [keras.Input(each.shape[1:]) for each in (x, skip)]
+    return keras.Model(inputs, joined(*inputs, width, "in"), name=name)([x, skip])
+
+
+def shuffled(x, skip, width, name):
+    height, rest = x.shape[1], x.shape[-1] // 4
+    x = ops.reshape(x[..., : 4 * rest], (-1, height, height, 2, 2, rest))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    x = ops.reshape(x, (-1, 2 * height, 2 * height, rest))
+    return layers.Concatenate()([x, skip])
+
+
+def repeated(x, skip, width, name):
+    return ops.concatenate([ops.repeat(ops.repeat(x, 2, 1), 2, 2), skip], -1)
+
+
+@pytest.mark.parametrize(
+    "join", [in_a_model, shuffled, lambda x, skip, *_: Join()([x, skip])]
+)
+def test_a_map_may_be_enlarged_with_its_skip_or_in_several_steps(join):
+    found = find_stages(unet(join=join))
+    assert [s.stride for s in found] == [1, 2, 4, 8]
+    assert [s.layer_name for s in found[:-1]] == [name for name, *_ in STAGES[:-1]]
+
+
+def test_a_decoder_may_be_a_model_of_its_own():
+    """It takes all maps of the encoder."""
+    x = image = keras.Input((16, 16, 3))
+    maps = []
+    for i in range(3):
+        x = double_conv(layers.MaxPooling2D()(x) if i else x, 4 + i, f"down{i}")
+        maps.append(x)
+    inputs = [keras.Input(each.shape[1:]) for each in maps]
+    x = joined(joined(*inputs[:0:-1], 5, "up1"), inputs[0], 4, "up0")
+    decoder = keras.Model(inputs, layers.Conv2D(3, 1, activation="softmax")(x))
+    student = keras.Model(image, decoder(keras.Model(image, maps, name="encoder")(image)))
+    found = find_stages(student)
+    assert [(s.layer_name, s.stride) for s in found] == [
+        (f"encoder/down{i}_out2", 2**i) for i in range(3)
+    ]
+    plain = HybridTransfer(tiny.teacher(16), student).paths[-1]
+    images = tiny.batch(2, size=16)[0]
+    np.testing.assert_allclose(plain(images), student(images), atol=1e-6)
+
+
+def test_a_decoder_that_is_not_seen_to_enlarge_is_refused_with_its_reason():
+    student = unet(join=repeated)
+    with pytest.raises(ValueError, match="behind 'down0_conv1' it has maps of several"):
+        HybridTransfer(tiny.teacher(16), student)
+
+
+class PoolAndSkip(layers.Layer):
+    """Returns its map pooled and as it is, in one order or the other."""
+
+    def __init__(self, width, pooled_first, **kwargs):
+        super().__init__(**kwargs)
+        self.pooled_first = pooled_first
+        self.convolution = layers.Conv2D(width, 3, padding="same", activation="tanh")
+
+    def build(self, shape):
+        self.convolution.build(shape)
+
+    def call(self, x):
+        x = self.convolution(x)
+        maps = ops.max_pool(x, 2), x
+        return maps if self.pooled_first else maps[::-1]
+
+
+@pytest.mark.parametrize("pooled_first", [True, False])
+def test_a_layer_may_return_its_map_twice(pooled_first, eager):
+    x = image = keras.Input((16, 16, 3))
+    skips = []
+    for i in range(2):
+        maps = PoolAndSkip(4 + i, pooled_first, name=f"down{i}")(x)
+        x, skip = maps if pooled_first else maps[::-1]
+        skips.append(skip)
+    x = double_conv(x, 6, "bottom")
+    for i in (1, 0):
+        x = joined(x, skips[i], 4, f"up{i}")
+    student = keras.Model(image, layers.Conv2D(3, 1, activation="softmax")(x))
+    assert [s.stride for s in find_stages(student)] == [2, 4]
+    model = HybridTransfer(tiny.teacher(16), student)
+    model.compile("sgd", loss=CROSS_ENTROPY)
+    images = tiny.batch(2, size=16)[0]
+    for path in model.paths:
+        probabilities = path(images)
+        np.testing.assert_allclose(np.sum(probabilities, -1), 1, atol=1e-5)
+    np.testing.assert_allclose(probabilities, student(images), atol=1e-6)
+    before = [weight.numpy() for weight in student.trainable_weights]
+    model.fit(images, label_maps(2, (16, 16)), verbose=0)
+    for weight, old in zip(student.trainable_weights, before, strict=True):
+        assert not np.array_equal(weight.numpy(), old), weight.path
+
+
+@pytest.mark.parametrize("pooled_first", [True, False])
+@pytest.mark.parametrize(
+    ("resize", "size"), [(layers.UpSampling2D, [4]), (layers.Resizing, [4, 4])]
+)
+def test_pooling_of_the_image_in_deeplab_v3_is_no_hourglass(resize, size, pooled_first):
+    """As in Chen et al. (2018): also a skip of stride 4."""
+    image, maps = keras.Input((64, 64, 3)), []
+    x = image
+    for i in range(1, 5):
+        x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"out{i}")(x)
+        maps.append(x)
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    branches = [layers.Conv2D(4, 3, padding="same", dilation_rate=i)(x) for i in (1, 2)]
+    of_image = [resize(*size)(layers.Conv2D(4, 1)(pooled))]
+    x = [*of_image, *branches] if pooled_first else [*branches, *of_image]
+    x = layers.Conv2D(5, 1, name="pyramid")(layers.Concatenate()(x))
+    x = layers.UpSampling2D(4, name="wider")(x)
+    x = layers.Concatenate()([x, layers.Conv2D(2, 1)(maps[1])])
+    x = layers.UpSampling2D(4)(layers.Conv2D(3, 3, padding="same")(x))
+    found = find_stages(keras.Model(image, x))
+    assert [(s.layer_name, s.stride) for s in found] == [
+        ("out1", 2),
+        ("out2", 4),
+        ("out3", 8),
+        ("pyramid", 16),
+    ]
+
+
+def test_a_decoder_on_the_blocks_of_a_transformer():
+    """As in UNETR (Hatamizadeh et al., 2022): all blocks are in the stages."""
+    image = keras.Input((32, 32, 3))
+    x = layers.Reshape((16, 8))(layers.Conv2D(8, 8, strides=8)(image))
+    maps = []
+    for i in range(4):
+        x = layers.Add(name=f"block{i}")([x, layers.Dense(8, "tanh")(x)])
+        maps.append(layers.Reshape((4, 4, 8))(x))
+    x = maps.pop()
+    while maps:
+        x = layers.Conv2D(8, 3, padding="same")(x)
+        wider = [layers.Conv2DTranspose(4, 2, strides=2)(y) for y in (x, *maps[-1:])]
+        x = layers.Concatenate()(wider)
+        maps = [layers.UpSampling2D()(y) for y in maps[:-1]]
+    found = find_stages(keras.Model(image, layers.Conv2D(3, 1)(x)))
+    assert [s.layer_name for s in found] == [f"block{i}" for i in range(4)]
 
 
 ENCODERS = {

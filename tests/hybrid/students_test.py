@@ -136,6 +136,24 @@ def test_penalties_that_the_students_own_loss_includes_count_once():
     assert evaluation == pytest.approx(task + penalties, rel=1e-4)
 
 
+@pytest.mark.parametrize("activation", ["softmax", None])
+@pytest.mark.parametrize("wider", [True, False])
+def test_all_paths_end_in_the_layer_that_makes_the_predictions(wider, activation):
+    """Of a fully convolutional student, too: only its `classes` makes probabilities."""
+    x = image = keras.Input((32, 32, 3))
+    for i in range(1, 4):
+        x = layers.Conv2D(4, 3, 2, padding="same", activation="relu", name=f"out{i}")(x)
+    x = layers.Conv2D(3, 1, activation=activation, name="classes")(x)
+    student = keras.Model(image, layers.UpSampling2D(8)(x) if wider else x)
+    model = HybridTransfer(tiny.teacher(), student)
+    assert [path.segments[-1].student_end.layer_name for path in model.paths] == [
+        "out3"
+    ] * 3
+    images = tiny.batch(2)[0]
+    for path in model.paths if activation else ():
+        np.testing.assert_allclose(np.sum(path(images), -1), 1, atol=1e-5)
+
+
 def test_the_students_own_compile_state_is_kept(tmp_path):
     student = Smooth(*network())
     student.compile("adam", loss="mse", metrics=["mae"])

@@ -285,6 +285,14 @@ def test_the_teacher_of_a_rejected_pair_is_not_frozen():
     HybridTransfer(teacher, tiny.student(), plus=plus)  # which is not used up
 
 
+def test_images_with_their_channels_first():
+    image = keras.Input((3, 32, 32))
+    x = layers.Conv2D(4, 3, strides=2, data_format="channels_first")(image)
+    teacher = keras.Model(image, layers.Flatten()(x))
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\), which seem to have their chan"):
+        HybridTransfer(teacher, tiny.student())
+
+
 def test_a_network_with_few_cuts_triggers_a_warning():
     nasnet = keras.applications.NASNetMobile(weights=None, input_shape=(64, 64, 3))
     student = keras.applications.MobileNet(
