@@ -225,11 +225,16 @@ def _encoder(graph, start, cuts):
     None where every route passes through the coarsest map, at the end of `cuts`.
     """
     is_known = {cut.symbol for cut in cuts}.__contains__
+    enlarged, image = cuts_lib.enlarged(graph), cuts_lib.image_size(graph)
     encoders = []
-    for symbol in (each.symbol for each in cuts_lib.enlarged(graph)):
-        reordered, found = _chain(graph, start, symbol)
+    for each in enlarged:
+        symbol, (reordered, found) = each.symbol, _chain(graph, start, each.symbol)
         if not found or found[-1].symbol != symbol:
             continue
+        before = [c.size(image) for c in found if c.stride < found[-1].stride]
+        of_pyramid = {e.before for e in enlarged if e.after == each.after}
+        if len(of_pyramid) > 1 and each.after in before[-1:]:
+            continue  # it is resized to what it was pooled from, beside other branches
         if any(cut.prefix is not None for cut in found):
             is_deeper = _depth(found) > _depth(cuts)
             shared = [start, *(c for c in found if is_known(c.symbol))][-1]

@@ -134,9 +134,14 @@ def _by_name(teacher, student, pairs):
             "`switch_points` must have a pair at which paths change network and, last, "
             f"the pair of the joint. Received: switch_points={pairs!r}"
         )
-    cuts = [
-        (_cut_at(teacher, "teacher", t), _cut_at(student, "student", s)) for t, s in pairs
-    ]
+    cuts, positions = [], (0, 0)
+    for of_teacher, of_student in pairs:
+        pair = (
+            _cut_at(teacher, "teacher", of_teacher, positions[0]),
+            _cut_at(student, "student", of_student, positions[1]),
+        )
+        cuts.append(pair)
+        positions = pair[0].position, pair[1].position
     for before, after in zip(cuts, cuts[1:], strict=False):
         if any(a.position <= b.position for b, a in zip(before, after, strict=True)):
             raise ValueError(
@@ -146,11 +151,18 @@ def _by_name(teacher, student, pairs):
     return cuts
 
 
-def _cut_at(network, role, layer_name):
-    """The cut at a layer, by its full name or by its name inside a nested model."""
-    for cut in network.cuts:
-        if layer_name in (cut.layer_name, cut.layer_name.rpartition("/")[-1]):
-            return cut
+def _cut_at(network, role, layer_name, after):
+    """The cut at a layer, by its full name or by its name inside a nested model.
+
+    Of several calls of the layer it is the first one after a position, if there is one.
+    """
+    found = [
+        cut
+        for cut in network.cuts
+        if layer_name in (cut.layer_name, cut.layer_name.rpartition("/")[-1])
+    ]
+    if found:
+        return next((cut for cut in found if cut.position > after), found[0])
     names = {step.name for step in network.graph.steps}
     names |= {name.rpartition("/")[-1] for name in names}
     if layer_name not in names:

@@ -240,15 +240,23 @@ def test_an_encoder_of_keras_applications_with_a_decoder(family):
     assert [s.stride for s in find_stages(model)] == [2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("bins", [(1, 2, 3, 6), (1,)])
-def test_the_branches_of_pyramid_pooling_are_no_encoder(bins):
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("bins", [(1, 2, 3, 6), (2, 3), (1,)])
+def test_the_branches_of_pyramid_pooling_are_no_encoder(bins, skips):
+    """Skips make it a UPerNet (Xiao et al., 2018)."""
     x = image = keras.Input((96, 96, 3))
+    maps = []
     for i in range(3):
         x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"out{i}")(x)
+        maps.append(x)
     pooled = [layers.AveragePooling2D(12 // n)(x) for n in bins]
     pooled = [layers.Conv2D(2, 1, activation="relu")(y) for y in pooled]
     x = layers.Concatenate()([x, *(layers.Resizing(12, 12)(y) for y in pooled)])
-    x = layers.UpSampling2D(8)(layers.Conv2D(3, 3, padding="same", name="scores")(x))
+    x = layers.Conv2D(3, 3, padding="same", name="scores")(x)
+    for skip in (maps[1], maps[0]) if skips else ():
+        x = layers.Concatenate()([layers.UpSampling2D()(x), skip])
+        x = layers.Conv2D(3, 3, padding="same")(x)
+    x = layers.UpSampling2D(2 if skips else 8)(x)
     found = find_stages(keras.Model(image, x))
     assert [(s.layer_name, s.stride) for s in found] == [
         ("out0", 2),

@@ -217,6 +217,18 @@ def test_switch_points_by_layer_name_equal_those_by_stride():
         assert ends[0] == ends[1] == ["out1", "out2", "out3"]
 
 
+def test_a_layer_that_is_called_several_times_is_named_as_often():
+    x = image = keras.Input((32, 32, 3))
+    shared = layers.Conv2D(3, 3, strides=2, padding="same", name="shared")
+    for _ in range(3):
+        x = shared(x)
+    teacher = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    pairs = [("shared", f"out{i}") for i in (1, 2, 3)]
+    model = HybridTransfer(teacher, tiny.student(), switch_points=pairs)
+    ends = [segment.end.stride for segment in model.paths[1].segments]
+    assert ends == [2, 4, 8]
+
+
 def test_dilated_networks_switch_at_named_layers():
     def dilated(width):
         image = keras.Input((32, 32, 3))
