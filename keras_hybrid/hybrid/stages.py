@@ -224,32 +224,43 @@ def _encoder(graph, start, cuts):
 
     None where every route passes through the coarsest map, at the end of `cuts`.
     """
-    is_known = {cut.symbol for cut in cuts}.__contains__
-    enlarged, image = cuts_lib.enlarged(graph), cuts_lib.image_size(graph)
+    enlarged = cuts_lib.enlarged(graph)
     encoders = []
     for each in enlarged:
-        symbol, (reordered, found) = each.symbol, _chain(graph, start, each.symbol)
-        if not found or found[-1].symbol != symbol:
+        reordered, found = _chain(graph, start, each.symbol)
+        if not found or found[-1].symbol != each.symbol:
             continue
-        before = [c.size(image) for c in found if c.stride < found[-1].stride]
-        of_pyramid = {e.before for e in enlarged if e.after == each.after}
-        if len(of_pyramid) > 1 and each.after in before[-1:]:
-            continue  # it is resized to what it was pooled from, beside other branches
-        if any(cut.prefix is not None for cut in found):
-            is_deeper = _depth(found) > _depth(cuts)
-            shared = [start, *(c for c in found if is_known(c.symbol))][-1]
-        else:
-            is_deeper = _coarsest(found) > _coarsest(cuts) and all(
-                b.stride <= _LARGEST_STRIDE * a.stride
-                for a, b in itertools.pairwise(found)
-            )
-            shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
-        kernels = reordered.weighted_layers(
-            shared.position, found[-1].position, shared.symbol, symbol
-        )
-        if is_deeper and kernels >= _LEAST_KERNELS:
+        if _is_deeper(reordered, start, found, cuts) and not _is_pooled(
+            graph, each, enlarged, found
+        ):
             encoders.append((reordered, found))
     return max(encoders, key=lambda encoder: _depth(encoder[1]), default=None)
+
+
+def _is_deeper(graph, start, found, cuts):
+    """Whether a way leads to a coarser map than `cuts` do, or through more blocks."""
+    if any(cut.prefix is not None for cut in found):
+        is_deeper = _depth(found) > _depth(cuts)
+        known = {cut.symbol for cut in cuts}
+        shared = [start, *(c for c in found if c.symbol in known)][-1]
+    else:
+        is_deeper = _coarsest(found) > _coarsest(cuts) and all(
+            b.stride <= _LARGEST_STRIDE * a.stride for a, b in itertools.pairwise(found)
+        )
+        shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
+    end = found[-1]
+    kernels = graph.weighted_layers(
+        shared.position, end.position, shared.symbol, end.symbol
+    )
+    return is_deeper and kernels >= _LEAST_KERNELS
+
+
+def _is_pooled(graph, each, enlarged, found):
+    """Whether a map is resized to what it was pooled from, beside such maps of others."""
+    image = cuts_lib.image_size(graph)
+    before = [c.size(image) for c in found if c.stride < found[-1].stride]
+    beside = {other.before for other in enlarged if other.after == each.after}
+    return len(beside) > 1 and each.after in before[-1:]
 
 
 def _ends(graph, cuts, branches):
@@ -278,7 +289,7 @@ def _has_head(model, argument):
 
 
 def _before_head(graph, ends):
-    """Those of some cuts behind which there are weights, if they have two strides."""
+    """Those of some cuts behind which there are weights, if they can be stages."""
     before = [
         cut
         for cut in ends
@@ -287,7 +298,8 @@ def _before_head(graph, ends):
             for output in graph.outputs
         )
     ]
-    return before if len({cut.stride for cut in before}) > 1 else ends
+    strides, left = ({cut.stride for cut in each} for each in (ends, before))
+    return before if len(left) >= min(2, len(strides)) else ends
 
 
 def _stage_cuts(graph, ends):
