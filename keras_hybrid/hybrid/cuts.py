@@ -1,6 +1,7 @@
 """The single tensors through which all data of a network passes, and their sizes."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -248,6 +249,8 @@ def _enlarges(step, source, target, before, after):
         return False
     if any(after[axis] < 1.5 * before[axis] for axis in (1, 2)):
         return False
+    if source not in step.inputs.values():  # not the windows of a map, put together
+        return math.prod(before[1:]) == math.prod(after[1:])
     if set(step.inputs.values()) != {source}:
         return True
     spec = keras.KerasTensor(before, step.specs[0].dtype)

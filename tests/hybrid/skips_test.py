@@ -118,6 +118,32 @@ def test_a_decoder_that_is_not_seen_to_enlarge_is_refused_with_its_reason():
         HybridTransfer(tiny.teacher(16), student)
 
 
+def in_windows(x, name, size=2):
+    """A layer on windows of a map, which are then put together."""
+    count, channels = x.shape[1] // size, x.shape[-1]
+    y = ops.reshape(x, (-1, count, size, count, size, channels))
+    y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, size, size, channels))
+    y = layers.Dense(channels)(y)
+    y = ops.reshape(y, (-1, count, count, size, size, channels))
+    y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, *x.shape[1:]))
+    return layers.Add(name=name)([x, y])
+
+
+def test_windows_that_are_put_together_are_not_enlarged():
+    x = image = keras.Input((16, 16, 3))
+    maps = []
+    for i in range(3):
+        x = double_conv(layers.MaxPooling2D()(x) if i else x, 4 + i, f"down{i}")
+        x = in_windows(x, f"out{i}")
+        maps.append(x)
+    for i in (1, 0):
+        x = joined(x, maps[i], 4, f"up{i}")
+    found = find_stages(keras.Model(image, layers.Conv2D(3, 1)(x)))
+    assert [(s.layer_name, s.stride) for s in found] == [
+        (f"out{i}", 2**i) for i in range(3)
+    ]
+
+
 class PoolAndSkip(layers.Layer):
     """Returns its map pooled and as it is, in one order or the other."""
 
