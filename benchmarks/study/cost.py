@@ -129,10 +129,9 @@ def _of_graph(graph):
             continue
         seen.add(op)
         todo += [*(x.op for x in op.inputs), *op.control_inputs]
-        if op.type in ("Case", "StatelessCase"):  # paths that are taken in turn
-            branches = [
-                graph._get_function(b.name).graph for b in op.get_attr("branches")
-            ]
+        if op.type in ("If", "StatelessIf"):  # paths that are taken in turn
+            names = [op.get_attr(f"{which}_branch").name for which in ("then", "else")]
+            branches = [graph._get_function(name).graph for name in names]
             total += statistics.mean(map(_of_graph, branches))
         elif op.type in _COUNTED:
             total += _of_op(op)
