@@ -28,11 +28,11 @@ ATTRIBUTES = {
     "_flatten_layers": keras.layers.Layer,
     "_functional": None,
     "_inbound_nodes": None,
+    "_inputs_struct": None,
     "_loss_tracker": None,
     "_losses_override": None,
     "_nodes_by_depth": None,
     "_outbound_nodes": None,
-    "_inputs_struct": None,
     "_outputs_struct": None,
     "_use_merge_call": tf.compat.v1.distribute.StrategyExtended,
 }

@@ -91,7 +91,7 @@ SITUATIONS = (
         {"FitNet": "fitnet", "AT": "at", "ours": OURS},
     ),
     Situation(
-        "The same for half as many steps; a pose network and an Xception of ImageNet",
+        "A detector of people, half as many steps; a pose network and an Xception",
         ["people_several"],
         {
             "ours, pose network": "pose",

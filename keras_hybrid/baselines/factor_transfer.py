@@ -75,7 +75,9 @@ def _three_convolutions(kind, widths, policy, name):
     """Three convolutions, each with BatchNorm and leaky ReLU."""
     network = keras.Sequential(name=name)
     for width in widths:
-        network.add(kind(width, 3, padding="same", dtype=policy))
+        network.add(
+            kind(width, 3, padding="same", data_format="channels_last", dtype=policy)
+        )
         network.add(layers.BatchNormalization(dtype=policy))
         network.add(layers.LeakyReLU(0.1, dtype=policy))
     return network

@@ -18,6 +18,11 @@ _LARGEST_STRIDE_TO_ONE_PIXEL = 4
 # Patches of published networks have 2 to 32 pixels, and merge 2 or 4 of these at a time.
 _PATCHES = range(1, 65)
 _MERGED = range(1, 5)
+_ATTENTION = (
+    keras.layers.Attention
+    | keras.layers.GroupQueryAttention
+    | keras.layers.MultiHeadAttention
+)
 # Height and width of the images if a network takes any size.
 _PROBE_SIZE = 256
 
@@ -140,6 +145,7 @@ def _scales(graph, before, steps, symbol, spec):
         if found is None:
             return None
         sizes = list(zip(before.spec.shape[1:3], spec.shape[1:3], strict=True))
+        # A layer such as `Resizing` makes maps of one size only.
         is_fixed = before.is_weighted and any(each and not each.up for each in found)
         if is_fixed and all(old and new and 1 < new <= old for old, new in sizes):
             found = [feature_size.fit_one(*pair) for pair in sizes]
@@ -226,11 +232,11 @@ def enlarged(graph: Graph) -> list[Enlargement]:
     shapes, origins, found = _shapes(graph), {}, {}
     for position, step in enumerate(graph.steps):
         sources = {origins.get(source, source) for source in step.inputs.values()}
-        if len(sources) > 1 and _is_elementwise(step.operation):
-            continue  # a map with a vector, as in squeeze-and-excitation
+        if len(sources) > 1 and not _may_resize(step.operation):
+            continue
         for target in step.outputs:
             if len(sources) == 1 and len(shapes[target]) > 4:
-                origins[target] = min(sources)
+                (origins[target],) = sources
             for source in sources:
                 before, after = shapes[source], shapes[target]
                 if _enlarges(step, source, target, before, after):
@@ -240,8 +246,13 @@ def enlarged(graph: Graph) -> list[Enlargement]:
     return sorted(latest_first, key=lambda each: each.before)
 
 
-def _is_elementwise(operation):
-    return isinstance(operation, Merge) or not isinstance(operation, keras.Layer)
+def _may_resize(operation):
+    """Whether an operation on several maps may resize one of them.
+
+    Not those that multiply a map with a vector, or attend to fewer positions.
+    """
+    is_layer = isinstance(operation, keras.Layer)
+    return is_layer and not isinstance(operation, Merge | _ATTENTION)
 
 
 def _enlarges(step, source, target, before, after):
@@ -260,21 +271,28 @@ def _enlarges(step, source, target, before, after):
     return not is_padding
 
 
-def narrows(graph: Graph, cut: Cut) -> bool:
-    """Whether some map behind a cut has at most half of its height and width.
+def narrows(graph: Graph, cuts: Sequence[Cut]) -> bool:
+    """Whether most kernels lie between two neighbouring cuts, with smaller maps.
 
-    Maps of a single pixel are pooled, and do not count.
+    These have at most half of the height and width of the cut before them; maps of one
+    pixel do not count. So it is between a U-Net's first skip and its last.
     """
     shapes = _shapes(graph)
-    size = shapes[cut.symbol][1:3]
-    after = [shapes[symbol] for s in graph.steps[cut.position :] for symbol in s.outputs]
-    return len(shapes[cut.symbol]) == 4 and any(
-        len(shape) == 4
-        and None not in (*shape[1:3], *size)
-        and max(shape[1:3]) > 1
-        and all(2 * n <= m for n, m in zip(shape[1:3], size, strict=True))
-        for shape in after
-    )
+    total = sum(step.weighted_layers for step in graph.steps)
+    ends = [*(cut.position for cut in cuts[1:]), None]
+    for cut, end in zip(cuts, ends, strict=True):
+        steps, size = graph.steps[cut.position : end], shapes[cut.symbol][1:3]
+        if 2 * sum(step.weighted_layers for step in steps) > total and any(
+            _is_half(shapes[symbol], size) for step in steps for symbol in step.outputs
+        ):
+            return True
+    return False
+
+
+def _is_half(shape, size):
+    if len(shape) != 4 or len(size) != 2 or None in (*shape[1:3], *size):
+        return False
+    return max(shape[1:3]) > 1 and all(2 * n <= m for n, m in zip(shape[1:3], size))
 
 
 def _shapes(graph):

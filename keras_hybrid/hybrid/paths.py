@@ -361,7 +361,7 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
         following = owners[i] if i < len(owners) else STUDENT
         features = []
         for cut in wanted:
-            # A layer may return its map twice: pooled, and as it is for a skip.
+            # A layer may return the map at the end and, at the same position, a skip.
             from_here = starts[STUDENT].position < cut.position <= ends[STUDENT].position
             inside = from_here and cut.symbol != ends[STUDENT].symbol
             if inside and (owner == STUDENT or cut.is_weighted):

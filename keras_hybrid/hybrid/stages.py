@@ -25,8 +25,9 @@ _PARTS = 4
 # of pyramid pooling.
 _LEAST_KERNELS = 2
 _LARGEST_STRIDE = 4
+# Activations and layers that make predictions.
 _PROBABILITIES = {"softmax", "sigmoid"}
-# Of images.
+# Numbers of channels that images have.
 _CHANNELS = {1, 3, 4}
 # Pixels by which images are enlarged to try whether a network takes any size.
 _OTHER_SIZE = 32
@@ -58,6 +59,8 @@ def find_stages(model: keras.Model) -> list[Stage]:
     in a list. Padding layers, which only enlarge a map, and global pooling do not count
     as scales. For a model with a `.backbone` and a `.head`, the stages are those of the
     backbone; for one with skips, such as a U-Net, those of the way to its coarsest map.
+
+    `HybridTransfer` ends a student's last stage before the last layers with weights.
 
     Feature maps may be tokens (B, P + H * W, C) with P prefix tokens. A network of a
     single stride, such as a ViT, has four stages of equal depth that end behind a block.
@@ -93,6 +96,7 @@ class Network:
 
     Of several outputs, only those count whose route from the image passes through the
     coarsest map: a pyramid's finer maps and an auxiliary head branch off before it.
+    The stages of a student end before the layers that make its predictions.
 
     Args:
         model: The model.
@@ -128,7 +132,7 @@ class Network:
         if encoder and not widens:
             branches, (self.graph, self.cuts) = [], encoder
         ends = [] if widens else _ends(self.graph, self.cuts, branches)
-        if _has_head(model, argument):
+        if _has_head(self.graph, model, argument):
             ends = _before_head(self.graph, ends)
         self.stage_cuts = _stage_cuts(self.graph, ends)
         self.obstacle = _obstacle(self.graph, ends, self.stage_cuts, widens)
@@ -230,37 +234,43 @@ def _encoder(graph, start, cuts):
         reordered, found = _chain(graph, start, each.symbol)
         if not found or found[-1].symbol != each.symbol:
             continue
-        if _is_deeper(reordered, start, found, cuts) and not _is_pooled(
-            graph, each, enlarged, found
+        if _is_deeper(reordered, start, found, cuts) and not _is_branch_of_pyramid(
+            reordered, start, each, enlarged, found
         ):
             encoders.append((reordered, found))
     return max(encoders, key=lambda encoder: _depth(encoder[1]), default=None)
 
 
 def _is_deeper(graph, start, found, cuts):
-    """Whether a way leads to a coarser map than `cuts` do, or through more blocks."""
+    """Whether a way leads to a coarser map than `cuts` do, or through more blocks.
+
+    The blocks of a plain transformer have one stride, that of its patches.
+    """
+    end, coarsest = found[-1], _coarsest(cuts)
     if any(cut.prefix is not None for cut in found):
-        is_deeper = _depth(found) > _depth(cuts)
+        deeper = _depth(found) > _depth(cuts)
         known = {cut.symbol for cut in cuts}
         shared = [start, *(c for c in found if c.symbol in known)][-1]
     else:
-        is_deeper = _coarsest(found) > _coarsest(cuts) and all(
+        deeper = end.stride > coarsest and all(
             b.stride <= _LARGEST_STRIDE * a.stride for a, b in itertools.pairwise(found)
         )
-        shared = [start, *(c for c in found if c.stride <= _coarsest(cuts))][-1]
-    end = found[-1]
-    kernels = graph.weighted_layers(
-        shared.position, end.position, shared.symbol, end.symbol
+        shared = [start, *(c for c in found if c.stride <= coarsest)][-1]
+    return deeper and _kernels(graph, shared, end) >= _LEAST_KERNELS
+
+
+def _is_branch_of_pyramid(graph, start, each, enlarged, found):
+    """Whether a map is one of several that are resized to what they were pooled from."""
+    finer = [start, *(c for c in found if c.stride < found[-1].stride)][-1]
+    return (
+        each.after == finer.size(cuts_lib.image_size(graph))
+        and len({other.before for other in enlarged if other.after == each.after}) > 1
+        and _kernels(graph, finer, found[-1]) < _LEAST_KERNELS
     )
-    return is_deeper and kernels >= _LEAST_KERNELS
 
 
-def _is_pooled(graph, each, enlarged, found):
-    """Whether a map is resized to what it was pooled from, beside such maps of others."""
-    image = cuts_lib.image_size(graph)
-    before = [c.size(image) for c in found if c.stride < found[-1].stride]
-    beside = {other.before for other in enlarged if other.after == each.after}
-    return len(beside) > 1 and each.after in before[-1:]
+def _kernels(graph, start, end):
+    return graph.weighted_layers(start.position, end.position, start.symbol, end.symbol)
 
 
 def _ends(graph, cuts, branches):
@@ -276,20 +286,31 @@ def _ends(graph, cuts, branches):
     return [c for c in cuts if c.symbol in shared and c.is_weighted and not c.is_padding]
 
 
-def _has_head(model, argument):
-    """Whether the layers behind the last weights make predictions of a feature map.
+def _has_head(graph, model, argument):
+    """Whether the last layers with weights make the predictions.
 
-    Those of a student do, unless it has its `.head` apart.
+    Those of a student do, unless its head is the layer `.head`.
     """
-    return (argument == "student" and not has_backbone(model)) or any(
-        getattr(getattr(operation, "activation", None), "__name__", "") in _PROBABILITIES
-        or type(operation).__name__.lower() in _PROBABILITIES
-        for operation in graph_lib.last_operations(model)
-    )
+    if argument == "student" and not has_backbone(model):
+        return True
+    made_by = {symbol: step for step in graph.steps for symbol in step.outputs}
+    for output in graph.outputs:
+        while (step := made_by.get(output)) is not None:
+            if _makes_probabilities(step.operation):
+                return True
+            if getattr(step.operation, "weights", ()) or len(step.inputs) > 1:
+                break  # what comes before is no longer the output alone
+            (output,) = step.inputs.values()
+    return False
+
+
+def _makes_probabilities(operation):
+    activation = getattr(getattr(operation, "activation", None), "__name__", "")
+    return {activation, type(operation).__name__.lower()} & _PROBABILITIES
 
 
 def _before_head(graph, ends):
-    """Those of some cuts behind which there are weights, if they can be stages."""
+    """The cuts behind which there are weights, if each stride has one."""
     before = [
         cut
         for cut in ends
@@ -299,20 +320,21 @@ def _before_head(graph, ends):
         )
     ]
     strides, left = ({cut.stride for cut in each} for each in (ends, before))
-    return before if len(left) >= min(2, len(strides)) else ends
+    return before if left == strides else ends
 
 
 def _stage_cuts(graph, ends):
     """The cuts that end a stage, of those that may."""
     by_stride = {c.stride: c for c in ends}
-    is_plain = len(by_stride) == 1 and not cuts_lib.narrows(graph, ends[0])
+    is_plain = len(by_stride) == 1 and not cuts_lib.narrows(graph, ends)
     return (_parts(graph, ends) if is_plain else []) or list(by_stride.values())
 
 
 def _widens(graph, cuts):
     """Name of the layer at which the way to the last cut widens again, or None.
 
-    The branches of pyramid pooling are resized to what they were pooled from only.
+    An image that is enlarged first, and maps that are pooled and resized to the size of
+    the last cut at most, as in pyramid pooling, do not count.
     """
     enlargements = cuts_lib.enlarged(graph)
     (coarsest,) = [e.before for e in enlargements if e.symbol == cuts[-1].symbol]
@@ -322,7 +344,7 @@ def _widens(graph, cuts):
         for each in enlargements
         if each.position < cuts[-1].position
         and each.after > coarsest
-        and each.before < image
+        and (1, 1) < each.before < image
     ]
     return max(before, key=lambda each: each.position).step if before else None
 
@@ -335,11 +357,11 @@ def _obstacle(graph, ends, stage_cuts, widens):
             "does, so that no part of it is its encoder: name the layers at which paths "
             "change network in `switch_points`"
         )
-    if len(stage_cuts) == 1 and cuts_lib.narrows(graph, ends[0]):
+    if len(stage_cuts) == 1 and cuts_lib.narrows(graph, ends):
         return (
             f"behind {ends[0].layer_name!r} it has maps of several sizes side by side, "
-            "and none is seen to be enlarged again: do so by layers such as "
-            "UpSampling2D or Conv2DTranspose that are called in the model itself"
+            "and no layer is seen to enlarge them: enlarge them with layers such as "
+            "UpSampling2D or Conv2DTranspose, called in the model itself"
         )
     shape = graph.input_spec.shape
     if not stage_cuts and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:

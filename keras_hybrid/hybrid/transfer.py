@@ -246,7 +246,8 @@ class HybridTransfer(TeacherStudent):
 
     def _variables_of_step(self):
         # A MultiOptimizer takes all variables or none.
-        takes_all = isinstance(self.optimizer, keras.optimizers.MultiOptimizer)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        takes_all = isinstance(optimizer, keras.optimizers.MultiOptimizer)
         trained = self if self.hybrid or takes_all else self.student
         return trained.trainable_variables
 
@@ -363,7 +364,7 @@ class HybridTransfer(TeacherStudent):
         # The means of L1 and of L2 over the teachers, or for both the one loss there is.
         of_kinds = of_paths[::2], of_paths[1::2] or of_paths
         alpha = self.balance(*(sum(kind) / len(kind) for kind in of_kinds), l3_total)
-        alpha = ops.stop_gradient(ops.convert_to_tensor(alpha))  # Eq. 2
+        alpha = ops.stop_gradient(ops.convert_to_tensor(alpha, "float32"))  # Eq. 2
         logged = of_paths
         if self.paths_per_step == 1:  # a loss may be infinite, and 0 times that is NaN
             logged = [ops.where(n > 0, of_paths[0], 0.0) for n in taken]

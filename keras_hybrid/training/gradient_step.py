@@ -58,7 +58,7 @@ class GradientStep:
     def _training_loss(self, x, y, sample_weight):
         """The loss of a step, a float32 scalar, and the predictions."""
         y_pred = self(x, training=True)
-        loss = self.compute_loss(
+        loss = self._compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
         )
         return loss, y_pred

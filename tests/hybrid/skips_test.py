@@ -129,6 +129,28 @@ def in_windows(x, name, size=2):
     return layers.Add(name=name)([x, y])
 
 
+class Scale(layers.Layer):
+    """Multiplies a map with a vector."""
+
+    def call(self, inputs):
+        x, gates = inputs
+        return x * gates
+
+
+def test_a_map_times_a_vector_is_not_enlarged():
+    x = image = keras.Input((16, 16, 3))
+    maps = []
+    for i in range(3):
+        x = double_conv(layers.MaxPooling2D()(x) if i else x, 4 + i, f"down{i}")
+        gates = layers.Dense(4 + i)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+        x = Scale(name=f"out{i}")([x, gates])
+        maps.append(x)
+    for i in (1, 0):
+        x = joined(x, maps[i], 4, f"up{i}")
+    found = find_stages(keras.Model(image, layers.Conv2D(3, 1)(x)))
+    assert [s.layer_name for s in found] == ["out0", "out1", "out2"]
+
+
 def test_windows_that_are_put_together_are_not_enlarged():
     x = image = keras.Input((16, 16, 3))
     maps = []

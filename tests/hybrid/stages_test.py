@@ -189,6 +189,41 @@ def test_convolutional_heads_are_not_stages():
     assert [stage.layer_name for stage in stages] == ["out1", "out2", "out3"]
 
 
+def squeezed(x, name):
+    """x times a vector of sigmoids."""
+    mean = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gates = layers.Conv2D(x.shape[-1], 1, activation="sigmoid")(mean)
+    return layers.Multiply(name=name)([x, gates])
+
+
+def test_a_gate_at_the_end_makes_no_predictions():
+    image, maps = chain()
+    stages = find_stages(keras.Model(image, squeezed(maps[-1], "gated")))
+    assert [stage.layer_name for stage in stages] == ["out1", "out2", "gated"]
+
+
+def coarse_convolution(x):
+    y = layers.Conv2D(x.shape[-1], 3, padding="same")(layers.AveragePooling2D(2)(x))
+    return layers.UpSampling2D()(y)
+
+
+def attention_to_coarse_maps(x):
+    y = layers.DepthwiseConv2D(3, strides=2, padding="same")(x)
+    y = layers.Conv2D(x.shape[-1], 1)(y)
+    return layers.MultiHeadAttention(2, 4, attention_axes=(1, 2))(x, y)
+
+
+@pytest.mark.parametrize("branch", [coarse_convolution, attention_to_coarse_maps])
+def test_blocks_with_a_branch_of_lower_resolution_are_parts_of_a_plain_network(branch):
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 4, strides=4)(image)
+    for i in range(8):
+        x = layers.Add(name=f"block{i}")([x, branch(x)])
+    x = layers.GlobalAveragePooling2D()(x)
+    stages = find_stages(keras.Model(image, layers.Dense(3)(x)))
+    assert [s.layer_name for s in stages] == ["block1", "block3", "block5", "block7"]
+
+
 def test_find_stages_does_not_change_the_model():
     model = keras.applications.MobileNet(weights=None, alpha=0.25)
     nodes = [len(layer._inbound_nodes) for layer in model.layers]

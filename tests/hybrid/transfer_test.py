@@ -148,6 +148,18 @@ def test_alpha_is_constant_in_the_gradient(balance):
     assert float(tape.gradient(loss, weight)) == 4.0
 
 
+@pytest.mark.parametrize("alpha", [1, np.float64(0.5)])
+def test_a_balance_may_return_a_number(alpha):
+    class Constant(DynamicBalance):
+        def __call__(self, *losses):
+            return alpha
+
+    model = HybridTransfer(tiny.teacher(), tiny.student(), balance=Constant())
+    model.compile("sgd", loss=CROSS_ENTROPY, run_eagerly=True)
+    logs = model.train_on_batch(*tiny.batch(), return_dict=True)
+    assert logs["balance"] == alpha
+
+
 def test_alpha_is_zero_when_all_losses_are_zero():
     model = HybridTransfer(tiny.teacher(), tiny.student())
     model.compile("sgd", loss=lambda y, y_pred: 0.0 * y_pred)
