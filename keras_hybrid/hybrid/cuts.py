@@ -229,7 +229,8 @@ def enlarged(graph: Graph) -> list[Enlargement]:
     through more than four dimensions. The smallest maps come first, and of equal ones the
     last.
     """
-    shapes, origins, found = _shapes(graph), {}, {}
+    shapes, found = _shapes(graph), {}
+    origins: dict[int, int] = {}  # of tensors of more dimensions, the map
     for position, step in enumerate(graph.steps):
         sources = {origins.get(source, source) for source in step.inputs.values()}
         if len(sources) > 1 and not _may_resize(step.operation):
