@@ -228,6 +228,11 @@ BLOCKS = {
     "cifar10_teachers": functools.partial(table, "cifar10", rows=_TEACHERS),
     "cifar10_gpu": functools.partial(table, "cifar10_gpu"),
     "cifar10_few": functools.partial(table, "cifar10", rows=_FEW, control=_FEW[0]),
+    "cifar10_long_rates": functools.partial(
+        weights, "cifar10_long_rates", tuned="learning rate"
+    ),
+    "cifar10_long_weights": functools.partial(weights, "cifar10_long_weights"),
+    "cifar10_long": functools.partial(table, "cifar10_long"),
     "transformers_teacher": functools.partial(teacher, "transformers_teacher"),
     "transformers": functools.partial(table, "transformers"),
     "caltech101_several": functools.partial(table, "caltech101_several"),
