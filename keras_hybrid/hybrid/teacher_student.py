@@ -46,7 +46,6 @@ class TeacherStudent(GradientStep, AsStudent):
     ) -> None:
         # The student's policy, so that `compile` scales the loss of a float16 student.
         super().__init__(**{"dtype": student.dtype_policy, **kwargs})
-        self._convert_input_args = False  # the student casts images itself
         self.teacher = teacher
         self.student = student
         self.teacher_preprocessing = teacher_preprocessing

@@ -131,7 +131,7 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
 
 def test_a_variable_without_gradient_triggers_the_warning_of_keras():
     class HalfUsed(steps.Model):
-        def compute_loss(self, x, y, y_pred, **kwargs):
+        def compute_loss(self, x, y, y_pred, sample_weight):  # without `training`
             return (
                 keras.ops.mean(y_pred[0]) / self.distribute_strategy.num_replicas_in_sync
             )
