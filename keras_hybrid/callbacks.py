@@ -110,8 +110,7 @@ class TransferCurves(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         seconds = round(time.monotonic() - self._started, 3)
         # A metric may have a value for each class.
-        numbers = {k: v for k, v in (logs or {}).items() if np.ndim(v) == 0}
-        values = {name: float(value) for name, value in numbers.items()}
+        values = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
         self._rows.append({"epoch": epoch, "seconds": seconds, **values})
         _write_rows(self._directory / "metrics.csv", self._rows)
         self._events.write(epoch, values)
@@ -222,7 +221,7 @@ def _panels(names):
     """Title -> {label: log name}, for the log names in `names`."""
     known = "epoch", "seconds", "loss", "student_loss", "balance"
     titles = {
-        "loss": "student_loss" if "balance" in names else "loss",
+        "loss": "student_loss" if "student_loss" in names else "loss",
         "alpha": "balance",
     }
     for name in names:

@@ -142,6 +142,15 @@ def test_panels_of_a_student_alone(tmp_path):
     }
 
 
+def test_panels_of_a_baseline():
+    """Training and validation show the same loss, that of the task."""
+    names = "epoch", "seconds", "loss", "student_loss", "transfer_loss", "val_loss"
+    assert callbacks._panels(names) == {
+        "loss": {"plain": "student_loss", "validation": "val_loss"},
+        "transfer_loss": {"plain": "transfer_loss"},
+    }
+
+
 def test_curves_with_nan_are_plotted(tmp_path):
     rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": float("nan")}]
     callbacks.plot(rows, tmp_path / "curves.png")

@@ -1,7 +1,8 @@
 """Cases that users have: few labels, a student of ImageNet, a teacher of another task.
 
-In each, every method trains as long, beside the student alone for two and four times as
-long. The student's learning rate is tuned alone, then the baselines' weights with it.
+In each, all methods train for the same number of epochs or steps, and the student alone
+also for two and four times as many. Its learning rate is tuned first, then each
+baseline's weight at this rate.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from benchmarks.study.plan import (
     Row,
     Table,
     baselines,
-    best_weight,
+    best_value,
     weight_rows,
 )
 from benchmarks.study.several import CALTECH, VGG16, XCEPTION
@@ -91,14 +92,13 @@ class Case:
         return Table(name, self.recipe, settings, rows, self.result, self.better)
 
     def _rate_rows(self):
-        rows = {f"{NONE} {rate:g}": {"learning_rate": rate} for rate in self.rates}
         return {
-            name: Row({"method": "none", **settings}, seeds=(0,))
-            for name, settings in rows.items()
+            f"{NONE} {rate:g}": Row({"method": "none", "learning_rate": rate}, seeds=(0,))
+            for rate in self.rates
         }
 
     def _weight_rows(self, rates):
-        rate = best_weight(rates, NONE)
+        rate = best_value(rates, NONE)
         if rate is None:
             return {}
         common = {"learning_rate": rate}
@@ -108,7 +108,7 @@ class Case:
         return found
 
     def _rows(self, rates, weights):
-        best_rate = best_weight(rates, NONE)
+        best_rate = best_value(rates, NONE)
         if best_rate is None:
             return {}
         rate, length = {"learning_rate": best_rate}, self.settings[self.budget]
@@ -131,7 +131,7 @@ class Case:
             "ours, teacher in float32": ours(teacher_dtype=""),
         }
         found |= {f"ours, {name}": ours(of_it) for name, of_it in self.others.items()}
-        at, kd = (best_weight(weights, name) for name in ("at", "kd"))
+        at, kd = (best_value(weights, name) for name in ("at", "kd"))
         if at is not None:
             with_at = {"plus": "at", "plus_weight": at}
             found["ours + at"] = ours(**with_at)

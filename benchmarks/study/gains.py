@@ -18,7 +18,8 @@ class Situation:
 
     Attributes:
         title: The situation in words.
-        tables: Names of the tables with its runs; the first one has the times.
+        tables: Names of the tables with its runs. The time of a row is that of the first
+            table that has it.
         rows: Row of the tables, by the name of the method.
     """
 
@@ -127,16 +128,16 @@ def gains(
     return found
 
 
-def interval(gains: Sequence[float]) -> tuple[float, float] | None:
+def interval(differences: Sequence[float]) -> tuple[float, float] | None:
     """Returns the mean of paired differences and half of its 95 % confidence interval.
 
     By Student's t; None for less than two.
     """
-    if len(gains) < 2:
+    if len(differences) < 2:
         return None
-    student_t = stats.t.ppf(0.975, len(gains) - 1)
-    half = student_t * statistics.stdev(gains) / len(gains) ** 0.5
-    return statistics.mean(gains), float(half)
+    student_t = stats.t.ppf(0.975, len(differences) - 1)
+    half = student_t * statistics.stdev(differences) / len(differences) ** 0.5
+    return statistics.mean(differences), float(half)
 
 
 def cost(tables: Sequence[str], row: str) -> float:

@@ -1,4 +1,4 @@
-"""What the study is made of: a table is an experiment of the paper, a row is a method.
+"""What the study is made of: a table is an experiment, a row is a method.
 
 The rows of a table share data, schedule, student and budget, except for what a row
 changes. The modules that `tables` lists have the tables; `run` and `gpu` run them, and
@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 LINES = pathlib.Path(__file__).parent
@@ -129,12 +129,12 @@ def weight_rows(
     }
 
 
-def best_weight(table: Table, method: str) -> float | None:
-    """Returns a baseline's weight with the best figure, None until all have been tried.
+def best_value(table: Table, method: str) -> float | None:
+    """Returns the tuned value with the best figure, None until all have been tried.
 
     Args:
-        table: Table that tunes the weight.
-        method: Name of the baseline, after that of its teacher if there are several.
+        table: Table that tunes a baseline's weight or a learning rate.
+        method: Name of the method, after that of its teacher if there are several.
     """
     figures = results(table)
     rows = [row for row in table.rows() if row.rpartition(" ")[0] == method]
@@ -146,7 +146,7 @@ def best_weight(table: Table, method: str) -> float | None:
 
 def baselines(
     table: Table,
-    methods: Sequence[str],
+    methods: Iterable[str],
     settings: Mapping[str, Any],
     teacher: str = "",
 ) -> dict[str, Row]:
@@ -158,7 +158,7 @@ def baselines(
         settings: Fields of the recipe's `Config` for the teacher.
         teacher: What precedes a baseline's name in `table`.
     """
-    weights = {method: best_weight(table, teacher + method) for method in methods}
+    weights = {method: best_value(table, teacher + method) for method in methods}
     return {
         teacher + method: Row({"method": method, "method_weight": weight, **settings})
         for method, weight in weights.items()

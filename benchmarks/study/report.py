@@ -109,23 +109,18 @@ def weights(name: str, tuned: str = "weight") -> str:
         name: Name of the table.
         tuned: What is tuned.
     """
-    runs = plan.read(name)
+    spec, runs, tried = TABLES[name], plan.read(name), {}
+    for row in spec.rows():
+        method, _, value = row.rpartition(" ")
+        run = runs.get((row, 0))
+        figure = f"{spec.result(run['results']):.2f}" if run else "not run"
+        tried.setdefault(method, []).append(f"{value}: {figure}")
     lines = [f"| | {tuned}: figure | chosen |", "|---|---|---|"]
-    methods = dict.fromkeys(row.rpartition(" ")[0] for row in TABLES[name].rows())
-    for method in methods:
-        rows = [r for r in TABLES[name].rows() if r.rpartition(" ")[0] == method]
-        tried = ", ".join(_at_weight(name, row, runs) for row in rows)
-        best = plan.best_weight(TABLES[name], method)
+    for method, figures in tried.items():
+        best = plan.best_value(spec, method)
         chosen = "" if best is None else f"{best:g}"
-        lines.append(f"| {method} | {tried} | {chosen} |")
+        lines.append(f"| {method} | {', '.join(figures)} | {chosen} |")
     return "\n".join(lines)
-
-
-def _at_weight(name, row, runs):
-    weight = row.rpartition(" ")[2]
-    if (row, 0) not in runs:
-        return f"{weight}: not run"
-    return f"{weight}: {TABLES[name].result(runs[row, 0]['results']):.2f}"
 
 
 def reasonable(results: Mapping[str, Any]) -> float:

@@ -202,7 +202,10 @@ def varied(model: keras.Model, row: plan.Row) -> keras.Model:
     adapter = adapters.adapter_of(row)
     if not row.hybrid and row.loss_factor == 1 and adapter is adapters.Adapter:
         return model
-    names = "switch_points", "balance", "paths_per_step", "teacher_dtype"
+    names = (
+        *("switch_points", "balance", "paths_per_step"),
+        *("teacher_dtype", "teacher_preprocessing"),
+    )
     arguments = {name: getattr(model, name) for name in names}
     if model.plus:  # a loss belongs to one model
         arguments["plus"] = type(model.plus).from_config(model.plus.get_config())

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_hybrid.baselines.transfer_loss import TransferLoss
+from keras_hybrid.baselines.transfer_loss import TransferLoss, unit_vectors
 from keras_hybrid.hybrid.adapters import may_differ, resize, supports_jit
 from keras_hybrid.training.types import Tensor
 
@@ -47,7 +47,7 @@ class AttentionTransfer(TransferLoss):
         for teacher, student in zip(teacher_maps, student_maps, strict=True):
             teacher, student = _energy(teacher), _energy(student)
             student = resize(student, ops.shape(teacher)[1:3])
-            difference = _as_unit_vectors(student) - _as_unit_vectors(teacher)
+            difference = unit_vectors(student) - unit_vectors(teacher)
             loss += ops.mean(ops.square(difference)) / 2
         return self.weight * loss
 
@@ -55,7 +55,3 @@ class AttentionTransfer(TransferLoss):
 def _energy(x):
     """(B, H, W, C) -> (B, H, W, 1)"""
     return ops.sum(ops.square(ops.cast(x, "float32")), axis=-1, keepdims=True)
-
-
-def _as_unit_vectors(x):
-    return ops.normalize(ops.reshape(x, (ops.shape(x)[0], -1)))

@@ -64,7 +64,7 @@ def before_activation(graph: Graph, symbol: int) -> tuple[Graph, int]:
     if isinstance(producer.operation, layers.PReLU):
         return graph, *producer.inputs.values()
     source, steps = _from_a_single_tensor(graph, symbol)
-    seen = effect(steps, source, _spec(graph, source), symbol)
+    seen = effect(steps, source, graph.specs[source], symbol)
     if seen.is_activation:
         return graph, source
     if not seen.is_affine and _is_opaque(producer.operation):
@@ -75,7 +75,7 @@ def before_activation(graph: Graph, symbol: int) -> tuple[Graph, int]:
             "of its own, name other layers in `switch_points`, or use a method that does "
             'not need the map before its activation function: "fitnet", "at" or "ft"'
         )
-    if seen.is_affine and not any(_weights(step) for step in steps):
+    if seen.is_affine and not any(step.weights for step in steps):
         changed, before = before_activation(graph, source)
         return (changed, before) if before != source else (graph, symbol)
     return graph, symbol
@@ -91,17 +91,6 @@ def _from_a_single_tensor(graph, symbol):
             if len(needed) == 1:
                 break
     return *needed, steps
-
-
-def _spec(graph, symbol):
-    specs = {graph.input: graph.input_spec}
-    for step in graph.steps:
-        specs.update(zip(step.outputs, step.specs))
-    return specs[symbol]
-
-
-def _weights(step):
-    return getattr(step.operation, "weights", ())
 
 
 def _is_of_keras(operation):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_hybrid.baselines.transfer_loss import TransferLoss
+from keras_hybrid.baselines.transfer_loss import TransferLoss, unit_vectors
 from keras_hybrid.hybrid.adapters import may_differ, resize, supports_jit
 from keras_hybrid.training.types import Tensor
 
@@ -65,9 +65,7 @@ class FactorTransfer(TransferLoss):
         error = ops.cast(paraphrased, "float32") - ops.cast(teacher, "float32")
         student = resize(student_maps[-1], ops.shape(teacher)[1:3])
         of_student = self.translator(student, training=True)
-        difference = _as_unit_vectors(of_student) - _as_unit_vectors(
-            ops.stop_gradient(factors)
-        )
+        difference = unit_vectors(of_student) - unit_vectors(ops.stop_gradient(factors))
         return self.weight * ops.mean(ops.abs(difference)) + ops.mean(ops.square(error))
 
 
@@ -81,7 +79,3 @@ def _three_convolutions(kind, widths, policy, name):
         network.add(layers.BatchNormalization(dtype=policy))
         network.add(layers.LeakyReLU(0.1, dtype=policy))
     return network
-
-
-def _as_unit_vectors(x):
-    return ops.normalize(ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1)))

@@ -9,7 +9,6 @@ from keras import ops
 from keras_hybrid.baselines.activation_boundaries import ActivationBoundaries
 from keras_hybrid.baselines.attention_transfer import AttentionTransfer
 from keras_hybrid.baselines.factor_transfer import FactorTransfer
-from keras_hybrid.baselines.feature_extractor import FeatureExtractor
 from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
 from keras_hybrid.baselines.logits import logits_of
@@ -51,8 +50,9 @@ class FeatureTransfer(TeacherStudent):
     >>> model.fit(train, epochs=90)
 
     Args:
-        teacher: Any Functional or Sequential model; for `"kd"` any `keras.Model` with one
-            output. It is frozen, also for its other uses: its `trainable` becomes False.
+        teacher: A model that `HybridTransfer` takes as a teacher; for `"kd"` any
+            `keras.Model` with one output. It is frozen, also for its other uses: its
+            `trainable` becomes False.
         student: A model that `HybridTransfer` takes; for `"kd"` any `keras.Model` with
             one output. For `"kd"` the two may end in logits, in a softmax over the same
             classes, or in a sigmoid for each class. Under mixed precision use float32 for
@@ -91,6 +91,7 @@ class FeatureTransfer(TeacherStudent):
         if transfer_loss.takes == "logits":
             preprocess = preprocessing.function_of(teacher_preprocessing)
             extractors = logits_of(teacher, student, preprocess)
+            transfer_loss.build(*(extractor.shapes for extractor in extractors))
         else:
             of_student = Network(student, "student")
             of_teacher = teacher_student.network_of_teacher(teacher, of_student)
@@ -99,18 +100,8 @@ class FeatureTransfer(TeacherStudent):
             preprocess = teacher_student.images_of_teacher(
                 *networks, switches, teacher_preprocessing
             )
-            of_teachers, of_students = zip(*switches)
-            extractors = [
-                FeatureExtractor(
-                    of_teacher,
-                    of_teachers,
-                    transfer_loss.takes,
-                    whole=False,
-                    any_size=preprocess is not None,
-                ),
-                FeatureExtractor(of_student, of_students, transfer_loss.takes),
-            ]
-        transfer_loss.build(*(extractor.shapes for extractor in extractors))
+            addition = transfer_loss.between(*networks, switches, preprocess)
+            extractors = addition.of_teacher, addition.of_student
         logs = PathLogs(("student_loss", "transfer_loss"))
         super().__init__(
             teacher, student, teacher_preprocessing, logs, name=name, **kwargs
@@ -184,4 +175,4 @@ def _loss_of(method, weight):
             f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}"
         )
     given = {} if weight is None else {"weight": weight}
-    return METHODS[method](**given, dtype="float32", name="transfer_loss")
+    return METHODS[method](**given, name="transfer_loss")

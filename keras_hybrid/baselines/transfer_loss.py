@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_hybrid.baselines.addition import Addition
 from keras_hybrid.hybrid.balance import is_number
@@ -18,7 +19,8 @@ class TransferLoss(keras.layers.Layer):
 
     A subclass has `takes`, which says what it compares: `"stages"`, the feature maps at
     the ends of stages; `"before_activation"`, those before their activation functions; or
-    `"logits"`. It is built with the shapes of both networks', and called with them.
+    `"logits"`. It is built with two lists of shapes, of what it compares of the teacher
+    and of the student, and called with two lists of these tensors.
 
     Args:
         weight: Factor of the loss.
@@ -50,3 +52,8 @@ class TransferLoss(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "weight": self.weight}
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """Flattens each example of `x` (B, ...) and divides it by its norm, in float32."""
+    return ops.normalize(ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1)))

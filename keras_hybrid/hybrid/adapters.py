@@ -166,9 +166,9 @@ def _of_maps(adapter, channels, resizes, dtype, name):
         ) from error
     if shape != (1, *size, channels[1]):
         raise ValueError(
-            f"{wanted} to maps (B, *size, channels). Received: adapter={adapter!r}, "
-            f"whose layer for channels={channels[1]} makes {shape} of "
-            f"{tuple(maps.shape)} with size={size}"
+            f"{wanted}, which returns maps (B, *size, channels). Received: "
+            f"adapter={adapter!r}, whose layer for channels={channels[1]} makes {shape} "
+            f"of {tuple(maps.shape)} with size={size}"
         )
     return layer
 
@@ -188,11 +188,9 @@ def run(
         source, target: Each the cut, and (height, width) of the images of its network.
         training: Whether the adapter trains.
     """
-    sizes = [cut.size(image_size) for cut, image_size in (source, target)]
-    if isinstance(adapter, TokenAdapter):
-        size = {"size": sizes[1], "source_size": sizes[0]}
-        return adapter(x, **size, training=training)
-    return adapter(x, size=sizes[1], training=training)
+    source_size, size = (cut.size(image_size) for cut, image_size in (source, target))
+    more = {"source_size": source_size} if isinstance(adapter, TokenAdapter) else {}
+    return adapter(x, size=size, **more, training=training)
 
 
 def supports_jit(resizes: bool) -> bool:

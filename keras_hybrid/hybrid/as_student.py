@@ -15,6 +15,11 @@ _COMPILED = "compiled", "loss", "_compile_loss", "_compile_metrics", "_loss_trac
 
 
 def _no_loss(*args):
+    """Stands for the compiled loss where there is none.
+
+    Keras raises this error itself only where there are no other losses either, and here
+    `_losses_override` always holds one.
+    """
     raise ValueError("No loss to compute. Provide a `loss` in `compile()`.")
 
 

@@ -86,7 +86,7 @@ def chain(graph: Graph, start: Cut, target: int, stop: int) -> Iterator[Cut]:
             continue
         if _ends_the_chain(before, spec, *found[:2]):
             return
-        before = _cut(before, position, symbol, step, steps, *found)
+        before = _cut(before, position, symbol, spec, step, steps, *found)
         yield before
 
 
@@ -103,11 +103,14 @@ def inner_cut(graph: Graph, before: Cut, symbol: int) -> Cut | None:
     found = _scales(graph, before, steps, symbol, spec)
     if found is None or None in found[:2]:
         return None
-    return _cut(before, position, symbol, step, steps, *found)
+    return _cut(before, position, symbol, spec, step, steps, *found)
 
 
 def runs_at(graph: Graph, start: Cut, cut: Cut, image_size: Sequence[int]) -> bool:
-    """Whether the layers up to a cut run on images of a size and make the cut of it."""
+    """Whether the layers up to a cut run on images of a size.
+
+    The map that they make must have the size that the cut predicts.
+    """
     image = ops.zeros((1, *image_size, start.channels), start.spec.dtype)
     values = {start.symbol: image}
     try:
@@ -117,12 +120,12 @@ def runs_at(graph: Graph, start: Cut, cut: Cut, image_size: Sequence[int]) -> bo
     return tuple(values[cut.symbol].shape[1:3]) == cut.size(image_size)
 
 
-def _cut(before, position, symbol, step, steps, height, width, prefix):
+def _cut(before, position, symbol, spec, step, steps, height, width, prefix):
     weighted = any(s.weighted_layers for s in steps)
     return Cut(
         position,
         symbol,
-        step.specs[step.outputs.index(symbol)],
+        spec,
         layer_name=step.name,
         stride=before.stride * height.down,
         height=before.height.then(height),
@@ -155,8 +158,7 @@ def _scales(graph, before, steps, symbol, spec):
         return None
     size = before.size(image_size(graph))
     if len(shape) == 3:
-        fits = [feature_size.fit_one(*pair) for pair in zip(size, shape, strict=False)]
-        return fits[0], fits[1], None
+        return *map(feature_size.fit_one, size, shape[:2]), None
     fit = tokens.fit(shape[0], size)
     if fit is None and (not before.is_weighted or _can_merge(steps)):
         merges = before.is_weighted
@@ -298,9 +300,7 @@ def _is_half(shape, size):
 
 def _shapes(graph):
     """Symbol -> shape of each tensor of a network."""
-    specs = {graph.input: graph.input_spec}
-    for step in graph.steps:
-        specs.update(zip(step.outputs, step.specs, strict=True))
+    specs = graph.specs
     if None in graph.input_spec.shape[1:3]:
         size = image_size(graph)
         shape = (feature_size.BATCH, *size, graph.input_spec.shape[-1])

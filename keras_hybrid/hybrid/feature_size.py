@@ -1,7 +1,6 @@
 """The size of a feature map as a function of the size of the map it is computed from."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import keras
@@ -126,7 +125,7 @@ def _fit(output_size):
         return Scale(up=up, offset=here - up * n)
     down = max(1, round(n / here))
     # Where the output grows by one, the division leaves no remainder.
-    grows_at = next(m for m in itertools.count(n + 1) if output_size(m) > here)
+    grows_at = next(m for m in range(n + 1, 2 * n + 1) if output_size(m) > here)
     return Scale(down=down, offset=down * output_size(grows_at) - grows_at)
 
 

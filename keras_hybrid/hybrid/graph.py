@@ -70,6 +70,11 @@ class Step:
         return self.arguments.fill_in(tensors)
 
     @property
+    def weights(self) -> Sequence[keras.Variable]:
+        """Weights of the layer; none for an op."""
+        return getattr(self.operation, "weights", ())
+
+    @property
     def weighted_layers(self) -> int:
         """Number of kernels of this step: weights of two dimensions or more.
 
@@ -103,6 +108,14 @@ class Graph:
     input_spec: keras.KerasTensor
     outputs: tuple[int, ...]
     structure: Any
+
+    @property
+    def specs(self) -> dict[int, keras.KerasTensor]:
+        """Symbol -> each tensor as a `KerasTensor`, for its static shape."""
+        specs = {self.input: self.input_spec}
+        for step in self.steps:
+            specs.update(zip(step.outputs, step.specs))
+        return specs
 
     def run(
         self,
@@ -212,7 +225,7 @@ def last_operations(model: keras.Model) -> list[keras.Operation]:
         if wanted.isdisjoint(step.outputs):
             continue
         found.append(step.operation)
-        if not getattr(step.operation, "weights", None):
+        if not step.weights:
             wanted.update(step.inputs.values())
     return found
 

@@ -95,7 +95,7 @@ class Path:
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Runs the first segment and returns its results, which `finish` takes.
 
-        Two paths whose first segments have the same owner can share them.
+        Paths whose first segments do the same (`begins_as`) can share them.
         """
         first = self.segments[0]
         x = ops.cast(inputs[first.owner], first.network.graph.input_spec.dtype)
@@ -364,15 +364,14 @@ def _segments(name, owners, teacher, student, switches, wanted, new_adapter):
             # A layer may return the map at the end and, at the same position, a skip.
             from_here = starts[STUDENT].position < cut.position <= ends[STUDENT].position
             inside = from_here and cut.symbol != ends[STUDENT].symbol
-            if inside and (owner == STUDENT or cut.is_weighted):
-                found = (
-                    cut if owner == STUDENT else _counterpart(cut, teacher, starts, ends)
-                )
+            if inside and owner == STUDENT:
+                features.append(Feature(cut, cut, adapter=None))
+            elif inside and cut.is_weighted:
+                found = _counterpart(cut, teacher, starts, ends)
                 label = f"{name}_feature_adapter_{cut.stride}"
                 again = sum(f.wanted.stride == cut.stride for f in features)
                 label += f"_{again + 1}" if again else ""
-                adapter = new_adapter(label, found, cut) if owner == TEACHER else None
-                features.append(Feature(cut, found, adapter))
+                features.append(Feature(cut, found, new_adapter(label, found, cut)))
         changes = following != owner
         label = f"{name}_adapter_{i}"
         yield Segment(

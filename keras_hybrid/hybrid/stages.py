@@ -23,7 +23,7 @@ from keras_hybrid.training.types import Tensor
 _PARTS = 4
 # A branch with fewer kernels than a stage of an encoder, or with a larger stride, is one
 # of pyramid pooling.
-_LEAST_KERNELS = 2
+_LEAST_WEIGHTED_LAYERS = 2
 _LARGEST_STRIDE = 4
 # Activations and layers that make predictions.
 _PROBABILITIES = {"softmax", "sigmoid"}
@@ -100,7 +100,7 @@ class Network:
 
     Args:
         model: The model.
-        argument: Name of the model in errors.
+        argument: `"teacher"`, `"student"` or `"model"`, as errors name it.
         dtype: What it computes in, see `precision`; None for what its layers say.
 
     Attributes:
@@ -172,9 +172,7 @@ class Network:
 
     def weighted_layers(self, start: Cut, end: Cut) -> int:
         """Number of weighted layers on the longest route from `start` to `end`."""
-        return self.graph.weighted_layers(
-            start.position, end.position, start.symbol, end.symbol
-        )
+        return _weighted_layers(self.graph, start, end)
 
 
 def has_backbone(model: keras.Model) -> bool:
@@ -256,7 +254,7 @@ def _is_deeper(graph, start, found, cuts):
             b.stride <= _LARGEST_STRIDE * a.stride for a, b in itertools.pairwise(found)
         )
         shared = [start, *(c for c in found if c.stride <= coarsest)][-1]
-    return deeper and _kernels(graph, shared, end) >= _LEAST_KERNELS
+    return deeper and _weighted_layers(graph, shared, end) >= _LEAST_WEIGHTED_LAYERS
 
 
 def _is_branch_of_pyramid(graph, start, each, enlarged, found):
@@ -265,11 +263,11 @@ def _is_branch_of_pyramid(graph, start, each, enlarged, found):
     return (
         each.after == finer.size(cuts_lib.image_size(graph))
         and len({other.before for other in enlarged if other.after == each.after}) > 1
-        and _kernels(graph, finer, found[-1]) < _LEAST_KERNELS
+        and _weighted_layers(graph, finer, found[-1]) < _LEAST_WEIGHTED_LAYERS
     )
 
 
-def _kernels(graph, start, end):
+def _weighted_layers(graph, start, end):
     return graph.weighted_layers(start.position, end.position, start.symbol, end.symbol)
 
 
@@ -298,7 +296,7 @@ def _has_head(graph, model, argument):
         while (step := made_by.get(output)) is not None:
             if _makes_probabilities(step.operation):
                 return True
-            if getattr(step.operation, "weights", ()) or len(step.inputs) > 1:
+            if step.weights or len(step.inputs) > 1:
                 break  # what comes before is no longer the output alone
             (output,) = step.inputs.values()
     return False
@@ -398,7 +396,7 @@ def _block_ends(graph, cuts):
         weighted = [
             type(step.operation).__name__
             for step in graph.steps[position : cut.position]
-            if getattr(step.operation, "weights", ())
+            if step.weights
         ]
         position = cut.position
         if weighted:

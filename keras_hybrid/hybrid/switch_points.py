@@ -1,5 +1,6 @@
 """The points at which a path changes network, and the joint where all paths meet."""
 
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -142,8 +143,8 @@ def _by_name(teacher, student, pairs):
         )
         cuts.append(pair)
         positions = pair[0].position, pair[1].position
-    for before, after in zip(cuts, cuts[1:], strict=False):
-        if any(a.position <= b.position for b, a in zip(before, after, strict=True)):
+    for before, after in itertools.pairwise(cuts):
+        if any(b.position <= a.position for a, b in zip(before, after, strict=True)):
             raise ValueError(
                 "`switch_points` must go from the input to the output in both networks. "
                 f"Received: switch_points={pairs!r}"
@@ -179,7 +180,7 @@ def _cut_at(network, role, layer_name, after):
 
 
 def _warn_of_gaps(teacher, student, common):
-    for above, below in zip(common, common[1:], strict=False):
+    for above, below in itertools.pairwise(common):
         if below > _WIDEST_GAP * above:
             warnings.warn(
                 f"The paths of teacher {teacher.model.name!r} and student "

@@ -77,8 +77,8 @@ class TeacherStudent(GradientStep, AsStudent):
     def _freeze_teacher(self):
         for teacher in as_list(self.teacher):
             teacher.trainable = False
-            # This changes nothing where it is already False, as in a loaded subclass,
-            # whose layers are new.
+            # Setting `trainable` does nothing where it is False already, as in a loaded
+            # subclass, whose layers are new and trainable.
             for weight in teacher.weights:
                 weight.trainable = False
         for preprocessing in as_list(self.teacher_preprocessing):
@@ -211,7 +211,9 @@ class TeacherStudent(GradientStep, AsStudent):
             "name": self.name,
             "teacher": _each(_serialized_network, self.teacher),
             "student": _serialized_network(self.student),
-            "teacher_preprocessing": _each(_serialized, self.teacher_preprocessing),
+            "teacher_preprocessing": _each(
+                _serialized_preprocessing, self.teacher_preprocessing
+            ),
         }
 
     @classmethod
@@ -288,10 +290,8 @@ def check_pair(teacher: keras.Model, student: keras.Model) -> None:
 
 def random_state(model: keras.Layer) -> list[keras.Variable]:
     """The seeds of random layers, which Keras counts as variables but not as weights."""
-    weights = {id(weight) for weight in model.weights}
-    metrics = {id(variable) for variable in model.metrics_variables}
-    others = (v for v in model.variables if id(v) not in weights)
-    return [v for v in others if id(v) not in metrics]
+    others = {id(v) for v in (*model.weights, *model.metrics_variables)}
+    return [v for v in model.variables if id(v) not in others]
 
 
 def _check_apart(teacher, student):
@@ -321,21 +321,33 @@ def _serialized_network(model):
     return config
 
 
-def _serialized(preprocessing):
-    """Serializes a layer by its config, and a function by its name."""
-    if isinstance(preprocessing, keras.Layer):
-        return keras.saving.serialize_keras_object(preprocessing)
-    if getattr(preprocessing, "__name__", "<lambda>") != "<lambda>":
-        name = keras.saving.get_registered_name(preprocessing)
-        return serialize_with_public_fn(preprocessing, name)
+def serialized(value: Any, argument: str, kinds: str) -> Any:
+    """Serializes a layer by its config, and a function or a class by its name.
+
+    Args:
+        value: The layer, function or class.
+        argument: Name of the argument, for errors.
+        kinds: What the argument can be, for errors.
+
+    Raises:
+        TypeError: `value` has no name.
+    """
+    if isinstance(value, keras.Layer):
+        return keras.saving.serialize_keras_object(value)
+    if getattr(value, "__name__", "<lambda>") != "<lambda>":
+        return serialize_with_public_fn(value, keras.saving.get_registered_name(value))
     try:
-        return keras.saving.serialize_keras_object(preprocessing)
+        return keras.saving.serialize_keras_object(value)
     except TypeError:
         raise TypeError(
-            "`teacher_preprocessing` must be a layer or a function with a name to be "
-            "saved: wrap it with `def`, and pass that to `load_model` in "
-            f"`custom_objects`. Received: teacher_preprocessing={preprocessing!r}"
+            f"`{argument}` must be {kinds} with a name to be saved: wrap it with `def`, "
+            "and pass that to `load_model` in `custom_objects`. Received: "
+            f"{argument}={value!r}"
         ) from None
+
+
+def _serialized_preprocessing(value):
+    return serialized(value, "teacher_preprocessing", "a layer or a function")
 
 
 def _check_parts(student):

@@ -138,7 +138,8 @@ class HybridTransfer(TeacherStudent):
         teachers = teacher_student.as_list(teacher)
         if not teachers:
             raise ValueError(
-                "`teacher` must be a keras.Model, or a list of at least one."
+                "`teacher` must be a keras.Model, or a list of at least one. Received: "
+                f"teacher={teacher!r}"
             )
         of_student = Network(student, "student")
         dtype = precision.resolve(teacher_dtype)
@@ -153,17 +154,15 @@ class HybridTransfer(TeacherStudent):
             points = _for_each(teachers, "switch_points", switch_points)
         given = _for_each(teachers, "teacher_preprocessing", teacher_preprocessing)
         given = [preprocessing.get(each) for each in given]
-        switches = [
-            switches_lib.resolve(network, of_student, each)
-            for network, each in zip(of_teachers, points, strict=True)
-        ]
+        # `map` adds no frame to the stack, so that a warning names the caller's line.
+        of_students = itertools.repeat(of_student)
+        switches = list(map(switches_lib.resolve, of_teachers, of_students, points))
         preprocess = [
             teacher_student.images_of_teacher(network, of_student, *each)
             for network, *each in zip(of_teachers, switches, given, strict=True)
         ]
         numbers = [f"_{i}" for i in range(1, len(teachers) + 1)]
         suffixes = numbers if len(teachers) > 1 else [""]
-        names = [f"{kind}{suffix}" for suffix in suffixes for kind in _KINDS]
         policy = keras.dtype_policies.get(kwargs.get("dtype", student.dtype_policy))
         paths = []
         for i, network in enumerate(of_teachers):
@@ -184,6 +183,7 @@ class HybridTransfer(TeacherStudent):
         addition = plus and plus.between(
             of_teachers[0], of_student, switches[0], preprocess[0]
         )
+        names = [path.name for path in paths]
         losses = (f"{name}_loss" for name in names)
         of_plus = ("transfer_loss",) if plus else ()
         logs = PathLogs(("student_loss", *losses, "balance", *of_plus), names)
@@ -337,8 +337,10 @@ class HybridTransfer(TeacherStudent):
     def _hybrid_loss(self, x, y, y_pred, sample_weight, begun=None, values=None):
         """alpha * (L1 + L2) + L3, plus additional losses once (paper, Fig. 4).
 
-        With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2). Of 2 * T
-        paths one stands for all where a step takes one.
+        With T teachers, L1 and L2 are sums, and alpha is 2 * T * L3 / (L1 + L2). Where a
+        step takes one of the 2 * T paths, its loss Li counts 2 * T times: the loss is
+        2 * T * alpha * Li + L3 with alpha = L3 / Li.
+
         `begun` has the results of the plain path's first segment, if it has run already,
         and `values` all tensors of the student on it.
         """
@@ -411,7 +413,7 @@ class HybridTransfer(TeacherStudent):
         addition = self._addition
         if addition is None:
             return [], None
-        images, of_teacher = inputs[STUDENT], inputs[TEACHER]
+        images, teacher_images = inputs[STUDENT], inputs[TEACHER]
         if values is None:
             values = self._run_again(
                 [lambda: addition.of_student.run(images, training=True)]
@@ -419,10 +421,10 @@ class HybridTransfer(TeacherStudent):
         student = addition.of(1, values, images, y_pred)
         (model,) = teacher_student.as_list(self.teacher)
         with precision.computing_in(self._dtype_of_teacher, model, addition.in_full):
-            values = addition.of_teacher.run(of_teacher, training=False)
-            teacher = addition.of(0, values, of_teacher)
+            teacher_values = addition.of_teacher.run(teacher_images, training=False)
+            teacher = addition.of(0, teacher_values, teacher_images)
         loss = addition.difference([ops.stop_gradient(x) for x in teacher], student)
-        return [self._aggregate_additional_loss(loss)], values
+        return [self._aggregate_additional_loss(loss)], teacher_values
 
     def _run_hybrid(self, path, inputs, x, y, sample_weight, begun, of_teacher):
         """The loss of a hybrid path, a float32 scalar; updates its metrics."""
@@ -495,14 +497,9 @@ class HybridTransfer(TeacherStudent):
     def _serialized_adapter(self):
         if self.adapter is Adapter:
             return None
-        try:
-            return teacher_student._serialized(self.adapter)
-        except TypeError:
-            raise TypeError(
-                "`adapter` must be a class or a function with a name to be saved: pass "
-                "that to `load_model` in `custom_objects`. Received: "
-                f"adapter={self.adapter!r}"
-            ) from None
+        return teacher_student.serialized(
+            self.adapter, "adapter", "a class or a function"
+        )
 
 
 class _Constants(dict):
@@ -597,12 +594,13 @@ def _for_each(teachers, argument, value):
 def _tell_of_prefix(student, switches):
     names = [(t.layer_name, s.layer_name) for t, s in switches]
     *before, (_, student_end), (teacher_end, joint) = names
+    earlier = [*before, (teacher_end, student_end)]
     logging.warning(
         "The head of student %r takes only the prefix tokens of %r, such as a class "
         "token. On a path whose last stage is the teacher's these are the same for all "
         "images, so that it teaches the student little. Paths that meet earlier leave "
-        "blocks of the student behind them: switch_points=%r",
+        "blocks of the student behind them%s",
         student.model.name,
         joint,
-        [*before, (teacher_end, student_end)],
+        f": switch_points={earlier!r}" if before else "",
     )

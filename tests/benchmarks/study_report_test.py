@@ -111,10 +111,10 @@ def test_a_weight_is_chosen_once_all_were_tried(module, monkeypatch):
     figures = {row: [60.0] for row in at} | {at[1]: [59.0]}
     monkeypatch.setattr(plan, "results", lambda table: figures)
     # Of miss rates the lowest.
-    assert plan.best_weight(tables["people_weights"], "at") == float(at[1].split()[1])
+    assert plan.best_value(tables["people_weights"], "at") == float(at[1].split()[1])
     assert "at" in tables["people"].rows()
     del figures[at[0]]
-    assert plan.best_weight(tables["people_weights"], "at") is None
+    assert plan.best_value(tables["people_weights"], "at") is None
     assert "at" not in tables["people"].rows()
 
 

@@ -254,3 +254,22 @@ def test_a_model_without_image_input_is_rejected():
     vector = keras.Input((5,))
     with pytest.raises(ValueError, match="one batch of images"):
         find_stages(keras.Model(vector, layers.Dense(2)(vector)))
+
+
+class Limited(layers.Layer):
+    """Says that its maps shrink as its input grows."""
+
+    def call(self, x):
+        return x[:, :8, :8]
+
+    def compute_output_shape(self, shape):
+        size = 200 if shape[1] and shape[1] <= 256 else 8
+        return (shape[0], size, size, shape[3])
+
+
+def test_a_map_that_never_grows_ends_the_search():
+    image = keras.Input((256, 256, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="half")(Limited()(image))
+    network = keras.Model(image, layers.Conv2D(4, 3, 2, name="last")(x))
+    names = [cut.layer_name for cut in Network(network, "teacher").cuts]
+    assert names == ["limited", "half", "last"]

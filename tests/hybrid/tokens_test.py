@@ -384,6 +384,14 @@ def test_a_head_that_takes_only_a_class_token_is_told_of(caplog):
         assert np.ptp(predictions, axis=0).max() > 1e-4, path.name
 
 
+def test_no_points_are_suggested_where_there_are_none(caplog):
+    vits = (token_networks.vit(depth=2, name=name) for name in ("teacher", "student"))
+    HybridTransfer(*vits)
+    (message,) = caplog.messages
+    assert "takes only the prefix tokens" in message
+    assert "switch_points" not in message
+
+
 def test_a_head_that_takes_the_other_tokens_is_not_told_of(caplog):
     HybridTransfer(cnn((32, 32)), token_networks.vit(prefix=0))
     assert not caplog.messages

@@ -298,8 +298,9 @@ def test_a_network_with_few_cuts_triggers_a_warning():
     student = keras.applications.MobileNet(
         weights=None, input_shape=(64, 64, 3), alpha=0.25
     )
-    with pytest.warns(UserWarning, match="between strides 2 and 32"):
+    with pytest.warns(UserWarning, match="between strides 2 and 32") as caught:
         model = HybridTransfer(nasnet, student)
+    assert caught[0].filename == __file__
     assert [segment.end.stride for segment in model.paths[0].segments] == [2, 32]
 
 
