@@ -1,7 +1,7 @@
 """Cases that users have: few labels, a student of ImageNet, a teacher of another task.
 
 In each, all methods train for the same number of epochs or steps, and the student alone
-also for two and four times as many. Its learning rate is tuned first, then each
+also for two and more times as many. Its learning rate is tuned first, then each
 baseline's weight at this rate.
 """
 
@@ -59,6 +59,7 @@ class Case:
         tuned_teacher: Fields for KD's teacher, a classifier of these very classes.
         hybrid_epochs: Epochs before the student trains alone, in the row that does so.
         result: Function from the content of results.json to the figure, in percent.
+        lengths: How many times as long the student alone trains, in rows of its own.
         better: 1 if higher is better, -1 if lower is.
     """
 
@@ -74,6 +75,7 @@ class Case:
     hybrid_epochs: int
     result: Callable[[dict[str, Any]], float]
     tuned_teacher: Mapping[str, Any] | None = None
+    lengths: Sequence[int] = (2, 4)
     better: int = 1
 
     @property
@@ -117,7 +119,7 @@ class Case:
             return Row({"method": "hybrid", **teacher, **rate, **settings})
 
         found = {NONE: Row({"method": "none", **rate})}
-        for n in (2, 4):
+        for n in self.lengths:
             longer = {"method": "none", **rate, self.budget: n * length}
             found[f"{NONE}, {n} times as long"] = Row(longer)
         found |= baselines(weights, self.grids, {**self.teacher, **rate})
@@ -197,6 +199,7 @@ CASES = (
         hybrid_epochs=22,
         result=cifar10.top1,
         tuned_teacher={"teacher": cifar10.TUNED_TEACHER},
+        lengths=(2, 4, 5),
     ),
     Case(
         "camvid_pretrained",
