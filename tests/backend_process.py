@@ -16,7 +16,7 @@ from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import FeatureTransfer
 from keras_hybrid.models.detection.faster_rcnn import FasterRCNN
 
-DETECTOR = "detector"
+DETECTOR, TWO_OUTPUTS = "detector", "two outputs"
 
 
 def one_step(path, images, labels):
@@ -42,7 +42,8 @@ def data_of(path):
     """Images and labels for the model in a file."""
     if path.stem != DETECTOR:
         with np.load(path.parent / "data.npz") as data:
-            return data["images"], data["labels"]
+            labels = data["labels"]
+            return data["images"], [labels] * 2 if path.stem == TWO_OUTPUTS else labels
     with np.load(path.parent / "people.npz") as data:
         return data["images"], {name: data[name] for name in ("boxes", "labels")}
 

@@ -17,6 +17,13 @@ from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import AttentionTransfer, FeatureTransfer
 from runs import PATH
 
+
+def with_two_outputs():
+    student = tiny.student()
+    other = keras.layers.Dense(4, "softmax")(student.get_layer("pool").output)
+    return keras.Model(student.input, [student.output, other])
+
+
 MODELS = {
     "defaults": dict,
     "options": lambda: {
@@ -37,6 +44,7 @@ MODELS = {
         "teacher": token_networks.hidden_vit(depth=2),
         "student": token_networks.swin(stages=2),
     },
+    backend_process.TWO_OUTPUTS: lambda: {"student": with_two_outputs()},
     backend_process.DETECTOR: lambda: {
         "teacher": tiny.teacher(size=None),
         # So few anchors that the loss samples all of them: no randomness is left in it.
@@ -57,6 +65,8 @@ def folder(tmp_path_factory):
         how = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
         if name == backend_process.DETECTOR:
             how = {}
+        if name == backend_process.TWO_OUTPUTS:
+            how["metrics"] = [how["metrics"]] * 2
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), **how)
         model.optimizer.build(model.trainable_variables)
         model.optimizer._iterations.assign(name == "one path")

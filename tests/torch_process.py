@@ -81,9 +81,9 @@ def in_keras(stages):
     return model
 
 
-def step(teacher, images, labels):
+def step(teacher, images, labels, dtype=None):
     keras.utils.set_random_seed(0)
-    model = keras_hybrid.HybridTransfer(teacher, tiny.student())
+    model = keras_hybrid.HybridTransfer(teacher, tiny.student(), teacher_dtype=dtype)
     model.compile(keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
     logs = model.train_on_batch(images, labels, return_dict=True)
     weights = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
@@ -107,6 +107,9 @@ def main():
     np.testing.assert_allclose(logs, expected_logs, rtol=1e-5)
     for weight, other in zip(weights, expected, strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-5)
+    in_bfloat16, _ = step(teacher, images, labels, "bfloat16")
+    assert in_bfloat16 != logs
+    np.testing.assert_allclose(in_bfloat16, logs, rtol=1e-2)
     for stage, values in zip(stages, before):
         for name, value in stage.state_dict().items():
             assert torch.equal(value, values[name]), name

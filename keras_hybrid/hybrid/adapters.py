@@ -140,7 +140,8 @@ def make(
     prefixes = source.prefix, target.prefix
     if prefixes == (None, None):
         return _of_maps(adapter, channels, resizes, dtype, name)
-    inner = _of_maps(adapter, channels, resizes, dtype, "adapter")
+    # Of a name of its own, by which Keras on PyTorch finds its weights.
+    inner = _of_maps(adapter, channels, resizes, dtype, f"{name}_of_maps")
     return TokenAdapter(inner, prefixes, target.channels, dtype=dtype, name=name)
 
 

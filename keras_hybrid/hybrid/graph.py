@@ -215,10 +215,11 @@ def flatten(model: keras.Model, opens_layers: bool = True) -> Graph:
 def last_operations(model: keras.Model) -> list[keras.Operation]:
     """Returns what makes the outputs of a model, from the last layers with weights on.
 
-    None of a model without a graph.
+    Of a model without a graph it is the `.head`, if it has one.
     """
     if functional(model) is None:
-        return []
+        head = getattr(model, "head", None)
+        return [head] if isinstance(head, keras.Layer) else []
     graph = flatten(model, opens_layers=False)
     wanted, found = set(graph.outputs), []
     for step in reversed(graph.steps):

@@ -9,6 +9,7 @@ import keras
 from absl import logging
 
 DTYPES = None, "bfloat16", "float16"
+_SCALING = keras.layers.Rescaling, keras.layers.Normalization
 # Instructions of x86 CPUs that multiply bfloat16, by their flags in Linux's /proc, and
 # parts of the values of ONEDNN_MAX_CPU_ISA that allow them.
 _FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -79,15 +80,24 @@ def computing_in(
     Args:
         dtype: The dtype; None for that of each layer's own policy.
         model: The model.
-        but: Layers that stay as they are, as quantized ones do.
+        but: Layers that stay as they are, as do quantized ones and those that scale
+            pixels, for which the numbers of such a dtype are too coarse.
     """
     if dtype is None:
         yield
         return
+    kept = {
+        inner
+        for layer in but
+        if isinstance(layer, keras.Layer)
+        for inner in layer._flatten_layers()
+    }
     policies = {
         layer: layer.dtype_policy
         for layer in model._flatten_layers()
-        if type(layer.dtype_policy) is keras.DTypePolicy and layer not in but
+        if type(layer.dtype_policy) is keras.DTypePolicy
+        and not isinstance(layer, _SCALING)
+        and layer not in kept
     }
     mixed = keras.DTypePolicy(f"mixed_{dtype}")
     try:

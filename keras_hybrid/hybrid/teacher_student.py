@@ -46,6 +46,9 @@ class TeacherStudent(GradientStep, AsStudent):
     ) -> None:
         # The student's policy, so that `compile` scales the loss of a float16 student.
         super().__init__(**{"dtype": student.dtype_policy, **kwargs})
+        # The student casts images itself; Keras would also refuse arrays without casting.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
         self.teacher = teacher
         self.student = student
         self.teacher_preprocessing = teacher_preprocessing
@@ -117,8 +120,15 @@ class TeacherStudent(GradientStep, AsStudent):
                 keeps=variables,
                 constants=self.non_trainable_variables,
             )
-            branches = [functools.partial(run, function) for function in functions]
-            result, values = _switch(index, branches)
+            result, values = ops.zeros(()), [v.value for v in variables]
+            for i, function in enumerate(functions):
+                # One condition after the other: `ops.switch`, and for a batch of unknown
+                # size conditions in conditions, fail in XLA on TensorFlow 2.21.
+                result, values = ops.cond(
+                    index == i,
+                    functools.partial(run, function),
+                    lambda before=(result, values): before,
+                )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return result
@@ -129,8 +139,10 @@ class TeacherStudent(GradientStep, AsStudent):
         It updates no variable, and has no gradient to the variables `constants`.
         """
         # On JAX, Keras trains in a scope of its own, whose values an inner scope lacks.
-        on_jax = keras.backend.backend() == "jax"
-        state = [(v, v.value) for v in ((*self.variables, *keeps) if on_jax else ())]
+        known = ()
+        if keras.backend.backend() == "jax":
+            known = *self.variables, *self.metrics_variables, *keeps
+        state = [(v, v.value) for v in known]
         state += [(v, ops.stop_gradient(v.value)) for v in constants]
         with keras.StatelessScope(state_mapping=state) as scope:
             result = function()
@@ -229,22 +241,6 @@ class TeacherStudent(GradientStep, AsStudent):
                 if value is not None
             }
         )
-
-
-def _switch(index, functions):
-    """What the function at a place returns; only that one is run.
-
-    `ops.switch` ends the process in XLA on TensorFlow 2.21, if the size of the batch is
-    unknown.
-    """
-    if len(functions) == 1:
-        return functions[0]()
-    half = len(functions) // 2
-    return ops.cond(
-        index < half,
-        lambda: _switch(index, functions[:half]),
-        lambda: _switch(index - half, functions[half:]),
-    )
 
 
 def as_list(value: Any) -> list[Any]:

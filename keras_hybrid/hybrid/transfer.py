@@ -86,9 +86,10 @@ class HybridTransfer(TeacherStudent):
             several teachers, one for all, or a list with one for each.
         teacher_dtype: What the teacher's layers compute in: `"bfloat16"`, or `"float16"`
             on GPUs, whatever the student does; None for their own dtype policies. Its
-            weights stay as they are. A CPU without instructions for it, or a GPU without
-            tensor cores for it, computes as with None, which is faster there. With
-            `"float16"`, the loss is scaled.
+            weights stay as they are, and the layers that scale pixels compute as before.
+            With TensorFlow, a CPU without instructions for it, or a GPU without tensor
+            cores for it, computes as with None, which is faster there. With `"float16"`,
+            the loss is scaled.
         track_paths: Whether to log each compiled metric for the hybrid paths as well
             (paper, Fig. 6), as `"student_first_accuracy"` and so on.
         paths_per_step: 2 for both hybrid paths of a teacher in each step, or 1 for one

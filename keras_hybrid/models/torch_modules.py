@@ -52,8 +52,13 @@ class TorchStage(keras.layers.TorchModuleWrapper):
 
     # Without `training`, the wrapper of Keras would update moving averages.
     def call(self, x: Tensor, training: bool = False) -> Tensor:
+        import torch
+
         x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-        x = super().call(x, training=bool(training))
+        # The module's weights are not Keras's, which would cast them with the input.
+        casts = x.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x.device.type, x.dtype, enabled=casts):
+            x = super().call(x, training=bool(training))
         return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:

@@ -174,6 +174,22 @@ def test_graphs_compute_what_eager_mode_does(how, batch_norm):
             np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5, err_msg=a.path)
 
 
+def test_two_teachers_in_xla():
+    """A last batch that is smaller makes the size of the batch unknown to XLA."""
+    images, labels = tiny.batch(20)
+    found = []
+    for how in ({"run_eagerly": True}, {"jit_compile": True}):
+        keras.utils.set_random_seed(3)
+        teachers = [tiny.teacher(channels=(width, 8)) for width in (4, 6)]
+        student = tiny.student(channels=(4, 6), batch_norm=False)
+        model = HybridTransfer(teachers, student, paths_per_step=1)
+        model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, **how)
+        model.fit(images, labels, batch_size=6, shuffle=False, verbose=0)
+        found.append([w.numpy() for w in model.trainable_weights])
+    for of_eager, of_xla in zip(*found, strict=True):
+        np.testing.assert_allclose(of_xla, of_eager, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch_norm", ["plain", "all"])
 def test_moving_averages_and_metrics_are_those_of_the_paths_that_ran(batch_norm, eager):
     models = []

@@ -174,16 +174,45 @@ def test_the_teacher_of_a_baseline(method, fast, eager):
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+class Hidden(keras.layers.Layer):
+    """A layer in a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+class WithHead(keras.Model):
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self(np.zeros((1, 32, 32, 3), "float32"))
+
+    def call(self, x):
+        return self.head(self.backbone(x))
+
+
 def test_probabilities_of_a_teacher_in_bfloat16_are_in_full_precision(fast, eager):
-    """Also if a reshape follows. In bfloat16, sigmoid(7) is 1, of an infinite logit."""
+    """Also if a reshape follows, inside of a layer, and of a `.head`.
+
+    In bfloat16, sigmoid(7) is 1, of an infinite logit.
+    """
     image = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
-    logits = keras.layers.Dense(
+    head = keras.layers.Dense(
         4, "sigmoid", bias_initializer=keras.initializers.Constant(7)
-    )(x)
+    )
+    teachers = (
+        keras.Model(image, head(x)),
+        keras.Model(image, keras.layers.Reshape((4,))(head(x))),
+        keras.Model(image, Hidden(head)(x)),
+        WithHead(keras.Model(image, x), head),
+    )
     losses = []
-    for outputs in (logits, keras.layers.Reshape((4,))(logits)):
-        teacher = keras.Model(image, outputs)
+    for teacher in teachers:
         student = tiny.student()
         student.set_weights([np.zeros(w.shape) for w in student.weights])
         student.layers[-1].activation = keras.activations.sigmoid
@@ -192,7 +221,19 @@ def test_probabilities_of_a_teacher_in_bfloat16_are_in_full_precision(fast, eage
         images, _ = tiny.batch()
         logs = model.train_on_batch(images, np.ones((8, 4)), return_dict=True)
         losses.append(logs["transfer_loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses == pytest.approx([losses[0]] * len(teachers), rel=1e-3)
+
+
+def test_pixels_are_scaled_in_full_precision():
+    """Numbers to 255 are 1 apart in bfloat16."""
+    image = keras.Input((1, 1, 1))
+    scaled = keras.layers.Rescaling(1 / 255, dtype="float32")(image)
+    normalization = keras.layers.Normalization(mean=0.5, variance=0.01, dtype="float32")
+    teacher = keras.Model(image, normalization(scaled))
+    pixels = np.reshape(np.float32([200.0, 200.4]), (2, 1, 1, 1))
+    with precision.computing_in("bfloat16", teacher):
+        found = teacher(pixels)
+    np.testing.assert_array_equal(found, teacher(pixels))
 
 
 def test_a_list_of_one_teacher_and_a_baseline(fast, eager):

@@ -384,6 +384,13 @@ def test_a_head_that_takes_only_a_class_token_is_told_of(caplog):
         assert np.ptp(predictions, axis=0).max() > 1e-4, path.name
 
 
+def test_weights_of_adapters_have_paths_of_their_own():
+    """By which Keras finds them on PyTorch."""
+    model = HybridTransfer(token_networks.vit(), cnn((32, 32)))
+    paths = [weight.path for layer in model.adapters for weight in layer.weights]
+    assert len(set(paths)) == len(paths)
+
+
 def test_no_points_are_suggested_where_there_are_none(caplog):
     vits = (token_networks.vit(depth=2, name=name) for name in ("teacher", "student"))
     HybridTransfer(*vits)

@@ -710,3 +710,14 @@ def test_an_auxiliary_head_trains_on_every_path(balance):
 def assert_pairs_equal(received, expected):
     for a, b in zip(received, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_call_in_mixed_precision_leaves_the_images_to_the_student():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    image = keras.Input((32, 32, 3), dtype="float32")
+    student = keras.Model(
+        image, tiny.student()(keras.layers.Rescaling(1 / 255, dtype="float32")(image))
+    )
+    model = HybridTransfer(tiny.teacher(), student)
+    images = 127.5 + 127.5 * tiny.batch()[0]  # between whole numbers
+    np.testing.assert_array_equal(model(images), student(images))
