@@ -73,6 +73,14 @@ class TeacherStudent(GradientStep, AsStudent):
         self._freeze_teacher()
         super().compile(*args, **kwargs)
 
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        if not self.compiled:
+            return config
+        # Keras has the optimizer as it was given, and would scale the loss once more.
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {**config, "optimizer": optimizer, "auto_scale_loss": False}
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)

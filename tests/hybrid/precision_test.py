@@ -99,11 +99,23 @@ def test_an_error_in_the_teacher_leaves_its_policies_as_they_are():
 
 
 @pytest.mark.parametrize("scales", [True, False])
-def test_the_loss_is_scaled_for_gradients_through_float16(scales, fast):
-    model = HybridTransfer(tiny.teacher(), tiny.student(), teacher_dtype="float16")
+@pytest.mark.parametrize("of_student", [True, False])
+def test_the_loss_is_scaled_for_gradients_through_float16(
+    of_student, scales, fast, eager, tmp_path
+):
+    """Also after the model has been saved and loaded."""
+    keras.config.set_dtype_policy("mixed_float16" if of_student else "float32")
+    student = tiny.student(dtype="float32")  # of the head
+    keras.config.set_dtype_policy("float32")
+    dtype = None if of_student else "float16"
+    model = HybridTransfer(tiny.teacher(), student, teacher_dtype=dtype)
     model.compile("sgd", CROSS_ENTROPY, auto_scale_loss=scales)
-    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert scaled == scales
+    model.train_on_batch(*tiny.batch())
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.models.load_model(tmp_path / "model.keras")):
+        scaled = isinstance(each.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert scaled == scales
+        assert each.optimizer.iterations == 1
 
 
 def test_a_cpu_without_instructions_for_it_computes_as_before(monkeypatch, eager):
