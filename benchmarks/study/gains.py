@@ -52,6 +52,18 @@ SITUATIONS = (
         },
     ),
     Situation(
+        "CIFAR-10 for 45 epochs again, on a CPU; a VGG16 of the same classes",
+        ["cifar10_long"],
+        {
+            "student alone, twice as long": "none, 2 times as long",
+            "student alone, four times": "none, 4 times as long",
+            "student alone, five times": "none, 5 times as long",
+            "AT": "at",
+            "ours, one path": "ours, one path",
+            "ours + AT, one path": "ours + at, one path",
+        },
+    ),
+    Situation(
         "CIFAR-10, 5000 images, from scratch; transformers of the same classes",
         ["transformers"],
         {"ours, ViT": "ours, ViT", "ours, PVT": "ours, PVT"},

@@ -116,7 +116,8 @@ class TeacherStudent(GradientStep, AsStudent):
         """Returns what one of `functions` returns, which run the student's layers again.
 
         Of the variables that it would update, only `keeps` and the random state are
-        updated. The other functions are not run; `index` may be a tensor.
+        updated. The other functions are not run; `index` may be a tensor, and each of
+        several functions returns a float32 scalar.
         """
         variables = [*keeps, *self._random_state]
         if len(functions) == 1:
@@ -128,10 +129,10 @@ class TeacherStudent(GradientStep, AsStudent):
                 keeps=variables,
                 constants=self.non_trainable_variables,
             )
-            result, values = ops.zeros(()), [v.value for v in variables]
+            # Conditions one after the other. In XLA on TensorFlow 2.21, `ops.switch` and
+            # conditions in conditions fail if the size of the batch is unknown.
+            result, values = ops.zeros((), "float32"), [v.value for v in variables]
             for i, function in enumerate(functions):
-                # One condition after the other: `ops.switch`, and for a batch of unknown
-                # size conditions in conditions, fail in XLA on TensorFlow 2.21.
                 result, values = ops.cond(
                     index == i,
                     functools.partial(run, function),
