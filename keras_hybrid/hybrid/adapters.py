@@ -140,7 +140,7 @@ def make(
     prefixes = source.prefix, target.prefix
     if prefixes == (None, None):
         return _of_maps(adapter, channels, resizes, dtype, name)
-    # Of a name of its own, by which Keras on PyTorch finds its weights.
+    # With a name of its own: on PyTorch, Keras finds weights by their paths.
     inner = _of_maps(adapter, channels, resizes, dtype, f"{name}_of_maps")
     return TokenAdapter(inner, prefixes, target.channels, dtype=dtype, name=name)
 

@@ -46,7 +46,7 @@ class TeacherStudent(GradientStep, AsStudent):
     ) -> None:
         # The student's policy, so that `compile` scales the loss of a float16 student.
         super().__init__(**{"dtype": student.dtype_policy, **kwargs})
-        # The student casts images itself; Keras would also refuse arrays without casting.
+        # The student casts the images itself. The second line lets a call take arrays.
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
         self.teacher = teacher
@@ -77,7 +77,7 @@ class TeacherStudent(GradientStep, AsStudent):
         config = super().get_compile_config()
         if not self.compiled:
             return config
-        # Keras has the optimizer as it was given, and would scale the loss once more.
+        # Keras's config has the optimizer as it was given to `compile`, before scaling.
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
         return {**config, "optimizer": optimizer, "auto_scale_loss": False}
 

@@ -55,7 +55,7 @@ class TorchStage(keras.layers.TorchModuleWrapper):
         import torch
 
         x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-        # The module's weights are not Keras's, which would cast them with the input.
+        # Keras has cast the input to its dtype, but not the weights of the module.
         casts = x.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, x.dtype, enabled=casts):
             x = super().call(x, training=bool(training))
