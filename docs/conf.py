@@ -1,4 +1,4 @@
-"""Settings of the documentation: `sphinx-build -W docs build/docs`."""
+"""Settings of the documentation: `sphinx-build -W -j 16 docs build/docs`."""
 
 import os
 import pathlib

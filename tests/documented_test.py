@@ -37,7 +37,7 @@ _BLOCKS = documented_blocks.blocks()
 # them. `test_installing` compares the blocks with the packaging and the gate.
 _INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install .\n"
 _TEST = 'pip install -e ".[test]" && python -m pytest\n'
-_PAGES = 'pip install ".[docs]" && sphinx-build -W docs build/docs\n'
+_PAGES = 'pip install ".[docs]" && sphinx-build -W -j 16 docs build/docs\n'
 _SMALLER = {
     "-m keras_hybrid.recipes.imagenet": "--epochs=1 --batch_size=2",
     "-m keras_hybrid.recipes.cityscapes": "--steps=1 --batch_size=2 --crop_height=32 "

@@ -1,8 +1,8 @@
 """Cases that users have: few labels, a student of ImageNet, a teacher of another task.
 
-In each, all methods train for the same number of epochs or steps, and the student alone
-also for two and more times as many. Its learning rate is tuned first, then each
-baseline's weight at this rate.
+In each, all methods train for the same number of epochs or steps, the cheaper ones also
+for as many as fit in the time of others. The learning rate of the student alone is tuned
+first, then each baseline's weight at this rate.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ class Case:
         tuned_teacher: Fields for KD's teacher, a classifier of these very classes.
         hybrid_epochs: Epochs before the student trains alone, in the row that does so.
         result: Function from the content of results.json to the figure, in percent.
-        lengths: How many times as long the student alone trains, in rows of its own.
+        lengths: How many times as long a method also trains, by the name of its row.
         better: 1 if higher is better, -1 if lower is.
     """
 
@@ -75,7 +75,9 @@ class Case:
     hybrid_epochs: int
     result: Callable[[dict[str, Any]], float]
     tuned_teacher: Mapping[str, Any] | None = None
-    lengths: Sequence[int] = (2, 4)
+    lengths: Mapping[str, Sequence[float]] = dataclasses.field(
+        default_factory=lambda: {NONE: (2, 4)}
+    )
     better: int = 1
 
     @property
@@ -113,16 +115,21 @@ class Case:
         best_rate = best_value(rates, NONE)
         if best_rate is None:
             return {}
-        rate, length = {"learning_rate": best_rate}, self.settings[self.budget]
+        rate = {"learning_rate": best_rate}
 
         def ours(teacher=self.teacher, **settings):
             return Row({"method": "hybrid", **teacher, **rate, **settings})
 
-        found = {NONE: Row({"method": "none", **rate})}
-        for n in self.lengths:
-            longer = {"method": "none", **rate, self.budget: n * length}
-            found[f"{NONE}, {n} times as long"] = Row(longer)
-        found |= baselines(weights, self.grids, {**self.teacher, **rate})
+        without_paths = {NONE: Row({"method": "none", **rate})}
+        without_paths |= baselines(weights, self.grids, {**self.teacher, **rate})
+        if self.tuned_teacher:
+            without_paths |= baselines(weights, _KD, {**self.tuned_teacher, **rate})
+        found = {}
+        for name, row in without_paths.items():
+            found[name] = row
+            for n in self.lengths.get(name, ()):
+                length = {self.budget: round(n * self.settings[self.budget])}
+                found[f"{name}, {n:g} times as long"] = Row({**row.settings, **length})
         found |= {
             OURS: ours(),
             "ours, one path": ours(paths_per_step=1),
@@ -139,8 +146,11 @@ class Case:
             found["ours + at"] = ours(**with_at)
             found["ours + at, one path"] = ours(**with_at, paths_per_step=1)
         if kd is not None:
-            found |= baselines(weights, _KD, {**self.tuned_teacher, **rate})
-            found["ours + kd"] = ours(self.tuned_teacher, plus="kd", plus_weight=kd)
+            with_kd = {"plus": "kd", "plus_weight": kd}
+            found["ours + kd"] = ours(self.tuned_teacher, **with_kd)
+            found["ours + kd, one path"] = ours(
+                self.tuned_teacher, **with_kd, paths_per_step=1
+            )
         return found
 
 
@@ -169,6 +179,7 @@ CASES = (
         _PRETRAINED,
         name="caltech101_scratch",
         settings={**_CALTECH_SETTINGS, "student": SCRATCH, "epochs": 30},
+        validation={"data_dir": CALTECH_VALIDATION, "epochs": 10},
         rates=(0.03, 0.1, 0.3),
         hybrid_epochs=15,
     ),
@@ -199,7 +210,7 @@ CASES = (
         hybrid_epochs=22,
         result=cifar10.top1,
         tuned_teacher={"teacher": cifar10.TUNED_TEACHER},
-        lengths=(2, 4, 5),
+        lengths={NONE: (2, 4, 5), "at": (1.7,)},
     ),
     Case(
         "camvid_pretrained",

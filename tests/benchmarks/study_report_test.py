@@ -143,6 +143,12 @@ def test_rows_of_a_case_wait_for_its_rates_and_weights(module, monkeypatch):
             config = run.config_of(table, row, 0, "here")
             assert config.learning_rate == case.rates[0]
         assert rows["ours + at"].settings["plus_weight"] == case.grids["at"][0]
+        for name, lengths in case.lengths.items():
+            for n in lengths:
+                longer = dict(rows[f"{name}, {n:g} times as long"].settings)
+                budget = longer.pop(case.budget)
+                assert budget / table.settings[case.budget] == pytest.approx(n, abs=0.02)
+                assert longer == rows[name].settings
 
 
 def test_every_line_is_the_run_that_its_row_plans(module):
