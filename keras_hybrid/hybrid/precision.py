@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator
 
 import keras
@@ -43,22 +44,53 @@ def resolve(teacher_dtype: str | None) -> str | None:
 
 
 def _is_fast(dtype):
-    if keras.backend.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        details = map(tf.config.experimental.get_device_details, gpus)
-        known = [d["compute_capability"] for d in details if "compute_capability" in d]
-        return all(capability >= _CAPABILITIES[dtype] for capability in known)
+    backend = keras.backend.backend()
+    gpus_of = {"tensorflow": _gpus_of_tensorflow, "jax": _gpus_of_jax}
+    capabilities = gpus_of.get(backend, _gpus_of_torch)()
+    if capabilities is not None:
+        return all(capability >= _CAPABILITIES[dtype] for capability in capabilities)
+    # JAX has none of oneDNN's kernels on a CPU.
+    has_onednn = backend != "jax" and (
+        backend == "torch" or os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+    )
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
     return (
         dtype == "bfloat16"
-        and os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+        and has_onednn
         and any(part in most for part in _ALLOWING)
         and not _FLAGS.isdisjoint(_flags_of_cpu())
     )
+
+
+# Each returns the compute capabilities of the GPUs that have one, None without a GPU.
+def _gpus_of_tensorflow():
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    known = [d["compute_capability"] for d in details if "compute_capability" in d]
+    return known if gpus else None
+
+
+def _gpus_of_jax():
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return None
+    # Of NVIDIA's, such as "9.0"; AMD's have another, and TPUs none.
+    found = [getattr(device, "compute_capability", "") for device in devices]
+    matches = [re.fullmatch(r"(\d+)\.(\d+)", str(capability)) for capability in found]
+    return [(int(match[1]), int(match[2])) for match in matches if match]
+
+
+def _gpus_of_torch():
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return [torch.cuda.get_device_capability(i) for i in range(count)]
+    return [] if torch.accelerator.is_available() else None
 
 
 def _flags_of_cpu():

@@ -87,7 +87,7 @@ class HybridTransfer(TeacherStudent):
         teacher_dtype: What the teacher's layers compute in: `"bfloat16"`, or `"float16"`
             on GPUs, whatever the student does; None for their own dtype policies. Its
             weights stay as they are, and the layers that scale pixels compute as before.
-            With TensorFlow, a CPU without instructions for it, or a GPU without tensor
+            A CPU without instructions for it, any CPU with JAX, or a GPU without tensor
             cores for it, computes as with None, which is faster there. With `"float16"`,
             the loss is scaled.
         track_paths: Whether to log each compiled metric for the hybrid paths as well

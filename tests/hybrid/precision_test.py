@@ -1,5 +1,8 @@
 """`teacher_dtype`: the teacher computes in bfloat16 or float16, and nothing else does."""
 
+import sys
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -171,6 +174,52 @@ def test_a_gpu_has_tensor_cores_for_it(capabilities, fast, monkeypatch):
     monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
     found = [dtype for dtype in ("bfloat16", "float16") if precision._is_fast(dtype)]
     assert found == fast
+
+
+@pytest.mark.parametrize(
+    ("device", "fast"),
+    [
+        ({"platform": "gpu", "compute_capability": "8.0"}, ["bfloat16", "float16"]),
+        ({"platform": "gpu", "compute_capability": "7.5"}, ["float16"]),
+        ({"platform": "gpu", "compute_capability": "gfx90a"}, ["bfloat16", "float16"]),
+        ({"platform": "tpu"}, ["bfloat16", "float16"]),
+        ({"platform": "cpu"}, []),
+    ],
+)
+def test_devices_of_jax(device, fast, monkeypatch):
+    jax = types.SimpleNamespace(devices=lambda: [types.SimpleNamespace(**device)])
+    assert _fast_with("jax", jax, monkeypatch) == fast
+
+
+@pytest.mark.parametrize(
+    ("cuda", "other", "fast"),
+    [
+        ([(12, 0), (8, 0)], True, ["bfloat16", "float16"]),
+        ([(12, 0), (7, 5)], True, ["float16"]),
+        ([], True, ["bfloat16", "float16"]),
+        ([], False, ["bfloat16"]),  # a CPU
+    ],
+)
+def test_devices_of_torch(cuda, other, fast, monkeypatch):
+    torch = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(
+            is_available=lambda: bool(cuda),
+            device_count=lambda: len(cuda),
+            get_device_capability=cuda.__getitem__,
+        ),
+        accelerator=types.SimpleNamespace(is_available=lambda: other),
+    )
+    assert _fast_with("torch", torch, monkeypatch) == fast
+
+
+def _fast_with(backend, module, monkeypatch):
+    """The dtypes that are fast with a backend, on a CPU that multiplies bfloat16."""
+    monkeypatch.setattr(precision, "_flags_of_cpu", lambda: ["flags", "avx512_bf16"])
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow's alone
+    monkeypatch.setitem(sys.modules, backend, module)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    return [dtype for dtype in ("bfloat16", "float16") if precision._is_fast(dtype)]
 
 
 @pytest.mark.parametrize("method", ["at", "kd"])
