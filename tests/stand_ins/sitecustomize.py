@@ -13,7 +13,7 @@ package's own and Keras's own:
   step is done before its graph would have been traced.
 - Networks of the model zoos are small or have random weights.
 - Of each table of the study there is the first row, at a seed at which it has been run,
-  and students for one seed.
+  and students for one seed. CIFAR-10's 5000 images come in few batches.
 """
 
 import dataclasses
@@ -82,8 +82,10 @@ def _study_tables(module):
     tables = module.TABLES
     first = {name: _first(t.rows(), plan.read(name)) for name, t in tables.items()}
     for name, table in tables.items():
-        rows = functools.partial(dict, first[name])
-        tables[name] = dataclasses.replace(table, rows=rows)
+        rows, settings = functools.partial(dict, first[name]), dict(table.settings)
+        if table.recipe == "imagenet":
+            settings["batch_size"] = 1000
+        tables[name] = dataclasses.replace(table, settings=settings, rows=rows)
 
 
 def _first(rows, runs):
