@@ -38,6 +38,7 @@ _LONG = (
     "resuming_test.py",
     "citypersons_test.py",
     "transfer_test.py",
+    "transfer_keras_test.py",
     "faster_rcnn_test.py",
     "cityscapes_test.py",
     "feature_transfer_test.py",
