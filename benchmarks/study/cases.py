@@ -36,6 +36,7 @@ BACKBONE = "mobilenetv2_rgb.keras"
 """The student of ImageNet with its preprocessing, as the backbone of detectors."""
 _CALTECH_SETTINGS = {"data_dir": CALTECH, "batch_size": 32, "balance": "dynamic"}
 _TUNED_XCEPTION = {"teacher": "runs/caltech101_teacher/Xception_0/student.keras"}
+_TUNED_MOBILENETV2 = {"teacher": "runs/caltech101_pretrained/none_0/student.keras"}
 _AT_RANDOM = {"teacher": RANDOM_TEACHER}
 _KD = {"kd": (0.3, 1.0, 3.0, 10.0)}
 _FEATURES = {"fitnet": (0.01, 0.1, 1.0), "at": (10.0, 100.0, 1000.0)}
@@ -182,6 +183,20 @@ CASES = (
         validation={"data_dir": CALTECH_VALIDATION, "epochs": 10},
         rates=(0.03, 0.1, 0.3),
         hybrid_epochs=15,
+    ),
+    Case(
+        "caltech101_tuned",
+        "imagenet",
+        {**_CALTECH_SETTINGS, "student": SCRATCH, "epochs": 45},
+        "epochs",
+        {"data_dir": CALTECH_VALIDATION, "epochs": 15},
+        (0.1, 0.3, 1.0),
+        _TUNED_MOBILENETV2,
+        {"MobileNetV2 of ImageNet": {"teacher": BACKBONE}},
+        _FEATURES,
+        hybrid_epochs=22,
+        result=cifar10.top1,
+        tuned_teacher=_TUNED_MOBILENETV2,
     ),
     Case(
         "people_pretrained",
