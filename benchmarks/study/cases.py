@@ -197,6 +197,7 @@ CASES = (
         hybrid_epochs=22,
         result=cifar10.top1,
         tuned_teacher=_TUNED_MOBILENETV2,
+        lengths={NONE: (2, 5)},
     ),
     Case(
         "people_pretrained",
