@@ -21,11 +21,7 @@ def load(path: str | os.PathLike, argument: str) -> keras.Model:
         FileNotFoundError: The file does not exist or cannot be read.
         ValueError: The file contains no model; the message is one line.
     """
-    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
-        raise FileNotFoundError(
-            f"{argument} must be a file that exists and can be read. Received: "
-            f"{argument}={path}"
-        )
+    check_file(path, argument)
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # zipfile, h5py and Keras raise different types
@@ -34,6 +30,15 @@ def load(path: str | os.PathLike, argument: str) -> keras.Model:
             f"{argument} must be a model saved as .keras. Received: {argument}={path}, "
             f"for which Keras reports: {reason}"
         ) from error
+
+
+def check_file(path: str | os.PathLike, argument: str) -> None:
+    """Raises FileNotFoundError unless a user's argument is a file that can be read."""
+    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
+        raise FileNotFoundError(
+            f"{argument} must be a file that exists and can be read. Received: "
+            f"{argument}={path}"
+        )
 
 
 def float32_student(model: keras.Model) -> keras.Model:

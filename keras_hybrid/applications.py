@@ -164,7 +164,8 @@ def _module(network):
     return network.__module__.rpartition(".")[2]
 
 
-def _check(name, weights, input_shape, classes):
+def check_name(name: str) -> None:
+    """Raises ValueError unless a network of `keras.applications` has that name."""
     names = _networks()
     if name not in names:
         lower = {n.lower(): n for n in names}
@@ -173,6 +174,10 @@ def _check(name, weights, input_shape, classes):
         raise ValueError(
             f"`name` must be one of {', '.join(names)}. Received: name={name!r}.{hint}"
         )
+
+
+def _check(name, weights, input_shape, classes):
+    check_name(name)
     is_local = weights not in (None, "imagenet") and "://" not in str(weights)
     if is_local and not os.path.isfile(weights):
         raise ValueError(

@@ -104,6 +104,7 @@ class Recipe:
 
     def prepare(self, config: Config) -> tuple[Any, keras.Model, keras.Model]:
         """Returns (data set, compiled model, student) for `train`."""
+        networks.check(config)
         with devices.settings_of(config):
             strategy = devices.open_strategy(config.strategy)
             if not config.data_dir:
@@ -123,14 +124,10 @@ class Recipe:
 
     def _with_teacher(self, config, data):
         """Adds the teacher for synthetic data, unless one is given or none is needed."""
-        if config.method == "none" or config.teacher != self.config.teacher:
+        given = config.data_dir or config.teacher != self.config.teacher
+        if given or config.method == "none":
             return config
-        if not config.data_dir:
-            return dataclasses.replace(config, teacher=str(self.synthetic_teacher(data)))
-        if not config.teacher:
-            rule = "given with --data_dir, unless --method=none"
-            settings.refuse("teacher", rule, config.teacher)
-        return config
+        return dataclasses.replace(config, teacher=str(self.synthetic_teacher(data)))
 
     def train(
         self, config: Config, data: Any, model: keras.Model, student: keras.Model

@@ -1,4 +1,4 @@
-"""Repeated parts of a finished run, and sweeps over methods and balances."""
+"""What a run refuses, repeated parts of a finished run, and sweeps."""
 
 import dataclasses
 import inspect
@@ -148,6 +148,25 @@ def test_all_methods_of_a_list_are_checked_before_the_first_run(files, tmp_path)
     with pytest.raises(ValueError, match="of the same classes"):
         imagenet.main(several)
     assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "no.keras"}, "--teacher must be a file that exists"),
+        ({"teacher": "ResNet50,no.npz"}, "Received: --teacher=no.npz"),
+        ({"teacher": "ResNet"}, "--teacher=ResNet: `name` must be one of"),
+        ({"teacher": ""}, "--teacher must be given with --data_dir"),
+        ({"student": "no.keras"}, "--student must be a file that exists"),
+        ({"student": "MobilNet"}, "--student=MobilNet: .* Did you mean 'MobileNet'"),
+    ],
+)
+def test_wrong_networks_are_refused_before_the_data_is_read(
+    changes, message, files, tmp_path
+):
+    recipe = dataclasses.replace(imagenet.RECIPE, open_data=None)
+    with pytest.raises((ValueError, OSError), match=message):
+        recipe.main(config(files, tmp_path / "run", **changes))
 
 
 def test_a_sweep_needs_a_new_workdir(finished):
