@@ -45,19 +45,12 @@ def check(config: settings.Config) -> None:
     flags = "student", "student_backbone"
     named = [(flag, getattr(config, flag, "")) for flag in flags]
     if config.method != "none":
-        if config.data_dir and not config.teacher:
-            rule = "given with --data_dir, unless --method=none"
-            settings.refuse("teacher", rule, config.teacher)
         named += [("teacher", name) for name, _ in settings.teachers_of(config)]
     for flag, name in named:
         if name.endswith(".keras") or is_state_dict(name):
             check_file(name, f"--{flag}")
         elif name:
             by_name(flag, name, applications.check_name)
-    weights = getattr(config, "student_weights", "random")
-    if weights not in ("imagenet", "random") and not os.path.isfile(weights):
-        rule = "imagenet, random or a weights file that exists"
-        settings.refuse("student_weights", rule, weights)
 
 
 def is_state_dict(name: str) -> bool:
@@ -75,6 +68,9 @@ def backbone(config: settings.Config, flag: str) -> keras.Model:
         return torchvision.load(name)
     if weights == "random" or not config.data_dir:
         return by_name(flag, name, from_scratch, input_shape=shape)
+    if weights != "imagenet" and not os.path.isfile(weights):
+        rule = "imagenet, random or a weights file that exists"
+        settings.refuse("student_weights", rule, weights)
     return by_name(flag, name, weights=weights, input_shape=shape)
 
 

@@ -34,6 +34,9 @@ def check(config: Config) -> None:
     if not config.workdir:
         refuse("workdir", "a directory", config.workdir)
     _check_writable(config)
+    if config.redo and results_of(config) is None:
+        rule = f"left out with --workdir={config.workdir}, where no run has finished"
+        refuse("redo", rule, config.redo)
     path = path_of(config)
     if not (path / "checkpoints").exists() and not (path / "results.json").exists():
         return

@@ -88,6 +88,13 @@ def test_redo_export_needs_an_export_format(finished):
         imagenet.main(dataclasses.replace(done, redo="export"))
 
 
+def test_redo_needs_a_finished_run(files, tmp_path):
+    new = config(files, tmp_path / "new", redo="evaluate")
+    with pytest.raises(ValueError, match="--redo must be left out with --workdir=.*/new"):
+        imagenet.main(new)
+    assert not (tmp_path / "new").exists()
+
+
 def test_adding_an_export_needs_the_student_file(finished, tmp_path):
     done, _ = finished
     (tmp_path / "run" / "student.keras").unlink()
@@ -156,7 +163,6 @@ def test_all_methods_of_a_list_are_checked_before_the_first_run(files, tmp_path)
         ({"teacher": "no.keras"}, "--teacher must be a file that exists"),
         ({"teacher": "ResNet50,no.npz"}, "Received: --teacher=no.npz"),
         ({"teacher": "ResNet"}, "--teacher=ResNet: `name` must be one of"),
-        ({"teacher": ""}, "--teacher must be given with --data_dir"),
         ({"student": "no.keras"}, "--student must be a file that exists"),
         ({"student": "MobilNet"}, "--student=MobilNet: .* Did you mean 'MobileNet'"),
     ],
