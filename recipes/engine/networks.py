@@ -41,7 +41,12 @@ def from_scratch(name: str, **kwargs: Any) -> keras.Model:
 
 
 def check(config: settings.Config) -> None:
-    """Refuses flags that name no network, before the data is read or drawn."""
+    """Refuses flags that name no network, which takes no data.
+
+    Raises:
+        FileNotFoundError: A file does not exist or cannot be read.
+        ValueError: Keras Applications has no such network.
+    """
     flags = "student", "student_backbone"
     named = [(flag, getattr(config, flag, "")) for flag in flags]
     if config.method != "none":

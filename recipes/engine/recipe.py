@@ -87,6 +87,8 @@ class Recipe:
         runs = settings.runs_of(config)
         if len(runs) > 1:
             workdir.check_for_several(config)
+            for one in runs.values():
+                workdir.check(one)
             for first in {one.method: one for one in reversed(runs.values())}.values():
                 self.start(first)
             return functools.partial(self._run_all, config, runs)
@@ -104,7 +106,7 @@ class Recipe:
 
     def prepare(self, config: Config) -> tuple[Any, keras.Model, keras.Model]:
         """Returns (data set, compiled model, student) for `train`."""
-        networks.check(config)
+        networks.check(config)  # before the data is read or drawn, which takes longer
         with devices.settings_of(config):
             strategy = devices.open_strategy(config.strategy)
             if not config.data_dir:

@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 import itertools
 import json
+import pathlib
+import shutil
 
 import pytest
 from PIL import Image
@@ -93,6 +95,19 @@ def test_redo_needs_a_finished_run(files, tmp_path):
     with pytest.raises(ValueError, match="--redo must be left out with --workdir=.*/new"):
         imagenet.main(new)
     assert not (tmp_path / "new").exists()
+
+
+def test_redo_of_several_runs_needs_all_of_them(finished, tmp_path):
+    """Nothing is evaluated if one has not finished, whichever it is."""
+    done, _ = finished
+    several = dataclasses.replace(done, workdir=str(tmp_path / "all"), balance="1,2")
+    first = next(iter(settings.runs_of(several).values()))
+    shutil.copytree(done.workdir, first.workdir)
+    text = json.dumps(dataclasses.asdict(first))
+    (pathlib.Path(first.workdir) / "config.json").write_text(text)
+    again = dataclasses.replace(several, redo="evaluate")
+    with pytest.raises(ValueError, match="--redo must be left out with --workdir=.*2,"):
+        imagenet.RECIPE.start(again)
 
 
 def test_adding_an_export_needs_the_student_file(finished, tmp_path):
