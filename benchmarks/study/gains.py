@@ -155,6 +155,8 @@ def interval(differences: Sequence[float]) -> tuple[float, float] | None:
 def cost(tables: Sequence[str], row: str) -> float:
     """Returns the seconds of a row's training in those of the student alone.
 
+    NaN if they have not been run on the same processor.
+
     Args:
         tables: Names of tables; those of the first one that has the row count.
         row: The row.

@@ -5,6 +5,7 @@ changes. The modules that `tables` lists have the tables; `run` and `gpu` run th
 `report` reports them.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -172,10 +173,19 @@ def epoch_seconds(table: str, row: str) -> float:
     Where hybrid paths run in some of the epochs only, the mean over all epochs, given the
     fastest one of each kind. The first epoch does not count, since it includes
     compilation. Seeds beyond the first three do not count either, so that a budget does
-    not change when more are run.
+    not change when more are run; nor do runs on another processor than most of the
+    table's have. NaN if no run is left.
     """
     runs = read(table)
-    epochs = [runs[row, seed]["epochs"] for seed in SEEDS if (row, seed) in runs]
+    processors = collections.Counter(r["machine"]["processor"] for r in runs.values())
+    ((most_common, _),) = processors.most_common(1)
+    epochs = [
+        run["epochs"]
+        for run in (runs.get((row, seed)) for seed in SEEDS)
+        if run and run["machine"]["processor"] == most_common
+    ]
+    if not epochs:
+        return math.nan
     fastest = {}
     for of_run in epochs:
         times = of_run["seconds"]

@@ -1,5 +1,6 @@
 """Plots of the pages of `report`, from benchmarks/study/*.jsonl alone."""
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -149,12 +150,15 @@ def draw_which_method(path: str | os.PathLike) -> None:
 
 
 def _points(situation):
-    """(method, cost, gain, half of its interval) of each method that has been run."""
+    """(method, cost, gain, half of its interval) of each method that has all three."""
     found = []
     for method, row in situation.rows.items():
         gain = gains.interval(gains.gains(situation.tables, row))
-        if gain is not None:
-            found.append((method, gains.cost(situation.tables, row), *gain))
+        if gain is None:
+            continue
+        cost = gains.cost(situation.tables, row)
+        if not math.isnan(cost):
+            found.append((method, cost, *gain))
     return found
 
 

@@ -7,6 +7,7 @@ It replaces the text between `<!-- NAME -->` and `<!-- end -->` on a page by wha
 """
 
 import functools
+import math
 import pathlib
 import re
 import statistics
@@ -99,6 +100,8 @@ def _gain(tables, row, control=NONE, figure=None):
 
 def _seconds(name, row):
     seconds = plan.epoch_seconds(name, row)
+    if math.isnan(seconds):
+        return ""
     return f"{seconds:.0f}" if seconds >= 2 else f"{seconds:.1f}"
 
 
@@ -140,10 +143,9 @@ def situations() -> str:
             gained = _gain(situation.tables, row)
             if gained:
                 cost = gains.cost(situation.tables, row)
+                times = "" if math.isnan(cost) else f"{cost:.1f} times"
                 seeds = len(gains.gains(situation.tables, row))
-                lines.append(
-                    f"| {title} | {method} | {gained} | {seeds} | {cost:.1f} times |"
-                )
+                lines.append(f"| {title} | {method} | {gained} | {seeds} | {times} |")
                 title = ""
     return "\n".join(lines)
 

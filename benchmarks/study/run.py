@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.machine import cpu_model
+from benchmarks.machine import cpu_model, isa
 from benchmarks.study import adapters, cifar10, materials, plan
 from benchmarks.study.tables import TABLES
 from keras_hybrid.callbacks import read_rows
@@ -257,7 +257,7 @@ def miss_rate_curves(
 
 def machine() -> dict[str, Any]:
     """Describes the machine; only JAX is asked for a GPU, since all GPU tables use it."""
-    model = cpu_model()
+    model = f"{cpu_model()}, {isa()}"
     backend = keras.backend.backend()
     library = importlib.import_module(backend)
     if backend == "jax" and library.default_backend() == "gpu":

@@ -1,5 +1,6 @@
 """The pages have the figures of the committed lines, and the lines their runs."""
 
+import math
 import pathlib
 
 import pytest
@@ -9,15 +10,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def lines(module, monkeypatch, tmp_path):
-    """A table of CamVid with a line a tuple (row, seed, mIoU, seconds)."""
+    """A table of CamVid with a line a tuple (row, seed, mIoU, seconds, processor)."""
     plan = module("study.plan")
     monkeypatch.setattr(plan, "LINES", tmp_path)
 
     def write(*runs, table="camvid"):
         texts = [
             f'{{"row": "{row}", "seed": {seed}, "results": {{"miou": {miou}}}, '
-            f'"config": {{}}, "epochs": {{"seconds": {seconds}}}}}\n'
-            for row, seed, miou, seconds in runs
+            f'"config": {{}}, "epochs": {{"seconds": {seconds}}}, '
+            f'"machine": {{"processor": "{(*processor, "A")[0]}"}}}}\n'
+            for row, seed, miou, seconds, *processor in runs
         ]
         (tmp_path / f"{table}.jsonl").write_text("".join(texts))
 
@@ -79,11 +81,28 @@ def test_a_cost_is_that_of_all_epochs(module, lines):
     assert gains.cost(["camvid_gpu", "camvid"], "longer") == 2
 
 
+def test_times_of_two_processors_are_not_compared(module, lines):
+    gains, report = module("study.gains"), module("study.report")
+    lines(
+        ("none", 0, 20.0, [3, 5, 7], "A"),
+        ("pose, ours", 1, 21.0, [3, 6, 9], "B"),
+        ("pose, ours", 0, 21.0, [9, 19, 29], "A"),
+        ("VGG16, ours", 0, 21.0, [9, 19, 29], "B"),
+        ("none", 1, 20.0, [3, 5, 7], "A"),
+    )
+    assert gains.cost(["camvid"], "pose, ours") == 5
+    assert math.isnan(gains.cost(["camvid"], "VGG16, ours"))
+    rows = report.table("camvid").splitlines()
+    assert "| pose, ours | 21.00 21.00 | 21.00 | 0.00 | +1.00 ± 0.00 | 10 |" in rows
+    assert "| VGG16, ours | 21.00 |  |  |  |  |" in rows
+
+
 def test_epochs_without_hybrid_paths_count_with_their_own_time(module, monkeypatch):
     plan = module("study.plan")
     # Hybrid epochs of 9, 10 and 8 s, plain ones of 3 and 2 s.
     epochs = {"seconds": [9, 19, 27, 30, 32], "balance": [0.0, 1.0, 1.0, None, None]}
-    monkeypatch.setattr(plan, "read", lambda table: {("row", 0): {"epochs": epochs}})
+    run = {"epochs": epochs, "machine": {"processor": "A"}}
+    monkeypatch.setattr(plan, "read", lambda table: {("row", 0): run})
     assert plan.epoch_seconds("camvid", "row") == (3 * 8 + 2 * 2) / 5
 
 
