@@ -1,9 +1,14 @@
 """Shared fixtures, and two logical CPUs for the tests of MirroredStrategy."""
 
+import contextlib
 import functools
 import gc
 import inspect
 import os
+
+with contextlib.suppress(ImportError):
+    # PyTorch's; after TensorFlow 2.21 it crashes (tensorflow/tensorflow#124205).
+    import triton  # noqa: F401
 
 import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on
 

@@ -23,6 +23,12 @@ PyTorch takes part with the default pair. The output of the last runs, with thei
 is in step_time.txt beside this file.
 """
 
+import contextlib
+
+with contextlib.suppress(ImportError):
+    # PyTorch's; after TensorFlow 2.21 it crashes (tensorflow/tensorflow#124205).
+    import triton  # noqa: F401
+
 import keras_hybrid  # before TensorFlow: oneDNN is on
 
 # isort: split
