@@ -142,7 +142,7 @@ class AsStudent(MultiWorkerFit, keras.Model):
     ) -> dict[str, Tensor]:
         with self._compiled_student() as student:
             logs = student.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return self._with_an_axis(logs)
+        return self._with_an_axis(logs | self._own_results())
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -152,8 +152,19 @@ class AsStudent(MultiWorkerFit, keras.Model):
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         with self._compiled_student() as student:
-            return student.get_metrics_result()
+            return student.get_metrics_result() | self._own_results()
+
+    def _own_results(self):
+        """Of metrics that a subclass of this model has."""
+        return {metric.name: metric.result() for metric in self._metrics}
 
     def _flatten_metrics_in_order(self, logs):
+        # First the student's, then others as in `metrics`, and thus as `metrics_names`.
         with self._compiled_student() as student:
-            return student._flatten_metrics_in_order(logs)
+            known = {id(metric) for metric in student.metrics}
+            names = [m.name for m in self.metrics if id(m) not in known]
+            others = {name: logs[name] for name in names if name in logs}
+            rest = {name: logs[name] for name in logs if name not in others}
+            first = keras.tree.flatten(student._flatten_metrics_in_order(rest))
+        values = [*first, *others.values()]
+        return values[0] if len(values) == 1 else values

@@ -219,10 +219,14 @@ class TeacherStudent(GradientStep, AsStudent):
         return random_state(self.student)
 
     def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)  # those of a subclass
         for i, variable in enumerate(self._random_state):
             store[f"random_state_{i}"] = variable
 
     def load_own_variables(self, store: Any) -> None:
+        keys = store.keys()  # all that the store of a file has of a dict
+        names = [name for name in keys if not name.startswith("random_state_")]
+        super().load_own_variables({name: store[name] for name in names})
         for i, variable in enumerate(self._random_state):
             variable.assign(store[f"random_state_{i}"])
 

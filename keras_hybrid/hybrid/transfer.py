@@ -249,8 +249,10 @@ class HybridTransfer(TeacherStudent):
         # A MultiOptimizer takes all variables or none.
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         takes_all = isinstance(optimizer, keras.optimizers.MultiOptimizer)
-        trained = self if self.hybrid or takes_all else self.student
-        return trained.trainable_variables
+        if self.hybrid or takes_all:
+            return self.trainable_variables
+        own = [v for v in self._trainable_variables if v.trainable]  # of a subclass
+        return [*self.student.trainable_variables, *own]
 
     def compile(
         self,

@@ -8,10 +8,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import tiny
 from keras_hybrid import FixedBalance, HybridTransfer
+from keras_hybrid.baselines import FeatureTransfer
 from runs import PATH
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy()
@@ -244,6 +245,59 @@ def test_a_loss_of_a_subclass_is_trained_on():
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
     for one, same in zip(model.trainable_weights, other.trainable_weights, strict=True):
         np.testing.assert_allclose(one.numpy(), same.numpy(), atol=1e-5)
+
+
+class Owner:
+    """A weight, a metric and a loss of a subclass's own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weight = self.add_weight(shape=(2,), initializer="zeros", name="weight")
+        self.seen = keras.metrics.Mean(name="seen")
+
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs) + ops.sum(self.weight)
+
+    def compute_metrics(self, *args, **kwargs):
+        self.seen.update_state(7.0)
+        return super().compute_metrics(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnerOfPaths(Owner, HybridTransfer): ...
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnerOfBaseline(Owner, FeatureTransfer): ...
+
+
+@pytest.mark.parametrize("kind", [OwnerOfPaths, OwnerOfBaseline])
+def test_what_a_subclass_has_of_its_own(kind, tmp_path):
+    method = ["at"] if kind is OwnerOfBaseline else []
+    model = kind(tiny.teacher(), tiny.student(), *method)
+    model.compile(keras.optimizers.SGD(0.01), CROSS_ENTROPY)
+    assert model.fit(*tiny.batch(), verbose=0).history["seen"] == [7.0]
+    np.testing.assert_allclose(model.weight.numpy(), -0.01, rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.weight, model.weight)
+
+
+def test_a_weight_of_a_subclass_trains_without_hybrid_paths():
+    model = OwnerOfPaths(tiny.teacher(), tiny.student())
+    model.hybrid = False
+    model.compile(keras.optimizers.SGD(0.01), CROSS_ENTROPY)
+    model.fit(*tiny.batch(), verbose=0)
+    np.testing.assert_allclose(model.weight.numpy(), -0.01, rtol=1e-6)
+
+
+def test_values_are_in_the_order_of_their_names():
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    model.compile("sgd", CROSS_ENTROPY)
+    values = model.train_on_batch(*tiny.batch())
+    assert dict(zip(model.metrics_names, values, strict=True)) == {
+        name: pytest.approx(value) for name, value in model.get_metrics_result().items()
+    }
 
 
 def test_training_in_float64(eager):
