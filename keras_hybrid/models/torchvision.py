@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from keras_hybrid.hybrid.preprocessing import normalized
-from keras_hybrid.models.state_dict import read_state_dict
+from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
 from keras_hybrid.models.torch_resnet50 import BATCH_NORM, MOMENTUM, load_resnet50
 
 _EPSILON = 1e-5
@@ -37,12 +37,13 @@ def load(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
     prefix = _prefix_of_mobilenet_v2(weights)
     if prefix is None:
         return load_resnet50(path, epsilon)
+    epsilon = epsilon or float(weights.get(EPSILON_KEY, _EPSILON))
     weights = {
         key.removeprefix(prefix): value
         for key, value in weights.items()
         if key.startswith(prefix)
     }
-    return mobilenet_v2(weights, path, epsilon or _EPSILON, raw_rgb=True)
+    return mobilenet_v2(weights, path, epsilon, raw_rgb=True)
 
 
 def _prefix_of_mobilenet_v2(weights):

@@ -204,7 +204,8 @@ def _strict(content):
 def write_labels(path: pathlib.Path, class_names: Iterable[str]) -> None:
     """Writes the class names, one per line, in the order of the outputs."""
     with atomic_write.staged(path) as new:
-        new.write_text("".join(f"{name}\n" for name in class_names))
+        text = "".join(f"{name}\n" for name in class_names)
+        new.write_text(text, encoding="utf-8")
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:

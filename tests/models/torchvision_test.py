@@ -148,6 +148,14 @@ def test_the_epsilon_can_be_given(tmp_path):
     assert network.get_layer("features_0_1").epsilon == 1e-3
 
 
+def test_the_epsilon_of_the_file(tmp_path):
+    weights = {**torch_weights.mobilenet_v2(), "batch_norm_epsilon": np.float64(1e-2)}
+    network = torchvision.load(saved(weights, tmp_path))
+    assert network.get_layer("features_0_1").epsilon == 1e-2
+    network = torchvision.load(tmp_path / "weights.npz", 1e-3)
+    assert network.get_layer("features_0_1").epsilon == 1e-3
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     weights = torch_weights.mobilenet_v2()
     del weights["features.7.conv.3.running_var"]

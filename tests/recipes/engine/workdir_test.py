@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import locale
 import math
 import shutil
 
@@ -128,6 +129,15 @@ def test_invalid_numbers_in_flags_are_rejected(changes, message):
         imagenet.Config(**changes)
 
 
+@pytest.fixture(params=["", "C"])
+def any_locale(request):
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, request.param)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.mark.usefixtures("any_locale")
 def test_labels_are_written_one_per_line(tmp_path):
     workdir.write_labels(tmp_path / "labels.txt", ["road", "", "grün"])
     assert (tmp_path / "labels.txt").read_bytes() == "road\n\ngrün\n".encode()
