@@ -15,6 +15,7 @@ Detectors and segmenters of the recipes take images of any size, and are exporte
 
 import argparse
 import gc
+import os
 import pathlib
 import re
 import sys
@@ -68,12 +69,16 @@ def _parser():
     )
     parser.add_argument(
         "--calibration_data",
+        type=os.path.expanduser,  # a shell leaves the ~ of --flag=~/folder as it is
         metavar="FOLDER",
         help="folder with photographs in it or its subfolders, for a student that takes "
         f"raw RGB, RGBA or grey in 0 to 255; up to {IMAGES} are used. int8 requires it",
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="text file in UTF-8 with one class name per line"
+        "--labels",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="text file in UTF-8 with one class name per line",
     )
     return parser
 
@@ -84,8 +89,9 @@ def _export(options):
     student = at_image_size(getattr(model, "student", model), _size(options))
     if options.label_map:
         student = _with_label_map(student)
-    if not options.out.endswith(".tflite"):
-        return to_saved_model(student, options.out)
+    out = pathlib.Path(options.out)
+    if out.suffix != ".tflite":
+        return to_saved_model(student, out)
     shape = tuple(image_input(student).shape)
     if None in shape[1:]:
         raise ValueError(
@@ -95,7 +101,7 @@ def _export(options):
     data = options.calibration_data
     return to_tflite(
         student,
-        options.out,
+        out,
         quantization=options.quantization,
         calibration_data=data and photographs(data, shape[1:], IMAGES),
         labels=options.labels and _labels(options.labels),

@@ -37,20 +37,25 @@ def saved(tmp_path):
     return tmp_path / "student.keras"
 
 
-def test_int8_from_photographs_with_labels(saved, tmp_path, capsys):
+def test_int8_from_photographs_with_labels(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "photographs" / "any"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(5):
         pixels = rng.integers(0, 256, (40, 60, 3)).astype("uint8")
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    labels = tmp_path / "labels.txt"
-    labels.write_text("ant\nbee\ncow\ndog\n")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncow\ndog\n")
     out = tmp_path / "student.tflite"
-    flags = f"--calibration_data={tmp_path / 'photographs'}", f"--labels={labels}"
+    flags = "--calibration_data=~/photographs", "--labels=~/labels.txt"
     main([str(saved), str(out), "--quantization=int8", *flags])
     assert b"bee" in out.read_bytes()
     assert str(out) in capsys.readouterr().out
+
+
+def test_a_slash_after_the_name_of_a_tflite_file(saved, tmp_path):
+    main([str(saved), f"{tmp_path}/student.tflite/", "--quantization=float16"])
+    assert (tmp_path / "student.tflite").is_file()
 
 
 def test_a_saved_model(saved, tmp_path):
