@@ -153,9 +153,20 @@ class DetectionSource:
         return self.people[0].category_id
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """Ground truth for `metrics.log_average_miss_rate`, with the annotations' ids."""
+        """Ground truth for `metrics.log_average_miss_rate`, with the annotations' ids.
+
+        It is without images that could not be read so far, in which nobody can be found.
+        """
+        skipped = set(self.skipped)
+        readable = [
+            (image_id, of_image)
+            for name, image_id, of_image in zip(
+                self.names, self._image_ids, self.people, strict=True
+            )
+            if name not in skipped
+        ]
         return {
-            "images": [{"id": image_id} for image_id in self._image_ids],
+            "images": [{"id": image_id} for image_id, _ in readable],
             "annotations": [
                 {
                     "image_id": image_id,
@@ -165,7 +176,7 @@ class DetectionSource:
                     "vis_ratio": float(visibility),
                     "ignore": int(ignored),
                 }
-                for image_id, of_image in zip(self._image_ids, self.people, strict=True)
+                for image_id, of_image in readable
                 for box, visibility, ignored in zip(
                     of_image.boxes, of_image.visibility, of_image.ignored, strict=True
                 )

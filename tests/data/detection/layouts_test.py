@@ -208,6 +208,9 @@ def test_missing_and_broken_images_are_skipped(tmp_path):
     left = [name[-5:] for name in data.train.skipped]
     assert left == ["2.png", "4.png"]
     assert data.train.names[truth["index"][0]][-5:] not in left
+    truth = data.train.ground_truth()
+    assert [image["id"] for image in truth["images"]] == [1, 2, 4, 6]
+    assert {person["image_id"] for person in truth["annotations"]} <= {1, 2, 4, 6}
 
 
 def test_images_of_which_none_can_be_read_are_rejected_before_training(tmp_path):
