@@ -31,9 +31,11 @@ ATTRIBUTES = {
     "_inputs_struct": None,
     "_loss_tracker": None,
     "_losses_override": None,
+    "_metrics": None,
     "_nodes_by_depth": None,
     "_outbound_nodes": None,
     "_outputs_struct": None,
+    "_trainable_variables": None,
     "_use_merge_call": tf.compat.v1.distribute.StrategyExtended,
 }
 IMPORTS = {
@@ -83,6 +85,8 @@ def test_private_attributes_of_compiled_models_exist():
     model.compile("sgd", "mse")
     for name in ("_compile_loss", "_compile_metrics", "_functional", "_losses_override"):
         assert hasattr(model, name)
+    for name in ("_metrics", "_trainable_variables"):
+        assert isinstance(getattr(model, name), list)
     for name in ("_inbound_nodes", "_outbound_nodes"):
         assert isinstance(getattr(model.layers[0], name), list)
     model.fit(np.zeros((2, 4)), np.zeros(2), verbose=0)
