@@ -7,7 +7,7 @@ import inspect
 import os
 
 with contextlib.suppress(ImportError):
-    # PyTorch's; after TensorFlow 2.21 it crashes (tensorflow/tensorflow#124205).
+    # PyTorch needs it. It crashes after TensorFlow 2.21 (tensorflow/tensorflow#124205).
     import triton  # noqa: F401
 
 import keras_hybrid  # noqa: F401  before TensorFlow: oneDNN is on

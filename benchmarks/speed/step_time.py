@@ -26,7 +26,7 @@ is in step_time.txt beside this file.
 import contextlib
 
 with contextlib.suppress(ImportError):
-    # PyTorch's; after TensorFlow 2.21 it crashes (tensorflow/tensorflow#124205).
+    # PyTorch needs it. It crashes after TensorFlow 2.21 (tensorflow/tensorflow#124205).
     import triton  # noqa: F401
 
 import keras_hybrid  # before TensorFlow: oneDNN is on

@@ -43,10 +43,10 @@ class HybridTransfer(TeacherStudent):
         alpha * (L1 + L2) + L3,   alpha = 2 * L3 / (L1 + L2)   (Eq. 1)
 
     with respect to the weights of the student and of the adapters; its gradient takes
-    alpha as a constant (Eq. 2). Each of T teachers has
-    two hybrid paths of its own; then L1 and L2 are sums over the teachers, and alpha is
-    2 * T * L3 / (L1 + L2). In everything else the model behaves as its student:
-    `evaluate`, `predict`, `export` and a call give the same results.
+    alpha as a constant (Eq. 2). Each of T teachers has two hybrid paths of its own; then
+    L1 and L2 are sums over the teachers, and alpha is 2 * T * L3 / (L1 + L2). In
+    everything else the model behaves as its student: `evaluate`, `predict`, `export` and
+    a call give the same results.
 
     Example:
 
