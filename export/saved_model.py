@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_hybrid.export.agreement import require_agreement, sample_images
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.student import float32_student, forward, image_input
-from keras_hybrid.training.atomic_write import is_full_disk, staged
+from keras_hybrid.training.atomic_write import is_full_disk, is_pattern, staged
 
 # Height and width at which a student of any image size is checked.
 CHECKED_SIZE = 224
@@ -33,7 +33,8 @@ def to_saved_model(model: keras.Model, filepath: str | os.PathLike) -> ExportRep
 
     Raises:
         ValueError: `model` cannot be exported, for instance because it needs an image
-            size and has none; or `filepath` is neither new nor empty nor a SavedModel.
+            size and has none; or `filepath` is neither new nor empty nor a SavedModel, or
+            has one of * ? [ \\ in it, which TensorFlow takes for a pattern.
         TypeError: `model` is not a `keras.Model`.
         RuntimeError: The written SavedModel does not compute what Keras computes.
         OSError: `filepath` cannot be written.
@@ -45,6 +46,11 @@ def to_saved_model(model: keras.Model, filepath: str | os.PathLike) -> ExportRep
     >>> loaded.serve(images)["output_0"]
     """
     path = pathlib.Path(filepath)
+    if is_pattern(path):
+        raise ValueError(
+            "`filepath` must be a path without * ? [ or \\, which TensorFlow takes for a "
+            f"pattern. Received: filepath={filepath}, which is {path.absolute()}"
+        )
     if path.exists() and not _is_replaceable(path):
         raise ValueError(
             "`filepath` must be a new path, an empty directory or a SavedModel to "

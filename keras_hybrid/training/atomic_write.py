@@ -46,6 +46,15 @@ def is_full_disk(error: BaseException) -> bool:
     )
 
 
+def is_pattern(path: str | os.PathLike) -> bool:
+    """Whether TensorFlow takes a path to write to for a pattern of several.
+
+    The names of the files of a checkpoint or SavedModel are matched as one, so that those
+    of other runs can be deleted in place of it (FileSystem::GetMatchingPaths).
+    """
+    return not set("*?[\\").isdisjoint(pathlib.Path(path).absolute().as_posix())
+
+
 def _replace(filepath, new, old):
     """Moves `new` to `filepath`, and a directory that exists there to `old` first."""
     if not filepath.is_dir():

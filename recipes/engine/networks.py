@@ -101,6 +101,9 @@ def teacher(
 
 
 def _teacher(config, name, scheme, **kwargs):
+    if scheme != "inside" and not name.endswith(".keras"):
+        rule = f"inside with {name}, whose preprocessing is known"
+        settings.refuse("teacher_preprocessing", rule, scheme)
     if is_state_dict(name):
         return torchvision.load(name, config.teacher_epsilon or None)
     if not name.endswith(".keras"):

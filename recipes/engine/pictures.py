@@ -59,7 +59,11 @@ def draw_label_maps(
         Patch(color=colour / 255, label=name)
         for name, colour in zip(class_names, colours)
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=8)
+    legend = figure.legend(
+        handles=patches, loc="outside lower center", ncols=7, fontsize=8
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with dollar signs is not a formula
     with staged(path) as new:
         figure.savefig(new, format="png", dpi=100)
 

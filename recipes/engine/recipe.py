@@ -102,6 +102,7 @@ class Recipe:
             logging.info("This run has already finished, see %s", config.workdir)
             return lambda: results
         data, student = self.open_data(config), self._trained(config)
+        workdir.check_classes(config, data.class_names)
         return functools.partial(self.finish, config, data, student, parts)
 
     def prepare(self, config: Config) -> tuple[Any, keras.Model, keras.Model]:
@@ -189,17 +190,30 @@ class Recipe:
                     **scores,
                     "skipped_images": [*skipped, *scores["skipped_images"]],
                 }
+                workdir.write_evaluation(config, results)
             if "export" in parts and config.export:
                 results |= self.export(config, data, student, directory)
         return workdir.write_results(config, results)
 
     def _run_all(self, config, runs):
         """Runs one after the other; a table and a plot of them all (paper, Fig. 9)."""
-        results = {name: self.main(one) for name, one in runs.items()}
+        results, errors = {}, {}
+        for name, one in runs.items():
+            try:
+                results[name] = self.main(one)
+            except FloatingPointError as error:
+                logging.error("%s: %s", name, error)
+                errors[name] = error
         if not all(results.values()):
-            return {}  # on a machine other than the first
-        scores = {name: self.scores(result) for name, result in results.items()}
-        directory = workdir.create(config)
-        workdir.write_table(directory / "sweep.txt", scores)
-        pictures.draw_sweep(directory / "sweep.png", scores, self.unit)
-        return workdir.write_results(config, results)
+            results = {}  # on a machine other than the first
+        if results:
+            scores = {name: self.scores(result) for name, result in results.items()}
+            none = dict.fromkeys(next(iter(scores.values())))
+            scores = {name: scores.get(name, none) for name in runs}
+            directory = workdir.create(config)
+            workdir.write_table(directory / "sweep.txt", scores)
+            pictures.draw_sweep(directory / "sweep.png", scores, self.unit)
+            results = workdir.write_results(config, results)
+        if errors:
+            raise FloatingPointError(" ".join(f"{n}: {e}" for n, e in errors.items()))
+        return results

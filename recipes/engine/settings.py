@@ -15,6 +15,7 @@ from keras_hybrid.hybrid.preprocessing import SCHEMES
 METHODS = "hybrid", "none", *keras_hybrid.baselines.METHODS
 """Hybrid forward, the student alone, and the methods of `keras_hybrid.baselines`."""
 _WITHOUT_WEIGHT = {"hybrid", "none"}
+_OF_HYBRID = "paths_per_step", "plus", "plus_weight", "hybrid_epochs"
 EXPORTS = "saved_model", "tflite"
 """Formats that a student is exported to."""
 _NETWORKS = "teacher", "student", "student_backbone", "student_weights"
@@ -111,6 +112,7 @@ class Config:
         for one in runs_of(self).values():
             balance_of(one)
         check_method_weight(self)
+        check_of_hybrid(self)
         check_plus(self)
         if self.export:
             check_list(self, "export", EXPORTS)
@@ -205,7 +207,8 @@ def runs_of(config: Config) -> dict[str, Config]:
     hybrid dynamic in w/method_hybrid_balance_dynamic
     """
     methods, balances = config.method.split(","), config.balance.split(",")
-    default = type(config).balance
+    of_hybrid = {name: getattr(config, name) for name in _OF_HYBRID}
+    defaults = {name: getattr(type(config), name) for name in ("balance", *_OF_HYBRID)}
     pairs = [
         (method, balance)
         for method in methods
@@ -225,9 +228,7 @@ def runs_of(config: Config) -> dict[str, Config]:
             config,
             method=method,
             method_weight=None if method in _WITHOUT_WEIGHT else config.method_weight,
-            balance=balance if method == "hybrid" else default,
-            plus=config.plus if method == "hybrid" else "",
-            plus_weight=config.plus_weight if method == "hybrid" else None,
+            **({"balance": balance, **of_hybrid} if method == "hybrid" else defaults),
             workdir=f"{config.workdir}/{folder}",
         )
     return runs
@@ -282,6 +283,15 @@ def check_method_weight(config: Config) -> None:
         refuse("method_weight", "a number of at least 0", weight)
 
 
+def check_of_hybrid(config: Config) -> None:
+    """Refuses flags of hybrid forward where no run takes them."""
+    for name in _OF_HYBRID:
+        value = getattr(config, name)
+        unused = "hybrid" not in config.method.split(",")
+        if unused and value != getattr(type(config), name):
+            refuse(name, f"left out with --method={config.method}", value)
+
+
 def check_plus(config: Config) -> None:
     """Refuses a --plus that cannot be added, and a weight without it."""
     if config.plus_weight is not None:
@@ -294,8 +304,6 @@ def check_plus(config: Config) -> None:
     known = keras_hybrid.baselines.METHODS
     if config.plus not in known:
         refuse("plus", f"one of {', '.join(known)}", config.plus)
-    if "hybrid" not in config.method.split(","):
-        refuse("plus", f"left out with --method={config.method}", config.plus)
     if "," in config.teacher:
         refuse("plus", f"left out with --teacher={config.teacher}", config.plus)
 

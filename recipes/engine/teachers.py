@@ -14,7 +14,7 @@ from keras_hybrid.data import classification, segmentation, streets
 from keras_hybrid.models.segmentation.deeplab_v2 import deeplab_v2
 from keras_hybrid.models.torch_resnet50 import resnet50
 from keras_hybrid.recipes.engine import networks, run, synthetic
-from keras_hybrid.recipes.engine.workdir import save_model
+from keras_hybrid.recipes.engine.workdir import check_writable, save_model
 
 # Increase it with every change of the synthetic data or of a teacher's training.
 _VERSION = 7
@@ -111,6 +111,7 @@ def _cached(name, train):
     """Path of a network's file; if it does not exist, `train()` returns the network."""
     path = cache_dir() / f"{name}_v{_VERSION}.keras"
     if not path.exists():
+        check_writable(path.parent, "XDG_CACHE_HOME/keras_hybrid", path.parent)
         logging.info("Training the teacher for the synthetic data, once: %s", path)
         keras.utils.set_random_seed(0)
         policy = keras.config.dtype_policy()

@@ -1,12 +1,13 @@
 """The directory of a run and the files in it."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -66,18 +67,34 @@ def check_for_several(config: Config) -> None:
 
 def _check_writable(config):
     path = path_of(config).absolute()
+    if atomic_write.is_pattern(path):
+        raise ValueError(
+            "--workdir must be a path without * ? [ or \\, which TensorFlow takes for a "
+            f"pattern. Received: --workdir={config.workdir}, which is {path}"
+        )
+    check_writable(path, "--workdir", config.workdir)
+
+
+def check_writable(path: pathlib.Path, name: str, value: object) -> None:
+    """Raises a one-line OSError if a directory cannot be written or created.
+
+    Args:
+        path: Absolute path of the directory.
+        name: What gives the directory, such as `"--workdir"`.
+        value: Its value.
+    """
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise NotADirectoryError(
-            f"--workdir must be a directory. Received: --workdir={config.workdir}, but "
-            f"{existing} is a file"
+            f"{name} must be a directory. Received: {name}={value}, but {existing} is a "
+            "file"
         )
     try:
         tempfile.TemporaryDirectory(dir=existing).cleanup()
     except OSError as error:
         raise OSError(
-            f"--workdir must be writable. Received: --workdir={config.workdir}, but in "
-            f"{existing}: {error.strerror}"
+            f"{name} must be writable. Received: {name}={value}, but in {existing}: "
+            f"{error.strerror}"
         ) from error
 
 
@@ -99,6 +116,8 @@ def _are_same(there, now):
     """Whether two values are equal, or paths of the same file."""
     if there == now or not (isinstance(there, str) and isinstance(now, str)):
         return there == now
+    if not (there and now):
+        return False  # no path, rather than the current directory
     one, other = (pathlib.Path(value).expanduser() for value in (there, now))
     return one.exists() and one.resolve() == other.resolve()
 
@@ -171,6 +190,21 @@ def parts_to_do(config: Config) -> list[str]:
     return sorted(parts)
 
 
+def check_classes(config: Config, class_names: Sequence[str]) -> None:
+    """Raises a one-line error if a finished run had other classes than the data."""
+    there = results_of(config).get("class_names", class_names)
+    pairs = enumerate(itertools.zip_longest(there, class_names))
+    other = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
+    if other:
+        number, before, now = other
+        raise ValueError(
+            "--data_dir must hold the classes of the run in --workdir. Received: "
+            f"--data_dir={config.data_dir}, whose class {number} of {len(class_names)} is "
+            f"{now}, and --workdir={config.workdir}, where class {number} of "
+            f"{len(there)} is {before}"
+        )
+
+
 def write_results(config: Config, results: dict[str, Any]) -> dict[str, Any]:
     """Writes results.json and the config that led to it; returns its content."""
     results, directory = _strict(results), path_of(config)
@@ -178,6 +212,19 @@ def write_results(config: Config, results: dict[str, Any]) -> dict[str, Any]:
     _write_config(config)
     logging.info("Results in %s: %s", directory, json.dumps(results))
     return results
+
+
+def write_evaluation(config: Config, results: dict[str, Any]) -> None:
+    """Writes results.json before the exports of a run, which may fail.
+
+    The config has the exports so far, so that the same command then does the others.
+    """
+    flags = {"export": ""}
+    if results_of(config) is not None:
+        there = settings_there(config)
+        flags = {name: there[name] for name in config.export_flags}
+    write_json(path_of(config) / "results.json", results)
+    _write_config(dataclasses.replace(config, **flags))
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -135,6 +135,13 @@ def test_replaces_a_saved_model_and_nothing_else(tmp_path):
     assert (tmp_path / "precious.txt").read_text() == "keep me"
 
 
+@pytest.mark.parametrize("name", ["seed[1]", "a*", "a?", "a\\b"])
+def test_a_path_that_tensorflow_takes_for_a_pattern_is_rejected(name, tmp_path):
+    with pytest.raises(ValueError, match="`filepath` must be a path without"):
+        to_saved_model(small_student(), tmp_path / name / "student")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_is_quiet_and_changes_nothing(tmp_path, capfd):
     student = small_student("mixed_float16")
     student.compile("sgd", "mse")

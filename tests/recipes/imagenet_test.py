@@ -74,6 +74,7 @@ def test_a_baseline_trains_the_student(method, files, tmp_path, eager):
 def test_a_baseline_is_added_to_hybrid_forward_alone():
     """Of several methods."""
     settings = {"plus": "at", "plus_weight": 0.5, "teacher": "a.keras"}
+    settings |= {"paths_per_step": 1, "hybrid_epochs": 3}
     several = imagenet.Config(method="none,kd,hybrid", **settings)
     runs = settings_lib.runs_of(several)
     assert {name: run.plus for name, run in runs.items()} == {
@@ -82,6 +83,11 @@ def test_a_baseline_is_added_to_hybrid_forward_alone():
         "hybrid": "at",
     }
     assert runs["hybrid"].plus_weight == 0.5
+    assert [(run.paths_per_step, run.hybrid_epochs) for run in runs.values()] == [
+        (2, None),
+        (2, None),
+        (1, 3),
+    ]
 
 
 @pytest.mark.parametrize("plus", ["kd", "at"])
@@ -265,6 +271,10 @@ MISTAKES = {
     "plus": (
         ["--plus=hybrid"],
         "--plus must be one of kd, fitnet, at, ft,",
+    ),
+    "path alone": (
+        ["--method=at", "--paths_per_step=1"],
+        "--paths_per_step must be left out with --method=at. Received",
     ),
     "plus alone": (["--method=none", "--plus=at"], "--plus must be left out with"),
     "its weight": (["--plus_weight=2"], "--plus_weight must be left out without --plus"),

@@ -121,6 +121,14 @@ def test_a_detector_can_be_a_teacher_but_not_a_backbone(tmp_path):
         students.detector_backbone(config(student_backbone=path))
 
 
+@pytest.mark.parametrize("name", ["MobileNet", "resnet.pth"])
+def test_preprocessing_belongs_to_keras_files(name):
+    scaled = config(teacher=name, teacher_preprocessing="tf")
+    rule = f"--teacher_preprocessing must be inside with {name}, whose"
+    with pytest.raises(ValueError, match=rule):
+        networks.teacher(scaled, None)
+
+
 def test_weights_of_pytorch_make_students_of_every_recipe(tmp_path):
     path = str(tmp_path / "mobilenet_v2.npz")
     np.savez(path, **torch_weights.mobilenet_v2())

@@ -79,6 +79,15 @@ def test_subsets_without_people_are_omitted_from_the_plot(tmp_path):
     assert np.any(pixels(path) != empty)
 
 
+def test_a_class_name_with_dollar_signs_is_no_formula(tmp_path):
+    batches = tf.data.Dataset.from_tensors(
+        (np.zeros((1, 8, 8, 3), "float32"), np.zeros((1, 8, 8), "uint8"))
+    )
+    path, names = tmp_path / "labels.png", ["$x_$", "$20 to $30"]
+    pictures.draw_label_maps(path, lambda _: np.zeros((1, 8, 8), int), batches, 1, names)
+    assert pixels(path).any()
+
+
 def test_sweep_plot_with_undefined_miss_rates(tmp_path):
     path = tmp_path / "sweep.png"
     pictures.draw_sweep(

@@ -50,6 +50,36 @@ def test_an_export_is_added_to_a_finished_run_without_training(
     assert imagenet.main(done) == kept
 
 
+@pytest.mark.parametrize("before", ["", "saved_model"])
+def test_an_export_that_fails_keeps_the_evaluation(
+    before, files, tmp_path, eager, monkeypatch
+):
+    """The same command then exports, without evaluating again."""
+    settings = config(files, tmp_path / "run", export=before)
+    if before:
+        imagenet.main(settings)
+        settings = dataclasses.replace(settings, redo="evaluate")
+    settings = dataclasses.replace(settings, export="tflite")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "export", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            imagenet.main(settings)
+    assert read(tmp_path / "run", "results.json")["top1"] >= 0
+    assert read(tmp_path / "run", "config.json")["export"] == before
+    recipe = dataclasses.replace(imagenet.RECIPE, evaluate=None)
+    results = recipe.main(dataclasses.replace(settings, redo=""))
+    assert results["tflite_top1"] == pytest.approx(results["top1"], abs=0.1)
+
+
+def test_a_finished_run_is_not_exported_with_the_classes_of_other_data(
+    finished, files, tmp_path
+):
+    done, results = finished
+    workdir.write_results(done, {**results, "class_names": ["a", "b", "c", "d"]})
+    with pytest.raises(ValueError, match="--data_dir must hold the classes of the run"):
+        imagenet.main(dataclasses.replace(done, export="tflite"))
+
+
 def test_redo_evaluate_repeats_the_evaluation(finished, tmp_path, monkeypatch):
     done, results = finished
     directory = tmp_path / "run"
@@ -163,6 +193,23 @@ def test_a_list_of_methods_and_balances_runs_a_sweep(files, tmp_path, eager, ren
     # An added method runs alone.
     more = dataclasses.replace(several, method="none,at,hybrid,fitnet")
     assert list(imagenet.main(more)) == [*names, "fitnet"]
+
+
+def test_a_run_that_diverges_does_not_end_a_list(files, tmp_path, eager, monkeypatch):
+    fit = run.fit
+
+    def diverging(directory, *args, **kwargs):
+        if directory.name.endswith("_1"):
+            raise FloatingPointError("Infinite.")
+        fit(directory, *args, **kwargs)
+
+    monkeypatch.setattr(run, "fit", diverging)
+    several = config(files, tmp_path / "all", epochs=1, balance="1,2")
+    with pytest.raises(FloatingPointError, match="^1: Infinite.$"):
+        imagenet.main(several)
+    _, *rows = (tmp_path / "all" / "sweep.txt").read_text().splitlines()
+    score = f"{read(tmp_path / 'all', 'results.json')['2']['top1']:.2f}"
+    assert [row.split() for row in rows] == [["1", "-", "-"], ["2", score, "100.00"]]
 
 
 def test_all_methods_of_a_list_are_checked_before_the_first_run(files, tmp_path):

@@ -69,6 +69,41 @@ def test_file_flags_are_compared_by_the_files_they_name(tmp_path, monkeypatch):
         found(dataclasses.replace(first, data_dir="missing"))
 
 
+def test_no_folder_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = imagenet.Config(workdir="a", data_dir=".")
+    finished(first)
+    with pytest.raises(ValueError, match="--data_dir=. there and  now"):
+        found(dataclasses.replace(first, data_dir=""))
+
+
+@pytest.mark.parametrize("name", ["a*", "a?", "seed[1]", "a\\b"])
+def test_a_workdir_that_tensorflow_takes_for_a_pattern_is_rejected(name, tmp_path):
+    for check in (workdir.check, workdir.check_for_several):
+        with pytest.raises(ValueError, match="--workdir must be a path without"):
+            check(imagenet.Config(workdir=str(tmp_path / name / "run")))
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (["cat", "dog"], None),
+        (["dog", "cat"], "whose class 0 of 2 is dog, and .* class 0 of 2 is cat"),
+        (["cat", "dog", "emu"], "class 2 of 3 is emu, and .* class 2 of 2 is None"),
+        (["cat"], "whose class 1 of 1 is None, and .* class 1 of 2 is dog"),
+    ],
+)
+def test_a_finished_run_keeps_its_classes(now, message, tmp_path):
+    config = imagenet.Config(workdir=str(tmp_path))
+    workdir.create(config)
+    workdir.write_results(config, {"class_names": ["cat", "dog"]})
+    if message is None:
+        workdir.check_classes(config, now)
+        return
+    with pytest.raises(ValueError, match=message):
+        workdir.check_classes(config, now)
+
+
 def test_flags_newer_than_the_run_take_their_defaults(tmp_path):
     config = imagenet.Config(workdir=str(tmp_path))
     directory = finished(config)
