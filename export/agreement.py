@@ -16,9 +16,11 @@ IMAGES = 4
 # CIFAR-10 was off by 6e-7, 1e-4, 0.012 and 0.026 on 600 test images; a broken conversion,
 # by 0.5.
 _ERROR = {None: 1e-4, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
-# Share of values of an integer output, such as a label map, that may differ. A DeepLab v2
-# trained on CamVid for 910 steps differed in 0, 1e-4, 7e-3 and 0.016 of the pixels.
+# Share of values of an integer or boolean output, such as a label map, that may differ.
+# A DeepLab v2 trained on CamVid for 910 steps differed in 0, 1e-4, 7e-3 and 0.016 of the
+# pixels.
 _DIFFERENCES = {None: 1e-3, "float16": 0.01, "dynamic": 0.1, "int8": 0.2}
+_LABELS = "biu"  # kinds of NumPy's dtypes: booleans and integers
 # For a detector: largest error of a box in pixels, largest error of a score, and largest
 # share of all scores that belongs to detections without a counterpart.
 _DETECTIONS = {
@@ -39,8 +41,8 @@ class Agreement:
         scaled_error: Likewise, but relative to an output's largest absolute value where
             that is above 1.
         same_argmax: Share (0 to 1) of positions with the same argmax over the last axis,
-            or with the same value in an integer output. For a detector, the share of
-            detections found by both, weighted by score.
+            or with the same value in an integer or boolean output. For a detector, the
+            share of detections found by both, weighted by score.
     """
 
     max_abs_error: float
@@ -106,7 +108,7 @@ def require_agreement(
         return _require_detections(expected, received, _DETECTIONS[quantization], nudged)
     errors, same = [], []
     for name, y in expected.items():
-        if np.issubdtype(y.dtype, np.integer):
+        if y.dtype.kind in _LABELS:
             equal = y == received[name]
             _require_labels(name, equal, _DIFFERENCES[quantization])
             same.append(equal.ravel())
@@ -128,7 +130,7 @@ def _run(forward, images):
 def _array(output):
     """An output as an array; floats become float64."""
     output = np.asarray(output)
-    return output if np.issubdtype(output.dtype, np.integer) else output.astype("float64")
+    return output if output.dtype.kind in _LABELS else output.astype("float64")
 
 
 def _require_labels(name, equal, tolerance):

@@ -130,7 +130,11 @@ def quiet_stderr() -> Iterator[None]:
     and read their log level when TensorFlow is imported: only redirecting the file
     descriptor silences them.
     """
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -63,8 +63,13 @@ def photographs(
 
 
 def _files(folder):
-    files = []
-    for directory, subfolders, names in os.walk(folder):
+    files, visited = [], set()
+    for directory, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # by another link, which may form a loop
+            subfolders.clear()
+            continue
+        visited.add(real)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [pathlib.Path(directory, n) for n in names if not n.startswith(".")]
     return sorted(file for file in files if file.suffix.lower() in SUFFIXES)

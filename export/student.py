@@ -1,10 +1,10 @@
 """The network to export: the student alone, in float32, with named outputs."""
 
 import os
-import tempfile
 
 import keras
 
+from keras_hybrid.training.atomic_write import temporary_directory
 from keras_hybrid.training.types import Tensor
 
 OTHER_FLOATS = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}
@@ -92,9 +92,18 @@ def forward(student: keras.Model, images: Tensor) -> dict[str, Tensor]:
         A flat dict of tensors. A dict of outputs keeps its keys; a single output or a
         list gives `"output_0"`, `"output_1"`, ...; nested keys are joined, so that
         `{"boxes": [a, b]}` gives `"boxes_0"` and `"boxes_1"`.
+
+    Raises:
+        ValueError: Two outputs have the same name.
     """
     outputs = keras.tree.flatten_with_path(student(images, training=False))
-    return {_output_name(path): tensor for path, tensor in outputs}
+    names = [_output_name(path) for path, _ in outputs]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "`model` must have outputs whose names differ once nested keys are joined "
+            f"with `_`. Received: {', '.join(names)}"
+        )
+    return {name: tensor for name, (_, tensor) in zip(names, outputs)}
 
 
 def _output_name(path):
@@ -128,7 +137,7 @@ def _copy(student):
     copy = keras.saving.deserialize_keras_object(
         _in_float32(config), custom_objects=classes, safe_mode=False
     )
-    with tempfile.TemporaryDirectory() as directory:
+    with temporary_directory() as directory:
         # A file matches weights by layer, `set_weights` only by position.
         weights = os.path.join(directory, "student.weights.h5")
         student.save_weights(weights)

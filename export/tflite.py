@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +21,7 @@ from keras_hybrid.export.metadata import label_names, with_labels
 from keras_hybrid.export.report import ExportReport
 from keras_hybrid.export.saved_model import write_saved_model
 from keras_hybrid.export.student import float32_student, forward, image_input
-from keras_hybrid.training.atomic_write import staged
+from keras_hybrid.training.atomic_write import staged, temporary_directory
 
 QUANTIZATIONS = None, "float16", "dynamic", "int8"
 # Scaled error up to which no more accurate file is tried. On a thousand images it is
@@ -264,7 +263,7 @@ def _convert(student, shape, quantization, images):
     It goes through a SavedModel: converting a traced function loses the names, and if the
     Keras model is given as the object to track, the file lacks the weights.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with temporary_directory() as directory:
         write_saved_model(student, directory, shape)
         try:
             if quantization == "int8":

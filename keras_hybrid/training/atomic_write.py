@@ -19,7 +19,8 @@ def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
     file or directory stays as it was, and new parent directories are removed.
 
     Raises:
-        OSError: The disk is full, whatever the library that writes raised.
+        OSError: The disk is full, whatever the library that writes raised. The error
+            names `filepath`, or the directory of temporary files where that is full.
     """
     filepath = pathlib.Path(filepath).absolute()
     new_parents = [path for path in filepath.parents if not path.exists()]
@@ -33,10 +34,30 @@ def staged(filepath: str | os.PathLike) -> Iterator[pathlib.Path]:
         for path in new_parents:
             with contextlib.suppress(OSError):
                 path.rmdir()
-        if is_full_disk(error):
-            number = errno.ENOSPC
-            raise OSError(number, os.strerror(number), str(filepath)) from error
+        if getattr(error, "filename", None) != tempfile.gettempdir():
+            _raise_if_full(error, filepath)
         raise
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[str]:
+    """Yields a directory for files that are deleted at the end.
+
+    Raises:
+        OSError: The disk of temporary files is full; the error names their directory.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            yield work
+    except BaseException as error:
+        _raise_if_full(error, tempfile.gettempdir())
+        raise
+
+
+def _raise_if_full(error, path):
+    if is_full_disk(error):
+        number = errno.ENOSPC
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
 
 
 def is_full_disk(error: BaseException) -> bool:

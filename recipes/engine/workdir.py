@@ -199,8 +199,8 @@ def check_classes(config: Config, class_names: Sequence[str]) -> None:
         number, before, now = other
         raise ValueError(
             "--data_dir must hold the classes of the run in --workdir. Received: "
-            f"--data_dir={config.data_dir}, whose class {number} of {len(class_names)} is "
-            f"{now}, and --workdir={config.workdir}, where class {number} of "
+            f"--data_dir={config.data_dir}, whose class {number} of {len(class_names)} "
+            f"is {now}, and --workdir={config.workdir}, where class {number} of "
             f"{len(there)} is {before}"
         )
 

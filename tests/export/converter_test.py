@@ -54,6 +54,18 @@ def test_the_end_of_its_process_is_named(tmp_path, monkeypatch, program, message
     assert "\n" not in str(error.value)
 
 
+def test_a_process_without_stderr(capfd):
+    """As one that was started with `2>&-`."""
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        with converter.quiet_stderr():
+            pass
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_students_that_keras_quantized(tmp_path, mode):
     student = network(keras.layers.ReLU())

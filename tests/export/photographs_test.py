@@ -31,6 +31,16 @@ def test_reads_subfolders_and_any_case_but_nothing_hidden(tmp_path):
     assert photographs(tmp_path, (8, 16, 3), 4).shape[0] == 4
 
 
+def test_follows_links_once(tmp_path):
+    save(tmp_path / "elsewhere" / "a.png")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("first", "second"):
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(folder)
+    assert len(photographs(folder, (8, 16, 3), 100)) == 1
+
+
 def test_crops_to_the_middle(tmp_path):
     save(tmp_path / "a.png")  # 40x20: the middle square is half red, half blue
     (image,) = photographs(tmp_path, (10, 10, 3), 1)

@@ -1,5 +1,6 @@
 """`to_tflite`: the file computes what Keras computes, or there is no file."""
 
+import errno
 import os
 import pathlib
 import tempfile
@@ -128,6 +129,41 @@ class Doubled(keras.layers.Layer):
 class Scaled(Doubled):
     def __init__(self, factor):
         super().__init__(factor)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_boolean_outputs(tmp_path, quantization):
+    image = keras.Input((16, 24, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    bright = keras.layers.Conv2D(1, 3, kernel_initializer="ones")(x) > 13.5
+    report = to_tflite(
+        keras.Model(image, bright),
+        tmp_path / "student.tflite",
+        quantization=quantization,
+        calibration_data=np.random.default_rng(0).integers(0, 256, (8, 16, 24, 3)),
+    )
+    assert 0.8 < report.agreement <= 1
+    assert report.max_abs_error == 0  # of floats, of which there are none
+    assert report.output_signature["output_0"][1] == "bool"
+
+
+def test_outputs_whose_joined_names_are_equal_are_rejected(tmp_path):
+    image = keras.Input((16, 24, 3))
+    one, other = (keras.layers.Conv2D(2, 3)(image) for _ in range(2))
+    student = keras.Model(image, {"a_0": one, "a": [other]})
+    with pytest.raises(ValueError, match="names differ .* Received: a_0, a_0"):
+        to_tflite(student, tmp_path / "student.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_of_temporary_files_is_named(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tflite, "write_saved_model", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        to_tflite(small_student(), tmp_path / "student.tflite")
+    assert error.value.filename == tempfile.gettempdir()
 
 
 def test_mixed_precision_with_custom_layers(tmp_path):

@@ -1,6 +1,7 @@
 """Images with boxes around people."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -222,7 +223,7 @@ def source_of_files(
     people = [of_image for of_image, exists in zip(people, there) if exists]
     names = [str(path) for path, exists in zip(paths, there) if exists]
     with tf.device("CPU"):
-        files = tf.constant(names)
+        files = tf.constant([os.fsencode(name) for name in names])
 
     def examples(seed):
         order = tf.data.Dataset.range(len(names))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from keras_hybrid.data import decoding
 from keras_hybrid.data.transforms import cut
@@ -184,8 +185,11 @@ def decode_labels(encoded: bytes) -> np.ndarray:
         )
     if labels.dtype == bool:
         labels = labels.astype("uint8")
-    elif image.format == "PNG" and image.mode == "L":
-        bits = encoded[24]  # the header's first entry after width and height
+    elif image.mode == "L" and image.format in ("PNG", "TIFF"):
+        if image.format == "PNG":
+            bits = encoded[24]  # the header's first entry after width and height
+        else:
+            (bits,) = image.tag_v2[BITSPERSAMPLE]
         labels = labels // (255 // (2**bits - 1))
     if labels.dtype.kind not in "iu":
         raise ValueError(f"A label map must hold integers. Received: {labels.dtype}")

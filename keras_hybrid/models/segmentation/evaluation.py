@@ -18,7 +18,11 @@ def label_maps_of(student: keras.Model) -> Callable[[Tensor], np.ndarray]:
     It runs a graph for each size, which needs a quarter of the memory of eager layers:
     1.7 instead of 7.5 GiB for MobileNet and 2048x1024 pixels.
     """
-    network = functools.cache(lambda *size: with_label_map(at_size(student, *size)))
+
+    @functools.lru_cache(maxsize=8)
+    def network(*size):
+        return with_label_map(at_size(student, *size))
+
     return lambda images: network(*images.shape[1:3]).predict_on_batch(images)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from keras_hybrid.data.detection import coco_files
 from keras_hybrid.data.detection.layouts import open_dataset
 
+NOT_UTF_8 = os.fsdecode(b"caf\xe9.png")
 _HIDDEN = b"\0\x05\x16\x07\0\x02\0\0Mac OS X        " + bytes(40)
 
 
@@ -54,6 +56,7 @@ def save(root, json_file, image_file, file_name=None, box=(10, 10, 20, 60)):
             ("annotations/train/people.json", "images/train/a.png"),
             ("annotations/test/people.json", "images/test/a.png"),
         ),
+        (("train.json", f"train/{NOT_UTF_8}"), ("val.json", "val/a.png")),
         # The name "latest" contains "test".
         (("latest_train.json", "train/a.png"), ("latest_val.json", "val/a.png")),
     ],

@@ -104,6 +104,27 @@ def test_label_maps_with_few_bits_keep_their_values(bits):
     np.testing.assert_array_equal(decode_labels(data), labels)
 
 
+def tiff_with_bits(bits):
+    """The same as a TIFF, uncompressed and in one strip."""
+    _, labels = png_with_bits(bits)
+    each = np.arange(bits)[::-1]
+    pixels = np.packbits((labels[..., None] >> each & 1).reshape(8, -1)).tobytes()
+    # ImageWidth, ImageLength, BitsPerSample, Compression, PhotometricInterpretation,
+    # StripOffsets, SamplesPerPixel, RowsPerStrip, StripByteCounts
+    entries = [(256, 8), (257, 8), (258, bits), (259, 1), (262, 1), (273, 8)]
+    entries += [(277, 1), (278, 8), (279, len(pixels))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries)
+    header = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    end = struct.pack("<I", 0)
+    return header + pixels + struct.pack("<H", len(entries)) + directory + end, labels
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_tiff_label_maps_with_few_bits_keep_their_values(bits):
+    data, labels = tiff_with_bits(bits)
+    np.testing.assert_array_equal(decode_labels(data), labels)
+
+
 LABELS = {
     "1 bit PNG": encoded(Image.fromarray(MASK == 1)),
     "1 bit BMP": encoded(Image.fromarray(MASK == 1), "BMP"),
