@@ -73,6 +73,11 @@ class Addition:
             y_pred = extractor.outputs(values, training=False)
         return self._logits[index].of(y_pred)
 
+    def run_teacher(self, images: Tensor) -> tuple[dict[int, Tensor], list[Tensor]]:
+        """Returns all tensors of the teacher for its images, and what is compared."""
+        values = self.of_teacher.run(images, training=False)
+        return values, self.of(0, values, images)
+
     def difference(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
         """The weighted loss, a scalar."""
         return self._loss(teacher, student)

@@ -119,12 +119,8 @@ def _without_activation(graph, step):
     layer = step.operation
     if layer.activation in (None, keras.activations.linear):
         return graph, *step.outputs
-    # The same layer with the same variables, without its activation function. It is not
-    # made from a config, since not every activation function has one.
-    linear = object.__new__(type(layer))
-    vars(linear).update(vars(layer), activation=None, activity_regularizer=None)
     fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
-    split = _SplitStep(**fields, linear=linear, before=_new_symbol(step))
+    split = _SplitStep(**fields, before=_new_symbol(step))
     return _replaced(graph, step, split), split.before
 
 
@@ -143,16 +139,19 @@ class _SplitStep(Step):
     """A layer whose activation function runs separately.
 
     Attributes:
-        linear: The layer without its activation function, with the same variables.
         before: Symbol of the activation function's input.
     """
 
-    linear: layers.Layer
     before: int
 
     def run(self, values: dict[int, Tensor], training: bool | None = None) -> None:
         layer, (x,) = self.operation, (values[s] for s in self.inputs.values())
-        values[self.before] = self.linear(x)
+        # The same layer with the same variables, without its activation function. It is
+        # not made from a config, since not every activation function has one. It is made
+        # anew in each run: `enable_lora` or another precision changes what a layer has.
+        linear = object.__new__(type(layer))
+        vars(linear).update(vars(layer), activation=None, activity_regularizer=None)
+        values[self.before] = linear(x)
         if layer.activity_regularizer is None:
             (output,) = self.outputs
             values[output] = layer.activation(values[self.before])

@@ -1,5 +1,6 @@
 """`FeatureTransfer`: a student that trains with a baseline of hybrid forward."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ class FeatureTransfer(TeacherStudent):
         else:
             of_student = Network(student, "student")
             of_teacher = teacher_student.network_of_teacher(teacher, of_student)
+            teacher_student.check_call(student, "student")
             networks = of_teacher, of_student
             switches = switches_lib.resolve(*networks, switch_points)
             preprocess = teacher_student.images_of_teacher(
@@ -110,9 +112,12 @@ class FeatureTransfer(TeacherStudent):
         self.transfer_loss = transfer_loss
         self.switch_points = switch_points
         self.teacher_dtype = teacher_dtype
-        self._dtype_of_teacher = dtype_of_teacher
         # A softmax in bfloat16 has no logits: all probabilities near 1 are 1.
-        self._in_full = last_operations(teacher) if method == "kd" else []
+        in_full = last_operations(teacher) if method == "kd" else []
+        # Not a list of layers, which would be those of this model.
+        self._in_dtype_of_teacher = functools.partial(
+            precision.computing_in, dtype_of_teacher, teacher, in_full
+        )
         self._preprocess = preprocess
         self._teacher_extractor, self._student_extractor = extractors
 
@@ -134,7 +139,7 @@ class FeatureTransfer(TeacherStudent):
 
         Arguments and result are those of `HybridTransfer.compute_loss`.
         """
-        if training:
+        if training and not self._evaluates:
             return self._sum_of_losses(x, y, y_pred, sample_weight)
         return self._task_loss(x, y, y_pred, sample_weight, training=False)
 
@@ -150,8 +155,10 @@ class FeatureTransfer(TeacherStudent):
             )
         if self._preprocess is not None:
             images = self._preprocess(images)
-        with precision.computing_in(self._dtype_of_teacher, self.teacher, self._in_full):
-            _, of_teacher = self._teacher_extractor(images, training=False)
+        with self._in_dtype_of_teacher():
+            _, of_teacher = self._run_again(
+                [lambda: self._teacher_extractor(images, training=False)]
+            )
         of_teacher = [ops.stop_gradient(x) for x in of_teacher]
         # Each of several replicas adds its share, as in the task's loss.
         transfer = self._aggregate_additional_loss(self.transfer_loss(of_teacher, maps))

@@ -54,12 +54,24 @@ class AsStudent(MultiWorkerFit, keras.Model):
         return self.student.compute_output_shape(*args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._is_students("predict"):
+            return super().predict(*args, **kwargs)
         self._sync()
         return self.student.predict(*args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
+        if not self._is_students("predict_on_batch"):
+            return super().predict_on_batch(x)
         self._sync()
         return self.student.predict_on_batch(x)
+
+    def _is_students(self, name):
+        """Whether a method of prediction is called on the student.
+
+        On JAX a step uses only the variables of its own model.
+        """
+        own = getattr(type(self.student), name) is not getattr(keras.Model, name)
+        return own or keras.backend.backend() == "jax"
 
     def predict_step(self, *args: Any) -> Any:
         if keras.backend.backend() == "jax":  # the state in `args` is that of this model
@@ -73,7 +85,7 @@ class AsStudent(MultiWorkerFit, keras.Model):
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Quantizes the student, which then trains no better than any quantized model."""
         self.student.quantize(*args, **kwargs)
-        self.train_function = self.test_function = None
+        self.train_function = self.test_function = self.predict_function = None
 
     def _sync(self):
         if keras.backend.backend() == "jax":  # variables are out of date during `fit`
@@ -131,7 +143,8 @@ class AsStudent(MultiWorkerFit, keras.Model):
         return keras.ops.cast(loss, "float32")
 
     def test_step(self, *args: Any) -> Any:
-        if keras.backend.backend() == "jax":
+        is_own = type(self.student).test_step is not keras.Model.test_step
+        if not is_own or keras.backend.backend() == "jax":
             return super().test_step(*args)
         state = self._losses_override_for(training=False)
         with self._compiled_student(**state) as student:

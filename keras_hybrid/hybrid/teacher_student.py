@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.saving.serialization_lib import serialize_with_public_fn
@@ -56,7 +59,7 @@ class TeacherStudent(GradientStep, AsStudent):
         if hasattr(student, "output_names"):
             self.output_names = student.output_names
         self._path_logs = path_logs
-        self._logs_paths = True
+        self._evaluates = False
         self.built = True
 
     @property
@@ -72,6 +75,8 @@ class TeacherStudent(GradientStep, AsStudent):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         self._freeze_teacher()
         super().compile(*args, **kwargs)
+        if type(self.student).compute_loss is keras.Model.compute_loss:
+            _check_reductions(self.loss)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
@@ -82,6 +87,16 @@ class TeacherStudent(GradientStep, AsStudent):
         return {**config, "optimizer": optimizer, "auto_scale_loss": False}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
+        try:
+            inspect.signature(self.compile).bind(**config)
+        except TypeError:
+            warnings.warn(
+                f"The loaded model is not compiled: `compile` of {type(self).__name__} "
+                "has arguments of its own. Call it, or override `get_compile_config` and "
+                "`compile_from_config` as well.",
+                stacklevel=2,
+            )
+            return
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -192,27 +207,31 @@ class TeacherStudent(GradientStep, AsStudent):
         return self._with_path_logs(super().get_metrics_result())
 
     def _with_path_logs(self, logs):
-        if not self._logs_paths:
+        if self._evaluates:
             return logs
         first = {"loss": self._loss_tracker.result()} if self.compiled else {}
         paths, per_path = self._path_logs.results()
         return {**first, **paths, **logs, **first, **per_path}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._without_path_logs():
+        with self._evaluating():
             return super().evaluate(*args, **kwargs)
 
     def test_step(self, *args: Any) -> Any:
-        with self._without_path_logs():
+        with self._evaluating():
             return super().test_step(*args)
 
     @contextlib.contextmanager
-    def _without_path_logs(self):
-        before, self._logs_paths = self._logs_paths, False
+    def _evaluating(self):
+        """Without path logs, and without hybrid losses whatever `compute_loss` is told.
+
+        Keras tells it that it evaluates only where its signature has `training`.
+        """
+        before, self._evaluates = self._evaluates, True
         try:
             yield
         finally:
-            self._logs_paths = before
+            self._evaluates = before
 
     @property
     def _random_state(self):
@@ -363,12 +382,7 @@ def _check_parts(student):
     """Refuses a student with a backbone but no head, or with layers outside of both."""
     if not has_backbone(student):
         return
-    received = f"Received: student={student.name!r} ({type(student).__name__})"
-    if not hasattr(student, "head"):
-        raise ValueError(
-            "`student` must have a `.head` that maps the features of its `.backbone` to "
-            f"predictions. {received}"
-        )
+    _check_head(student, "student")
     parts = student.backbone, student.head
     weights = {id(w) for part in parts for w in part.trainable_weights}
     others = [
@@ -379,8 +393,79 @@ def _check_parts(student):
     if others:
         raise ValueError(
             "`student` must be only its `.head` on the features of its `.backbone`: move "
-            f"all other layers into one of the two. {received} with {others}"
+            f"all other layers into one of the two. Received: student={student.name!r} "
+            f"({type(student).__name__}) with {others}"
         )
+
+
+def _check_head(model, argument):
+    if not hasattr(model, "head"):
+        raise ValueError(
+            f"`{argument}` must have a `.head` that maps the features of its `.backbone` "
+            f"to predictions. Received: {argument}={model.name!r} "
+            f"({type(model).__name__})"
+        )
+
+
+def check_call(model: keras.Model, argument: str) -> None:
+    """Refuses a `call` that does more than run the head on the backbone's features.
+
+    Both run on an image of noise, in inference and in training, and update no variable.
+    An image that is too small for the model tells nothing, nor does a random `call`.
+
+    Args:
+        model: A model, which passes if it has no backbone.
+        argument: Name of the argument, for errors.
+
+    Raises:
+        ValueError: There is no head, or the call does more.
+    """
+    if not has_backbone(model):
+        return
+    _check_head(model, argument)
+    (spec,) = model.backbone.inputs
+    shape = [n or UNKNOWN_IMAGE_SIZE for n in spec.shape[1:]]
+    image = ops.cast(np.random.default_rng(0).uniform(0, 255, (1, *shape)), spec.dtype)
+
+    def parts(images, training):
+        features = model.backbone(images, training=training)
+        return model.head(features, training=training)
+
+    for training in (False, True):
+        try:
+            once, again, of_parts = (
+                _outputs_of(run, image, training) for run in (model, model, parts)
+            )
+        except Exception:  # whatever a layer raises
+            return
+        if _are_close(once, again) and not _are_close(once, of_parts):
+            raise ValueError(
+                f"`{argument}` must be only its `.head` on the features of its "
+                "`.backbone`: move what its `call` does besides into one of the two. "
+                f"Received: {argument}={model.name!r} ({type(model).__name__})"
+            )
+
+
+def _outputs_of(function, image, training):
+    with keras.StatelessScope():
+        outputs = keras.tree.flatten(function(image, training=training))
+    return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in outputs]
+
+
+def _are_close(outputs, others):
+    return len(outputs) == len(others) and all(
+        a.shape == b.shape and np.allclose(a, b, 1e-2, 1e-2, equal_nan=True)
+        for a, b in zip(outputs, others)
+    )
+
+
+def _check_reductions(losses):
+    for loss in keras.tree.flatten(losses):
+        if getattr(loss, "reduction", "sum") in (None, "none"):
+            raise ValueError(
+                "`loss` must give one number for a batch: leave its `reduction` at the "
+                f"default. Received: {loss} with reduction={loss.reduction!r}"
+            )
 
 
 def _check_methods(student):
@@ -437,7 +522,8 @@ def images_of_teacher(
     teacher_size, preprocess = size, function_of(preprocessing)
     if preprocess is not None:
         probe = tuple(n or UNKNOWN_IMAGE_SIZE for n in size)
-        shape = ops.shape(preprocess(ops.zeros((1, *probe, channels[1]))))
+        images = ops.zeros((1, *probe, channels[1]), student.graph.input_spec.dtype)
+        shape = ops.shape(preprocess(images))
         channels = channels[0], shape[-1]
         received = f"Received images of shape {tuple(shape)} from it"
         teacher_size = tuple(

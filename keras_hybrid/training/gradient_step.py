@@ -80,7 +80,7 @@ def apply_gradients(
     import tensorflow as tf
 
     if not tf.distribute.has_strategy():
-        optimizer.apply(gradients, variables)
+        optimizer.apply_gradients(zip(gradients, variables))
         return
     replica = tf.distribute.get_replica_context()
     known = [gradient for gradient in gradients if gradient is not None]
@@ -95,7 +95,7 @@ def apply_gradients(
                 # Its `apply` has to run on each replica.
                 optimizer._common_apply(gradients, variables)
             else:
-                optimizer.apply(gradients, variables)
+                optimizer.apply_gradients(zip(gradients, variables))
 
     replica.merge_call(update, args=(gradients,))
 

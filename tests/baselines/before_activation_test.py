@@ -37,6 +37,24 @@ def test_activation_argument_of_a_layer():
     assert convolution.activation is keras.activations.relu
 
 
+def test_a_layer_that_changes_afterwards():
+    """As by `enable_lora`."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    network = keras.Model(image, layers.Conv2D(2, 3)(x))
+    graph = flatten(network)
+    step = next(step for step in graph.steps if step.name == "conv")
+    changed, before = before_activation(graph, *step.outputs)
+    convolution = network.get_layer("conv")
+    convolution.enable_lora(2)
+    convolution.lora_kernel_b.assign(np.ones((2, 4)))
+    images, _ = tiny.batch(2, size=8)
+    values = {changed.input: images}
+    changed.run(values, 0, None, training=False)
+    expected = keras.ops.conv(images, convolution.kernel) + convolution.bias
+    np.testing.assert_allclose(values[before], expected, atol=1e-5)
+
+
 def test_activation_layer():
     network = tiny.student()
     images, _ = tiny.batch(2)

@@ -8,6 +8,7 @@ from compared import compared, teacher_of
 
 import detectors
 import tiny
+from keras_hybrid import HybridTransfer
 from keras_hybrid.baselines import METHODS, FeatureTransfer
 from replicas import strategy
 
@@ -85,6 +86,61 @@ def test_the_teacher_is_frozen_and_the_student_is_evaluated(method, eager):
     for variable, value in zip(model.variables, state):
         if id(variable) not in metrics:
             np.testing.assert_array_equal(variable, value)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counter(keras.layers.Layer):
+    """Counts how often it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.calls = self.add_weight(initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["at", "kd", "plus at", "plus kd"])
+def test_no_variable_of_the_teacher_changes(kind):
+    student = tiny.student()
+    teacher = keras.models.clone_model(student)
+    counter = Counter()
+    image = keras.Input((32, 32, 3))
+    teacher = keras.Model(image, teacher(counter(image)))
+    plus, _, method = kind.rpartition(" ")
+    if plus:
+        model = HybridTransfer(teacher, student, plus=METHODS[method](1.0))
+    else:
+        model = FeatureTransfer(teacher, student, method)
+    model.compile("sgd", loss=CROSS_ENTROPY)
+    calls = float(counter.calls.numpy())
+    model.fit(*tiny.batch(), verbose=0)
+    assert float(counter.calls.numpy()) == calls
+
+
+def test_the_layers_are_both_networks_and_the_loss():
+    model = pair("kd")
+    assert model.layers == [model.teacher, model.student, model.transfer_loss]
+
+
+def test_images_in_uint8_are_preprocessed_as_they_are():
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    student = keras.Model(image, tiny.student()(scaled))
+    seen = []
+
+    def preprocess(images):
+        seen.append(keras.backend.standardize_dtype(images.dtype))
+        return keras.ops.cast(images, "float32")
+
+    model = FeatureTransfer(
+        tiny.teacher(), student, "at", teacher_preprocessing=preprocess
+    )
+    model.compile("sgd", loss=CROSS_ENTROPY)
+    images, labels = tiny.batch()
+    model.train_on_batch((127 * images + 127).astype("uint8"), labels)
+    assert set(seen) == {"uint8"}
 
 
 def test_moving_averages_are_updated_once_per_step():

@@ -2,11 +2,16 @@
 
 import keras
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tiny
 from keras_hybrid import HybridTransfer
-from keras_hybrid.baselines import AttentionTransfer
+from keras_hybrid.baselines import (
+    AttentionTransfer,
+    FeatureTransfer,
+    KnowledgeDistillation,
+)
 from keras_hybrid.hybrid.adapters import Adapter
 
 
@@ -249,23 +254,51 @@ def test_an_adapter_that_is_called_otherwise():
 
 
 class Rescaled(keras.Model):
-    """Its `call` does more than its parts."""
+    """Its `call` does more than its parts, in inference as well or in training only."""
 
-    def __init__(self, factor):
+    def __init__(self, factor, always=True):
         super().__init__()
-        self.rescaling = layers.Rescaling(factor)
+        self.factor, self.always = factor, always
         self.backbone = convolutional(2, 2)
-        self.head = layers.Dense(2)
+        self.head = keras.Sequential([layers.Dropout(0.5), layers.Dense(2)])
         self(keras.Input((64, 64, 3)))
 
     def call(self, x, training=None):
-        features = self.backbone(self.rescaling(x), training=training)
-        return self.head(features, training=training)
+        x = self.factor * x if self.always or training else x
+        return self.head(self.backbone(x, training=training), training=training)
 
 
-def test_a_student_whose_call_does_more_than_its_parts():
-    assert_rejected("move what its `call` does besides", student=Rescaled(1 / 255))
-    HybridTransfer(convolutional(2, 2), Rescaled(1.0))
+@pytest.mark.parametrize("always", [True, False])
+def test_a_network_whose_call_does_more_than_its_parts(always):
+    message = "`{}` must be only its `.head` .* move what its `call` does besides"
+    more = Rescaled(1 / 255, always)
+    assert_rejected(message.format("student"), student=more)
+    with pytest.raises(ValueError, match=message.format("student")):
+        FeatureTransfer(tiny.teacher(), more, "at")
+    same = Rescaled(1.0, always)
+    HybridTransfer(convolutional(2, 2), same)
+    kd = KnowledgeDistillation(1.0)
+    assert_rejected(message.format("teacher"), more, same, plus=kd)
+    assert more.trainable
+    HybridTransfer(more, same)  # its head is not used
+
+
+def test_a_random_call_is_no_reason_to_reject():
+    class Noise(layers.Layer):
+        def call(self, x, training=None):
+            return x + tf.random.normal(tf.shape(x)) if training else x
+
+    student = Rescaled(1.0)
+    student.head.add(Noise())
+    HybridTransfer(convolutional(2, 2), student)
+
+
+def test_a_teacher_whose_head_is_needed_and_missing():
+    teacher = Rescaled(1.0)
+    del teacher.head
+    HybridTransfer(teacher, convolutional(2, 2))
+    kd = KnowledgeDistillation(1.0)
+    assert_rejected("`teacher` must have a `.head`", teacher=teacher, plus=kd)
 
 
 def test_images_that_are_too_small():
@@ -302,6 +335,13 @@ def test_a_network_with_few_cuts_triggers_a_warning():
         model = HybridTransfer(nasnet, student)
     assert caught[0].filename == __file__
     assert [segment.end.stride for segment in model.paths[0].segments] == [2, 32]
+
+
+def test_a_loss_for_each_image():
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction="none")
+    with pytest.raises(ValueError, match="its `reduction` at .* reduction='none'"):
+        model.compile("sgd", loss)
 
 
 def test_training_without_a_loss():

@@ -52,6 +52,17 @@ def test_history_has_losses_alpha_and_metrics_of_all_paths():
     assert list(model.get_metrics_result()) == ["loss", *losses, *accuracies]
 
 
+def test_compiled_again_without_metrics():
+    model = HybridTransfer(tiny.teacher(), tiny.student(), track_paths=True)
+    model.compile("sgd", loss=CROSS_ENTROPY, metrics=["accuracy"], run_eagerly=True)
+    assert "student_first_accuracy" in model.train_on_batch(
+        *tiny.batch(), return_dict=True
+    )
+    model.compile("sgd", loss=CROSS_ENTROPY, run_eagerly=True)
+    logs = model.train_on_batch(*tiny.batch(), return_dict=True)
+    assert {"accuracy", "student_first_accuracy"} < logs.keys()  # Keras keeps them
+
+
 def test_path_metrics_are_computed_from_the_paths_predictions():
     model = HybridTransfer(
         tiny.teacher(), tiny.student(batch_norm=False), track_paths=True
@@ -281,6 +292,77 @@ def test_what_a_subclass_has_of_its_own(kind, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.weight, model.weight)
+
+
+@pytest.mark.parametrize("kind", [OwnerOfPaths, OwnerOfBaseline])
+def test_methods_of_a_subclass_are_used_in_evaluation(kind):
+    """Without hybrid losses, although its `compute_loss` is not told what it is for."""
+    method = ["at"] if kind is OwnerOfBaseline else []
+    model = kind(tiny.teacher(), tiny.student(), *method)
+    model.compile(keras.optimizers.SGD(0.0), CROSS_ENTROPY, metrics=["accuracy"])
+    model.weight.assign([1.0, 2.0])
+    data = tiny.batch()
+    logs = model.fit(*data, validation_data=data, verbose=0).history
+    validation = {name: logs[name] for name in logs if name.startswith("val_")}
+    assert validation.keys() == {"val_loss", "val_accuracy", "val_seen"}
+    expected = float(CROSS_ENTROPY(data[1], model.student(data[0], training=False)))
+    assert validation["val_loss"] == [pytest.approx(expected + 3, rel=1e-5)]
+    assert validation["val_seen"] == [7.0]
+    logs = model.evaluate(*data, verbose=0, return_dict=True)
+    assert {f"val_{name}": [value] for name, value in logs.items()} == validation
+
+
+def test_predict_follows_compile():
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    model.compile("sgd", CROSS_ENTROPY)
+    images, _ = tiny.batch()
+    before = model.predict(images, verbose=0)
+    classifier = model.student.get_layer("classifier")
+    classifier.enable_lora(2)
+    model.compile("sgd", CROSS_ENTROPY)
+    classifier.lora_kernel_b.assign(np.arange(8.0).reshape(2, 4))
+    after = model.predict(images, verbose=0)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, model.student(images), atol=1e-6)
+    seen = []
+    model.compile("sgd", CROSS_ENTROPY, run_eagerly=True)
+    callback = keras.callbacks.LambdaCallback(
+        on_predict_batch_end=lambda batch, logs: seen.append(callback.model)
+    )
+    model.predict(images, verbose=0, callbacks=[callback])
+    assert seen == [model]
+    assert model.predict_function is not None
+
+
+def test_averaged_weights_are_swapped_in_for_predictions():
+    model = HybridTransfer(tiny.teacher(), tiny.student())
+    model.compile(keras.optimizers.SGD(0.5, use_ema=True), CROSS_ENTROPY)
+    images, labels = tiny.batch()
+    for _ in range(2):
+        model.train_on_batch(images, labels)
+    trained = model.predict(images, verbose=0)
+    swap = keras.callbacks.SwapEMAWeights()
+    averaged = model.predict(images, verbose=0, callbacks=[swap])
+    assert np.abs(averaged - trained).max() > 1e-4
+
+
+def test_a_predict_step_of_a_subclass_is_used():
+    class Label(HybridTransfer):
+        def predict_step(self, data):
+            return ops.argmax(super().predict_step(data), axis=-1)
+
+    images, _ = tiny.batch()
+    assert Label(tiny.teacher(), tiny.student()).predict(images, verbose=0).shape == (8,)
+
+
+def test_a_predict_of_the_student_is_used():
+    class Named(keras.Model):
+        def predict(self, *args, **kwargs):
+            return {"scores": super().predict(*args, **kwargs)}
+
+    student = tiny.student()
+    model = HybridTransfer(tiny.teacher(), Named(student.input, student.output))
+    assert list(model.predict(tiny.batch()[0], verbose=0)) == ["scores"]
 
 
 def test_a_weight_of_a_subclass_trains_without_hybrid_paths():

@@ -278,6 +278,24 @@ def test_balances_are_restored(balance, tmp_path):
     assert vars(loaded.balance) == vars(balance)
 
 
+@keras.saving.register_keras_serializable("tests")
+class WithTemperature(HybridTransfer):
+    def compile(self, optimizer, loss, temperature, **kwargs):
+        super().compile(optimizer, loss, **kwargs)
+        self.temperature = temperature
+
+
+def test_a_compile_with_arguments_of_its_own_is_left_to_the_user(tmp_path):
+    model = WithTemperature(tiny.teacher(), tiny.student())
+    model.compile("sgd", "sparse_categorical_crossentropy", 3.0)
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="not compiled: `compile` of WithTemperature"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not hasattr(loaded, "optimizer")
+    images, _ = tiny.batch()
+    np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+
+
 def test_a_compiled_but_untrained_teacher_is_saved_uncompiled(tmp_path):
     model = build({})
     for network in (model.teacher, model.student):

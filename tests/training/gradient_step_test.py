@@ -47,6 +47,25 @@ def test_optimizers_that_set_the_values_of_their_variables(name):
         np.testing.assert_allclose(weight, value, atol=1e-5)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_apply_gradients_of_an_optimizer_is_used(replicas):
+    class Counting(keras.optimizers.SGD):
+        def apply_gradients(self, grads_and_vars):
+            pairs = list(grads_and_vars)
+            counted.append(len(pairs))
+            return super().apply_gradients(pairs)
+
+    counted = []
+    with strategy(replicas).scope():
+        model = steps.compiled(strategy(replicas), steps.Model, "float32", {})
+        model.compile(Counting(0.1), "mse")
+    before = model.get_weights()
+    x, y = steps.data(None)
+    model.fit(x, y, batch_size=steps.BATCH, shuffle=False, verbose=0)
+    assert set(counted) == {len(model.trainable_variables)}
+    assert np.abs(model.get_weights()[0] - before[0]).max() > 0
+
+
 def test_loss_scale_is_a_variable_from_the_first_trace_on():
     """Keras alone traces a constant scale if the optimizer is not built yet."""
     case = tf.distribute.get_strategy(), "mixed_float16", {"clipnorm": 0.5}
