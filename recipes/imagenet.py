@@ -37,7 +37,10 @@ class Config(engine.settings.Config):
     workdir: str = "runs/imagenet"
     teacher: str = "ResNet50"
     student: str = "MobileNet"
-    """Keras Applications network to train from scratch, or .keras file to start from."""
+    """Keras Applications network, or .keras file of a classifier to start from."""
+    student_weights: str = "random"
+    """Initial weights of that network: random, imagenet or a file; always random on
+    synthetic data."""
     balance: str = "1"
     """"dynamic" or a fixed alpha, 1 for the plain sum of losses, as in Table 1; several,
     with commas, are run one after the other."""

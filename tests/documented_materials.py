@@ -99,6 +99,11 @@ def _files(folder):
     for i in range(4):
         path = folder / f"photographs/holidays/{i}.png"
         trees.save(path, generator.integers(0, 256, (40, 60, 3)).astype("uint8"))
+        for part in ("train", "val"):
+            trees.save(
+                folder / f"pets/{part}/{CLASSES[i % 2]}/{i}.png",
+                generator.integers(0, 256, (40, 60, 3)).astype("uint8"),
+            )
     weights = torch_weights.state_dict((16, 32, 64, 128), blocks=(1, 1, 1, 1))
     weights = torch_weights.openpifpaf(weights)
     zeros = {name: np.zeros_like(value) for name, value in weights.items()}

@@ -64,19 +64,30 @@ def is_state_dict(name: str) -> bool:
 
 
 def backbone(config: settings.Config, flag: str) -> keras.Model:
-    """Returns the student's backbone that a flag names.
-
-    A network of Keras Applications always starts from random weights on synthetic data.
-    """
-    name, shape, weights = getattr(config, flag), (*ANY_SIZE, 3), config.student_weights
+    """Returns the student's backbone that a flag names."""
+    name = getattr(config, flag)
     if is_state_dict(name):
         return torchvision.load(name)
+    return of_student(config, flag, input_shape=(*ANY_SIZE, 3))
+
+
+def of_student(config: settings.Config, flag: str, **kwargs: Any) -> keras.Model:
+    """Returns the network of Keras Applications that a flag of the student names.
+
+    It has the weights of --student_weights, and random ones on synthetic data.
+
+    Args:
+        config: Config of the recipe.
+        flag: Name of the flag.
+        **kwargs: Arguments of `applications.load`.
+    """
+    name, weights = getattr(config, flag), config.student_weights
     if weights == "random" or not config.data_dir:
-        return by_name(flag, name, from_scratch, input_shape=shape)
+        return by_name(flag, name, from_scratch, **kwargs)
     if weights != "imagenet" and not os.path.isfile(weights):
         rule = "imagenet, random or a weights file that exists"
         settings.refuse("student_weights", rule, weights)
-    return by_name(flag, name, weights=weights, input_shape=shape)
+    return by_name(flag, name, weights=weights, **kwargs)
 
 
 def teacher(
@@ -200,7 +211,7 @@ def classifier_to_distil(
     if not config.teacher.endswith(".keras") and classes != _IMAGENET_CLASSES:
         train = f"--method=none --student={config.teacher} --workdir=runs/teacher"
         if config.data_dir:
-            train = f"--data_dir={config.data_dir} {train}"
+            train = f"--data_dir={config.data_dir} {train} --student_weights=imagenet"
         settings.refuse(
             "teacher",
             f"a .keras file of a network that was trained on the {classes} classes of "

@@ -45,6 +45,9 @@ class Config:
     teacher_dtype: str = ""
     """bfloat16, or float16 on GPUs, for what the teacher computes in; as the student if
     not given."""
+    student_weights: str = "imagenet"
+    """Initial weights of the student's network of Keras Applications: imagenet, random or
+    a file; always random on synthetic data."""
     method: str = "hybrid"
     """Hybrid forward, none (the student alone), or kd, fitnet, at, ft, ab or overhaul;
     several, with commas, are run one after the other."""
@@ -127,9 +130,6 @@ class CropConfig(Config):
     multiple: ClassVar[int] = 32
     """Evaluation pads images to multiples of it, in pixels; all strides divide it."""
 
-    student_weights: str = "imagenet"
-    """Initial weights of the student's network of Keras Applications: imagenet, random or
-    a file; always random on synthetic data."""
     steps: int | None = None
     """Number of training steps."""
     learning_rate: float | None = None

@@ -24,7 +24,7 @@ def classifier(config: settings.Config, size: int, classes: int) -> keras.Model:
         classes: Number of classes.
     """
     if not config.student.endswith(".keras"):
-        network = _classifier_of_logits(config.student, size, classes)
+        network = _classifier_of_logits(config, size, classes)
         # float16 is too coarse for a softmax, and the top-5 metric does not take it.
         softmax = keras.layers.Softmax(dtype="float32", name="probabilities")
         return keras.Model(network.input, softmax(network.output), name=network.name)
@@ -37,17 +37,16 @@ def classifier(config: settings.Config, size: int, classes: int) -> keras.Model:
     return student
 
 
-def _classifier_of_logits(name, size, classes):
-    if not networks.is_state_dict(name):
-        return networks.by_name(
+def _classifier_of_logits(config, size, classes):
+    if not networks.is_state_dict(config.student):
+        return networks.of_student(
+            config,
             "student",
-            name,
-            networks.from_scratch,
             input_shape=(size, size, 3),
             classes=classes,
             classifier_activation=None,
         )
-    features = torchvision.load(name)
+    features = torchvision.load(config.student)
     image = keras.Input((size, size, 3), name="image")
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features(image))
     x = keras.layers.Dense(classes, name="predictions")(x)

@@ -114,6 +114,34 @@ def test_batch_norm_momentum_of_a_student_from_scratch_is_0_9(files, tmp_path):
     assert {norm.momentum for norm in norms} == {0.9}
 
 
+def test_a_student_starts_from_given_weights(files, tmp_path, monkeypatch):
+    build, downloaded = keras.applications.MobileNet, []
+
+    @functools.wraps(build)
+    def build_random(weights, **kwargs):
+        downloaded.append(weights)
+        return build(weights=None, **kwargs)
+
+    monkeypatch.setattr(keras.applications, "MobileNet", build_random)
+    path = str(tmp_path / "mobilenet.weights.h5")
+    trained = applications.load("MobileNet", weights=None, input_shape=(32, 32, 3))
+    trained.save_weights(path)
+    downloaded.clear()
+    kernels = []
+    for weights in ("random", "imagenet", path):
+        settings = config(files, tmp_path, student="MobileNet", student_weights=weights)
+        student = students.classifier(settings, size=32, classes=4)
+        assert student.output_shape == (None, 4)
+        kernels.append(student.get_layer("conv1").kernel.numpy())
+    assert downloaded[:2] == [None, "imagenet"]
+    assert "imagenet" not in downloaded[2:]
+    same = [(k == trained.get_layer("conv1").kernel.numpy()).all() for k in kernels]
+    assert same == [False, False, True]
+    settings = dataclasses.replace(settings, student_weights="none.weights.h5")
+    with pytest.raises(ValueError, match="--student_weights must be imagenet, random or"):
+        students.classifier(settings, size=32, classes=4)
+
+
 def test_training_in_mixed_precision(files, tmp_path, narrow, graph_optimization):
     settings = {"student": "MobileNet", "mixed_precision": True, "epochs": 1}
     results = imagenet.main(config(files, tmp_path, **settings))
@@ -396,6 +424,7 @@ def test_kd_suggests_a_command_that_trains_a_teacher(files, tmp_path):
     flags = dict(flag.removeprefix("--").split("=") for flag in command.split())
     assert flags["data_dir"] == settings.data_dir
     assert (flags["method"], flags["student"]) == ("none", "VGG16")
+    assert flags.pop("student_weights") == "imagenet"  # which a test does not download
     settings = dataclasses.replace(settings, **flags)
     student = students.classifier(settings, size=32, classes=4)
     assert student.output_shape == (None, 4)
