@@ -34,7 +34,7 @@ def load(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
         ValueError: The file has no such network; the message names a key.
     """
     weights = read_state_dict(path)
-    prefix = _prefix_of_mobilenet_v2(weights)
+    prefix = _prefix_of_mobilenet_v2(weights, path)
     if prefix is None:
         return load_resnet50(path, epsilon)
     epsilon = epsilon or float(weights.get(EPSILON_KEY, _EPSILON))
@@ -46,12 +46,16 @@ def load(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
     return mobilenet_v2(weights, path, epsilon, raw_rgb=True)
 
 
-def _prefix_of_mobilenet_v2(weights):
+def _prefix_of_mobilenet_v2(weights, path):
     example = "features.1.conv.0.0.weight"
-    for key in weights:
-        if f".{key}".endswith(f".{example}"):
-            return key.removesuffix(example)
-    return None
+    ends = [key for key in weights if f".{key}".endswith(f".{example}")]
+    prefixes = sorted({key.removesuffix(example) for key in ends})
+    if len(prefixes) > 1 and prefixes[0]:
+        raise ValueError(
+            f"{path} must hold one MobileNetV2. Received: {len(prefixes)}, with the "
+            f"prefixes {', '.join(prefixes)}"
+        )
+    return prefixes[0] if prefixes else None
 
 
 def mobilenet_v2(

@@ -41,21 +41,28 @@ def from_scratch(name: str, **kwargs: Any) -> keras.Model:
 
 
 def check(config: settings.Config) -> None:
-    """Refuses flags that name no network, which takes no data.
+    """Refuses flags that name no network or no weights, which takes no data.
 
     Raises:
         FileNotFoundError: A file does not exist or cannot be read.
-        ValueError: Keras Applications has no such network.
+        ValueError: Keras Applications has no such network, or there are no such weights.
     """
     flags = "student", "student_backbone"
     named = [(flag, getattr(config, flag, "")) for flag in flags]
     if config.method != "none":
+        if config.data_dir and not config.teacher:
+            rule = "given with --data_dir, unless --method=none"
+            settings.refuse("teacher", rule, config.teacher)
         named += [("teacher", name) for name, _ in settings.teachers_of(config)]
     for flag, name in named:
         if name.endswith(".keras") or is_state_dict(name):
             check_file(name, f"--{flag}")
         elif name:
             by_name(flag, name, applications.check_name)
+    weights = config.student_weights
+    if weights not in ("imagenet", "random") and not os.path.isfile(weights):
+        rule = "imagenet, random or a weights file that exists"
+        settings.refuse("student_weights", rule, weights)
 
 
 def is_state_dict(name: str) -> bool:
@@ -84,9 +91,6 @@ def of_student(config: settings.Config, flag: str, **kwargs: Any) -> keras.Model
     name, weights = getattr(config, flag), config.student_weights
     if weights == "random" or not config.data_dir:
         return by_name(flag, name, from_scratch, **kwargs)
-    if weights != "imagenet" and not os.path.isfile(weights):
-        rule = "imagenet, random or a weights file that exists"
-        settings.refuse("student_weights", rule, weights)
     return by_name(flag, name, weights=weights, **kwargs)
 
 

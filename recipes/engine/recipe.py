@@ -127,14 +127,10 @@ class Recipe:
 
     def _with_teacher(self, config, data):
         """Adds the teacher for synthetic data, unless one is given or none is needed."""
-        if config.method == "none" or config.teacher != self.config.teacher:
+        needs_none = config.data_dir or config.method == "none"
+        if needs_none or config.teacher != self.config.teacher:
             return config
-        if not config.data_dir:
-            return dataclasses.replace(config, teacher=str(self.synthetic_teacher(data)))
-        if not config.teacher:
-            rule = "given with --data_dir, unless --method=none"
-            settings.refuse("teacher", rule, config.teacher)
-        return config
+        return dataclasses.replace(config, teacher=str(self.synthetic_teacher(data)))
 
     def train(
         self, config: Config, data: Any, model: keras.Model, student: keras.Model

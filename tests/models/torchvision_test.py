@@ -110,6 +110,13 @@ def assert_agrees(network, reference, size):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_a_file_of_two_networks_is_rejected(tmp_path):
+    weights = {"features.1.conv.0.0.weight": np.zeros((32, 1, 3, 3), "float32")}
+    both = {f"{name}.{k}": w for name in ("one", "other") for k, w in weights.items()}
+    with pytest.raises(ValueError, match="one MobileNetV2. Received: 2, .* one., other."):
+        torchvision.load(saved(both, tmp_path))
+
+
 RESNETS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),

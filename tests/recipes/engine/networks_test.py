@@ -63,7 +63,7 @@ def test_a_failed_download_suggests_flags(load, advice, tmp_path, monkeypatch):
             ".keras, .npz, .safetensors, .pth, .pt. Received: --teacher=a.h5",
         ),
         (
-            lambda: networks.backbone(config(student_weights="Random"), "student"),
+            lambda: networks.check(config(student_weights="Random")),
             "--student_weights must be imagenet, random or a weights file that exists",
         ),
     ],

@@ -226,6 +226,8 @@ def test_all_methods_of_a_list_are_checked_before_the_first_run(files, tmp_path)
         ({"teacher": "ResNet50,no.npz"}, "Received: --teacher=no.npz"),
         ({"teacher": "ResNet"}, "--teacher=ResNet: `name` must be one of"),
         ({"student": "no.keras"}, "--student must be a file that exists"),
+        ({"teacher": ""}, "--teacher must be given with --data_dir, unless"),
+        ({"student_weights": "Random"}, "--student_weights must be imagenet, random or"),
         ({"student": "MobilNet"}, "--student=MobilNet: .* Did you mean 'MobileNet'"),
     ],
 )
