@@ -433,12 +433,12 @@ def check_call(model: keras.Model, argument: str) -> None:
 
     for training in (False, True):
         try:
-            once, again, of_parts = (
-                _outputs_of(run, image, training) for run in (model, model, parts)
-            )
+            whole, of_parts = (_outputs_of(f, image, training) for f in (model, parts))
         except Exception:  # whatever a layer raises
             return
-        if _are_close(once, again) and not _are_close(once, of_parts):
+        if _are_close(whole, of_parts):
+            continue
+        if _are_close(whole, _outputs_of(model, image, training)):
             raise ValueError(
                 f"`{argument}` must be only its `.head` on the features of its "
                 "`.backbone`: move what its `call` does besides into one of the two. "

@@ -223,8 +223,8 @@ def write_evaluation(config: Config, results: dict[str, Any]) -> None:
     if results_of(config) is not None:
         there = settings_there(config)
         flags = {name: there[name] for name in config.export_flags}
-    write_json(path_of(config) / "results.json", results)
     _write_config(dataclasses.replace(config, **flags))
+    write_json(path_of(config) / "results.json", results)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
