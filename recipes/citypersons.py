@@ -16,7 +16,7 @@ Paper: MR^-2 of 16.19 on the reasonable subset, 21.12 small, 64.11 heavily occlu
 all; 17.20, 21.87, 61.76 and 47.09 without the teacher. Ours: not yet measured;
 docs/results.md has a comparison on CamVid. Without --data_dir, the recipe is a demo on
 synthetic streets by day, with a teacher that was trained to find people's joints in
-scenes at dusk; its results mean nothing beyond it. It takes 4 to 6 minutes on two cores:
+scenes at dusk; its results mean nothing beyond it. It takes 4 to 11 minutes on two cores:
 
     python -m keras_hybrid.recipes.citypersons --export=tflite
 """

@@ -39,7 +39,8 @@ class FeatureTransfer(TeacherStudent):
     loss = task's loss + weight * method's loss
 
     A method compares the feature maps at which `HybridTransfer` would change network: the
-    last ones of the spatial scales that both networks have. `"ab"` and `"overhaul"` take
+    last ones of the spatial scales that both networks have; `"fitnet"` only those of the
+    middle one, and `"ft"` those of the last. `"ab"` and `"overhaul"` take
     the inputs of the activation functions there; `"kd"` compares the outputs instead.
     `fit` logs the task's loss as `student_loss` and the method's weighted loss as
     `transfer_loss`; `evaluate` and `predict` run the student alone.

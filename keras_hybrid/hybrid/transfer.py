@@ -263,10 +263,13 @@ class HybridTransfer(TeacherStudent):
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
-        **kwargs: Any,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: str | bool = "auto",
+        auto_scale_loss: bool = True,
     ) -> None:
         self._check_one_path()
-        scales = self.teacher_dtype == "float16" and kwargs.get("auto_scale_loss", True)
+        scales = self.teacher_dtype == "float16" and auto_scale_loss
         if scales and optimizer is not None:
             # Keras does so for a student in float16. Gradients pass through the teacher.
             optimizer = keras.optimizers.get(optimizer)
@@ -278,7 +281,10 @@ class HybridTransfer(TeacherStudent):
             loss_weights=loss_weights,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
-            **kwargs,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
         )
         # Without new metrics, Keras keeps those of an earlier call.
         if self.track_paths and not metrics is weighted_metrics is None:

@@ -1,5 +1,6 @@
 """What `compile`, `fit` and Keras's settings do, as with a plain Keras model."""
 
+import inspect
 import os
 import pathlib
 import subprocess
@@ -50,6 +51,14 @@ def test_history_has_losses_alpha_and_metrics_of_all_paths():
     validation = "val_loss", "val_accuracy"
     assert set(history) == {"loss", *losses, *accuracies, *validation}
     assert list(model.get_metrics_result()) == ["loss", *losses, *accuracies]
+
+
+def test_compile_takes_what_keras_takes():
+    ours, of_keras = (
+        inspect.signature(model.compile).parameters.values()
+        for model in (HybridTransfer, keras.Model)
+    )
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in of_keras]
 
 
 def test_compiled_again_without_metrics():
