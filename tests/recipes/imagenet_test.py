@@ -195,6 +195,7 @@ def weighted_layers(settings):
 def test_paths_have_the_weighted_layers_of_the_paper(files, tmp_path, monkeypatch):
     """46, 32 and 28 in Fig. 6; with a switch at every stride, 39, 39 and 28."""
     settings = {"teacher": "ResNet50", "student": "MobileNet"}
+    settings["teacher_preprocessing"] = "inside"
     random = functools.partial(applications.load, weights=None)
     monkeypatch.setattr(
         imagenet.engine.networks,
@@ -210,7 +211,8 @@ def test_a_resnet50_of_pytorch_has_the_papers_paths(files, tmp_path, narrow, eag
     """Table 1's teacher, torchvision's ResNet-50, from a file of its weights."""
     path = tmp_path / "resnet50.npz"
     np.savez(path, **torch_weights.state_dict())
-    settings = config(files, tmp_path, teacher=str(path), student="MobileNet")
+    networks = {"teacher": str(path), "student": "MobileNet"}
+    settings = config(files, tmp_path, teacher_preprocessing="inside", **networks)
     _, model, _ = imagenet.prepare(settings)
     table = keras_hybrid.describe(model)
     for kind, count in (("student_first", 46), ("teacher_first", 32), ("plain", 28)):

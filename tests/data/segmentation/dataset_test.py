@@ -315,9 +315,9 @@ def test_training_label_maps_of_one_class_are_rejected_for_training(tmp_path):
     assert_rejected(
         tmp_path, "Received: 2 .* show only 'Sky'. Pixels of value 255", for_training=True
     )
-    config = cityscapes.Config(data_dir=str(tmp_path), workdir=str(tmp_path / "run"))
+    paths = {"data_dir": str(tmp_path), "workdir": str(tmp_path / "run")}
     with pytest.raises(ValueError, match="show only 'Sky'"):
-        cityscapes.main(config)
+        cityscapes.main(cityscapes.Config(method="none", **paths))
     assert not (tmp_path / "run").exists()
 
 
