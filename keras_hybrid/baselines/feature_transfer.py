@@ -14,7 +14,7 @@ from keras_hybrid.baselines.fitnet import FitNet
 from keras_hybrid.baselines.knowledge_distillation import KnowledgeDistillation
 from keras_hybrid.baselines.logits import logits_of
 from keras_hybrid.baselines.overhaul import Overhaul
-from keras_hybrid.hybrid import precision, preprocessing, teacher_student
+from keras_hybrid.hybrid import checks, precision, preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.graph import last_operations
 from keras_hybrid.hybrid.path_logs import PathLogs
@@ -97,7 +97,7 @@ class FeatureTransfer(TeacherStudent):
         else:
             of_student = Network(student, "student")
             of_teacher = teacher_student.network_of_teacher(teacher, of_student)
-            teacher_student.check_call(student, "student")
+            checks.check_call(student, "student")
             networks = of_teacher, of_student
             switches = switches_lib.resolve(*networks, switch_points)
             preprocess = teacher_student.images_of_teacher(

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_hybrid.baselines.output_kind import SIGMOID, SOFTMAX, output_kind
-from keras_hybrid.hybrid import graph, teacher_student
+from keras_hybrid.hybrid import checks, graph
 from keras_hybrid.hybrid.stages import has_backbone
 from keras_hybrid.training.types import Tensor
 
@@ -91,7 +91,7 @@ def logits_of(
     Raises:
         TypeError, ValueError: Their outputs cannot be compared; the message says why.
     """
-    teacher_student.check_pair(teacher, student)
+    checks.check_pair(teacher, student)
     of_teacher, of_student = _input(teacher, "teacher"), _input(student, "student")
     images = ops.cast(_noise(of_teacher, of_student, preprocess), of_student.dtype)
     student_end = output_kind(student, "student", images)

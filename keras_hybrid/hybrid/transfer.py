@@ -10,7 +10,7 @@ from absl import logging
 from keras import ops
 
 from keras_hybrid.hybrid import balance as balances
-from keras_hybrid.hybrid import precision, preprocessing, teacher_student
+from keras_hybrid.hybrid import checks, precision, preprocessing, teacher_student
 from keras_hybrid.hybrid import switch_points as switches_lib
 from keras_hybrid.hybrid.adapters import Adapter
 from keras_hybrid.hybrid.balance import DynamicBalance, FixedBalance
@@ -179,9 +179,9 @@ class HybridTransfer(TeacherStudent):
             paths += hybrid
             if plain.head.takes_prefix_only():
                 _tell_of_prefix(of_student, switches[i])
-        teacher_student.check_call(student, "student")
+        checks.check_call(student, "student")
         if plus is not None and plus.takes == "logits":
-            teacher_student.check_call(teachers[0], "teacher")
+            checks.check_call(teachers[0], "teacher")
         # Last of what may be refused: it builds `plus`, and then the teacher is frozen.
         addition = plus and plus.between(
             of_teachers[0], of_student, switches[0], preprocess[0]
