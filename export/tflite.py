@@ -56,7 +56,7 @@ def to_tflite(
             computes in float32. `"dynamic"` stores weights in a quarter of the bytes, and
             computes in float32 where there is no faster kernel. `"int8"` computes in
             integers throughout: input and outputs are uint8, and a student that takes raw
-            RGB takes the bytes of a camera unchanged; an output's value is
+            RGB takes pixels of 0 to 255 as they are; an output's value is
             `scale * (byte - zero_point)`, with both numbers in the file. Detectors cannot
             be exported so.
         calibration_data: Images as the student takes them, of which up to 100 are used:

@@ -59,7 +59,8 @@ class HybridTransfer(TeacherStudent):
     Args:
         teacher: A trained `keras.Model`, Functional or Sequential, or with a
             `.backbone` that is; or a list of several. It is frozen (`trainable = False`),
-            which is the only change made to a caller's object. Its head is never used.
+            which is the only change made to a caller's object. Its head is used only by
+            `plus=KnowledgeDistillation(...)`.
         student: The `keras.Model` to train, Functional or Sequential, or a subclass with
             such a `.backbone` and a `.head` (features -> predictions). It may have its
             own `compute_loss(x, y, y_pred, sample_weight, training)`, which may call

@@ -15,7 +15,7 @@ import pathlib
 import pickle  # for its `UnpicklingError` alone
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -74,6 +74,30 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path} must be an .npz or .safetensors file of arrays: {error}. To convert "
             "a PyTorch checkpoint, run python -m keras_hybrid.models.state_dict"
         ) from error
+
+
+def prefix_of(
+    weights: Mapping[str, np.ndarray], key: str, path: str | os.PathLike, network: str
+) -> str | None:
+    """Returns what precedes a network's names in a state dict, None if it is not there.
+
+    Args:
+        weights: Arrays by name.
+        key: A name that every such network has.
+        path: Origin of the weights, for the error.
+        network: Name of the network, for the error.
+
+    Raises:
+        ValueError: There are several such networks, each with a prefix.
+    """
+    ends = [name for name in weights if f".{name}".endswith(f".{key}")]
+    prefixes = sorted({name.removesuffix(key) for name in ends})
+    if len(prefixes) > 1 and prefixes[0]:
+        raise ValueError(
+            f"{path} must hold one {network}. Received: {len(prefixes)}, with the "
+            f"prefixes {', '.join(prefixes)}"
+        )
+    return prefixes[0] if prefixes else None
 
 
 def _read_checkpoint(path):

@@ -15,7 +15,7 @@ from absl import logging
 from keras import layers
 
 from keras_hybrid.hybrid.preprocessing import normalized
-from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
+from keras_hybrid.models.state_dict import EPSILON_KEY, prefix_of, read_state_dict
 
 _TORCHVISION_EPSILON = 1e-5
 MOMENTUM = 0.9  # 0.1 in PyTorch, where it is the weight of the new value
@@ -273,18 +273,7 @@ _KNOWN = (
 def _names(weights, path):
     """Finds the `_Names` of a file."""
     for known in _KNOWN:
-        prefixes = {
-            key.removesuffix(known.example)
-            for key in weights
-            if f".{key}".endswith(f".{known.example}")
-        }
-        if "" in prefixes:
-            return known
-        if len(prefixes) > 1:
-            raise ValueError(
-                f"{path} must hold one ResNet-50. Received: {len(prefixes)}, with the "
-                f"prefixes {', '.join(sorted(prefixes))}"
-            )
-        if prefixes:
-            return known._replace(prefix=prefixes.pop())
+        prefix = prefix_of(weights, known.example, path, "ResNet-50")
+        if prefix is not None:
+            return known._replace(prefix=prefix)
     return _TORCHVISION

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from keras_hybrid.hybrid.preprocessing import normalized
-from keras_hybrid.models.state_dict import EPSILON_KEY, read_state_dict
+from keras_hybrid.models.state_dict import EPSILON_KEY, prefix_of, read_state_dict
 from keras_hybrid.models.torch_resnet50 import BATCH_NORM, MOMENTUM, load_resnet50
 
 _EPSILON = 1e-5
@@ -34,7 +34,7 @@ def load(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
         ValueError: The file has no such network; the message names a key.
     """
     weights = read_state_dict(path)
-    prefix = _prefix_of_mobilenet_v2(weights, path)
+    prefix = prefix_of(weights, "features.1.conv.0.0.weight", path, "MobileNetV2")
     if prefix is None:
         return load_resnet50(path, epsilon)
     epsilon = epsilon or float(weights.get(EPSILON_KEY, _EPSILON))
@@ -44,18 +44,6 @@ def load(path: str | os.PathLike, epsilon: float | None = None) -> keras.Model:
         if key.startswith(prefix)
     }
     return mobilenet_v2(weights, path, epsilon, raw_rgb=True)
-
-
-def _prefix_of_mobilenet_v2(weights, path):
-    example = "features.1.conv.0.0.weight"
-    ends = [key for key in weights if f".{key}".endswith(f".{example}")]
-    prefixes = sorted({key.removesuffix(example) for key in ends})
-    if len(prefixes) > 1 and prefixes[0]:
-        raise ValueError(
-            f"{path} must hold one MobileNetV2. Received: {len(prefixes)}, with the "
-            f"prefixes {', '.join(prefixes)}"
-        )
-    return prefixes[0] if prefixes else None
 
 
 def mobilenet_v2(
